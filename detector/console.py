@@ -1,0 +1,74 @@
+"""How a stage speaks: one-line errors, a table of counts on stdout, progress on stderr."""
+import errno
+import functools
+import sys
+
+
+class InputError(Exception):
+    """What the user gave cannot be used. The message is one line: what was expected, what came, the way out."""
+
+
+def stage(main):
+    """Decorate a script's `main` so that an expected failure ends in one line on stderr and exit code 1."""
+
+    @functools.wraps(main)
+    def run(argv=None):
+        try:
+            return main(argv)
+        except InputError as error:
+            failure = str(error)
+        except KeyboardInterrupt:
+            failure = "interrupted. What is finished is kept; run the same command again to go on"
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader (`| head`) has gone: nobody is left to tell
+            raise SystemExit(1) from None
+        except OSError as error:
+            failure = describe_os_error(error)
+        raise SystemExit(f"error: {failure}")
+
+    return run
+
+
+def describe_os_error(error):
+    """Return one line for an OSError: the file, what the system said, and what to do where that is known."""
+    cures = {
+        errno.ENOSPC: "free some room and run the same command again: it goes on where it stopped",
+        errno.EDQUOT: "free some room and run the same command again: it goes on where it stopped",
+        errno.EROFS: "choose a folder that can be written to",
+        errno.EACCES: "change the permissions or choose another folder",
+        errno.EPERM: "change the permissions or choose another folder",
+        errno.ENOENT: "it vanished while the command ran; run the same command again",
+        errno.ENOTDIR: "a file stands where a folder is expected; move it away",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    }
+    cure = cures.get(error.errno)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}" + (f": {cure}" if cure else "")
+
+
+def progress(items, total=None, unit="image", **options):
+    """Wrap an iterable in a progress bar on stderr, silent where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, unit=f" {unit}", disable=None, leave=False, **options)
+
+
+def plural(number, noun):
+    """Return '1 image', '2,000 images', '3 copies'."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun[:-1] + 'ies' if noun.endswith('y') else noun + 's'}"
+
+
+def table(rows, header):
+    """Return rows as aligned lines of text: the first column to the left, numbers with thousands separators."""
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        first, *rest = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(lines)

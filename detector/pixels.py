@@ -1,0 +1,152 @@
+"""How a file becomes RGB uint8, and how an image is fitted to the network's input.
+
+One decoding and one fitting for training, evaluation and the app: a score is the same wherever it is computed.
+"""
+import io
+import os
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from detector.console import InputError
+
+MAX_PIXELS = 200_000_000  # a 200-megapixel image is 600 MB decoded; more is taken for a decompression bomb
+SMALL = 64  # data sets whose median shorter side is at most this are judged at 32 px, others at 224 px
+BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+
+
+def read_image(source):
+    """Decode an image file to RGB.
+
+    EXIF orientation is applied, transparency is laid on white, palette, grey, CMYK and 16-bit are converted; of an
+    animation the first frame is taken.
+
+    Args:
+        source: path, bytes or binary file.
+
+    Returns:
+        (h, w, 3) uint8 array, RGB.
+
+    Raises:
+        InputError: the file is no image, is damaged or cut off, or has more than MAX_PIXELS pixels.
+    """
+    with _opened(source) as image:
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def image_size(source):
+    """Return (width, height) in pixels as a viewer would show the image, from the file's header alone.
+
+    Raises:
+        InputError: the file is no image.
+    """
+    with _opened(source) as image:
+        width, height = image.size
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+
+
+class _opened:
+    """Open an image with Pillow; what Pillow raises on bad files, here or in the body, becomes an InputError."""
+
+    def __init__(self, source):
+        self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
+        self.source = io.BytesIO(source) if isinstance(source, bytes) else source
+
+    def __enter__(self):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; the limit is checked below
+                self.image = Image.open(self.source, formats=FORMATS)
+        except Exception as error:
+            raise self.translated(error) from None
+        width, height = self.image.size
+        if width * height > MAX_PIXELS:
+            self.image.close()
+            raise InputError(f"{self.name}: expected at most {MAX_PIXELS:,} pixels, found {width} x {height}; scale the image down")
+        return self.image
+
+    def __exit__(self, kind, error, trace):
+        self.image.close()
+        if isinstance(error, Exception):
+            raise self.translated(error) from None
+
+    def translated(self, error):
+        """Return the exception to raise in place of `error`: errors of the file system keep their own kind."""
+        kinds = ", ".join(FORMATS)
+        if isinstance(error, UnidentifiedImageError):
+            return InputError(f"{self.name}: expected an image ({kinds}), found another kind of file; leave it out")
+        if isinstance(error, IsADirectoryError):
+            return InputError(f"{self.name}: expected an image ({kinds}), found a folder")
+        if isinstance(error, FileNotFoundError):
+            return InputError(f"{self.name}: expected an image, found nothing of that name; check the path")
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        if isinstance(error, Image.DecompressionBombError):
+            return InputError(f"{self.name}: expected at most {MAX_PIXELS:,} pixels, found more; scale the image down")
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        return InputError(f"{self.name}: expected a whole image, found a damaged one ({reason}); get the file again or leave it out")
+
+
+def _to_rgb(image):
+    """Return a Pillow image of any mode as mode RGB, 8 bits a channel."""
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(background, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(image):
+    """Return a 16-bit, 32-bit or float grey image as 8-bit grey: 16-bit by its top byte, others by their own range."""
+    values = np.asarray(image).astype(np.float64)
+    if image.mode.startswith("I;16") or (image.mode == "I" and values.min() >= 0 and 255 < values.max() <= 65535):
+        values = np.floor(values / 256)  # as PNG and TIFF store 16-bit grey; Pillow's convert("L") would clip it to white
+    elif image.mode == "F" and values.min() >= 0 and values.max() <= 1:
+        values = values * 255
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def fit(image, size):
+    """Resize an image to the network's input with Pillow's antialiasing; an image of that size is returned as it is.
+
+    Args:
+        image: (h, w, 3) uint8, RGB.
+        size: side of the network's input, in pixels.
+
+    Returns:
+        (size, size, 3) uint8, RGB. The whole image is kept: another aspect ratio is squeezed to the square.
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def read_fitted(source, size):
+    """Decode a file and fit it: (size, size, 3) uint8, RGB. Raises as `read_image`."""
+    return fit(read_image(source), size)
+
+
+def choose_size(paths, sample=1000):
+    """Return 32 where the median shorter side of the images is at most 64 px, else 224.
+
+    Args:
+        paths: list of image files; at most `sample` of them, evenly spread, are looked at.
+
+    Raises:
+        InputError: none of them is an image.
+    """
+    step = max(1, len(paths) // sample)
+    sides = []
+    for path in paths[::step]:
+        try:
+            sides.append(min(image_size(path)))
+        except InputError:
+            continue  # counted and reported where the image is read
+    if not sides:
+        raise InputError(f"{paths[0]}: expected images, found none that can be opened; run data_audit.py")
+    return 32 if np.median(sides) <= SMALL else 224
