@@ -2,17 +2,20 @@
 
 Splits, classes and their aliases, which files are images, and how a file is placed without losing or overwriting one.
 """
+import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
+import shlex
 import shutil
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from detector.console import InputError, progress, table
+from detector.console import InputError, plural, progress, table
 
 SPLITS = ("train", "validation", "test")
 CLASSES = ("Fake", "Real")  # the index is the label
@@ -21,6 +24,7 @@ NOT_STRAY = {"raw", LEFT_OUT}  # folders beside the splits that the project itse
 AUGMENTED = "__augmented-"  # in the name of every image that data_augmentation made
 TRANSFERS = ("hardlink", "copy", "move")
 UNFINISHED = ".part"  # ends the name of a file that is still being written
+JOURNAL = ".unfinished.jsonl"  # in a data folder: the plan of the stage that is placing files there
 
 _CLASS_ALIASES = {
     "Fake": {
@@ -207,6 +211,7 @@ def read_tree(data, splits=SPLITS):
         InputError: a split or a class is missing or empty, or a folder is there that is none of the contract's.
     """
     require_folder(data, holding="train, validation and test")
+    refuse_unfinished(data)
     check_no_stray(data)
     tree = {}
     for split in splits:
@@ -234,7 +239,10 @@ def check_no_stray(data):
             )
         for below in _subfolders(path):
             if below.name not in CLASSES:
-                raise InputError(f"{path}: expected the folders Fake and Real, found also {below.name}; it would be a third class: move it away")
+                raise InputError(
+                    f"{path}: expected the folders Fake and Real, found also {below.name}; "
+                    "it would be a third class: move it away"
+                )
 
 
 def count_images(data):
@@ -326,42 +334,36 @@ def parallel(function, items, unit="image", chunk=256):
 def place(source, destination, transfer):
     """Put a file at `destination` by hard link, copy or move. Nothing is ever overwritten, nothing is ever half there.
 
-    Done again it does nothing: a destination with the same content counts as done (a move then removes its source).
-    Where the file system knows no hard links, 'hardlink' copies.
+    Done again it does nothing: a destination with the same content counts as done (a move then removes its source), and so
+    does one whose source has gone. Where hard links are not to be had (another disk, a file system without them), the file
+    is copied. A symbolic link is placed as the file that it leads to.
 
     Returns:
         True where a file was placed, False where it had been there already.
 
     Raises:
         InputError: another content stands at `destination`.
+        FileNotFoundError: the source is not there, nor is the destination.
     """
     try:
-        if transfer == "hardlink":
-            try:
-                os.link(source, destination)
-                return True
-            except FileExistsError:
-                pass
-            except FileNotFoundError:
-                if not os.path.lexists(source):
-                    raise
-                os.makedirs(os.path.dirname(destination), exist_ok=True)
-                return place(source, destination, transfer)
-            except OSError:  # another disk, or a file system without links
-                return place(source, destination, "copy")
-        elif not os.path.lexists(destination):
-            os.makedirs(os.path.dirname(destination), exist_ok=True)
-            if transfer == "move" and os.stat(source).st_dev == os.stat(os.path.dirname(destination)).st_dev:
-                os.rename(source, destination)
-                return True
-            _copy(source, destination)
-            if transfer == "move":
-                os.unlink(source)
-            return True
+        if transfer == "copy" or os.path.islink(source):
+            _copy(source, destination, transfer)
+        else:
+            _link(source, destination, transfer)  # a move is a link, then an unlink: unlike a rename it overwrites nothing
     except FileExistsError:
-        pass
+        return _already_there(source, destination, transfer)
+    except FileNotFoundError:
+        if os.path.lexists(source) or not os.path.lexists(destination):
+            raise
+        return False
+    if transfer == "move":
+        os.unlink(source)
+    return True
+
+
+def _already_there(source, destination, transfer):
     if not same_content(source, destination):
-        raise InputError(f"{destination}: another image of that name is there already and is not overwritten; choose an empty folder")
+        raise InputError(f"{destination}: another file of that name is there and is not overwritten; choose an empty folder")
     if transfer == "move" and _is_second_copy(source, destination):
         os.unlink(source)
     return False
@@ -371,19 +373,46 @@ def _is_second_copy(source, destination):
     """Tell whether removing `source` leaves the content at `destination`: not so for two spellings of one name."""
     if not os.path.samefile(source, destination):
         return True
-    return os.stat(source).st_nlink > 1 and os.path.realpath(source) != os.path.realpath(destination)
+    return os.path.islink(source) or (os.stat(source).st_nlink > 1 and os.path.realpath(source) != os.path.realpath(destination))
 
 
-def _copy(source, destination):
+def _link(source, destination, transfer):
+    try:
+        os.link(source, destination)
+    except FileExistsError:
+        raise
+    except FileNotFoundError:
+        if not os.path.lexists(source):
+            raise
+        os.makedirs(os.path.dirname(destination), exist_ok=True)
+        _link(source, destination, transfer)
+    except OSError:
+        _copy(source, destination, transfer)
+
+
+def _copy(source, destination, transfer):
+    if os.path.lexists(destination):
+        raise FileExistsError(destination)
     unfinished = f"{destination}{UNFINISHED}"
     try:
+        os.makedirs(os.path.dirname(destination), exist_ok=True)
         shutil.copyfile(source, unfinished)
         shutil.copystat(source, unfinished)
-        os.replace(unfinished, destination)
+        if transfer == "move":  # the source will be removed: the copy must outlive a power cut
+            _sync(unfinished)
+        os.rename(unfinished, destination)
     except BaseException:
         if os.path.lexists(unfinished):
             os.unlink(unfinished)
         raise
+
+
+def _sync(path):
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def same_content(a, b):
@@ -398,9 +427,92 @@ def carry_out(plan, transfer, unit="image"):
     """Place every (source, destination) of a plan; run again after an interruption, it finishes.
 
     Returns:
-        (placed, there already): two counts.
+        (placed, vanished): the number of files placed now, and the sources that had gone before they were placed.
     """
-    placed = 0
+    placed, vanished = 0, []
     for source, destination in progress(plan, unit=unit):
-        placed += place(source, destination, transfer)
-    return placed, len(plan) - placed
+        try:
+            placed += place(source, destination, transfer)
+        except FileNotFoundError:
+            if os.path.lexists(source):
+                raise
+            vanished.append(source)
+    return placed, vanished
+
+
+# --- an interrupted stage ----------------------------------------------------------------------------------------------
+# The plan is written into the data folder before the first file is placed, and removed after the last. Run again, the
+# stage goes on with that plan: it need not hash again, and a move finds its plan although the source has shrunk.
+
+
+def unfinished_plan(data, job):
+    """Return what `finish` wrote into the folder `data` for the same job: (report, plan); None where nothing is unfinished.
+
+    Args:
+        data: folder that files are placed in.
+        job: the command line, as a list of strings with absolute paths.
+
+    Raises:
+        InputError: another job is unfinished there.
+    """
+    try:
+        with open(os.path.join(data, JOURNAL), encoding="utf-8") as file:
+            head = json.loads(next(file))
+            if head["job"] != job:
+                _refuse(data, head["job"])
+            plan = [json.loads(line) for line in file]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return head["report"], [(os.path.join(head["cwd"], source), os.path.join(data, below)) for source, below in plan]
+
+
+def refuse_unfinished(data):
+    """Raise InputError where a stage was interrupted in the folder `data`: what lies there is not the whole yet."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(os.path.join(data, JOURNAL), encoding="utf-8") as file:
+        _refuse(data, json.loads(next(file))["job"])
+
+
+def _refuse(data, job):
+    raise InputError(f"{data}: a command was interrupted here; run it again to finish it: {shlex.join(job)}")
+
+
+def finish(data, job, report, plan, transfer):
+    """Carry out a plan so that the same job, killed at any moment and run again, finishes it.
+
+    Args:
+        data: folder that all destinations of the plan are in.
+        job: the command line, as a list of strings with absolute paths.
+        report: what the stage wants to know of its plan when it goes on (anything JSON can hold).
+        plan: list of (source, destination).
+        transfer: one of TRANSFERS.
+
+    Returns:
+        The number of files placed now.
+
+    Raises:
+        InputError: sources have vanished; everything else is placed, and the plan is kept.
+    """
+    journal = os.path.join(data, JOURNAL)
+    if plan and not os.path.exists(journal):
+        _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": report}, plan)
+    placed, vanished = carry_out(plan, transfer)
+    if vanished:
+        raise InputError(
+            f"{plural(len(vanished), 'image')} vanished before being placed (first: {vanished[0]}), the others are in {data}; "
+            f"put back what vanished and run the same command again, or remove {journal} to go without"
+        )
+    if plan:
+        os.unlink(journal)
+    return placed
+
+
+def _write_journal(data, head, plan):
+    journal = os.path.join(data, JOURNAL)
+    inside = len(os.path.join(data, ""))
+    os.makedirs(data, exist_ok=True)
+    with open(journal + UNFINISHED, "w", encoding="utf-8") as file:
+        file.write(json.dumps(head) + "\n")
+        file.writelines(json.dumps((source, destination[inside:])) + "\n" for source, destination in plan)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(journal + UNFINISHED, journal)

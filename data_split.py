@@ -1,0 +1,364 @@
+"""Split a folder of class folders into data/{train,validation,test}/{Fake,Real}.
+
+    python data_split.py data/raw/cifake                                a published test split is kept as it is
+    python data_split.py data/raw/photos --data data/photos --sizes 0.8 0.1 0.1
+    python data_split.py data/raw/many --sizes 114000 23000 23000       counts instead of fractions
+
+reads   SOURCE/{fake_images,real_images}/… or SOURCE/{train,test}/{FAKE,REAL}/…
+writes  data/{train,validation,test}/{Fake,Real}/…, and data/left_out/… for what must not be in any split
+
+Each class is divided in the same proportion. Identical images stay together, and an image of train that is also in the
+published test is left out. The same seed gives the same split on every machine. Killed and run again, it finishes.
+"""
+import argparse
+import os
+import sys
+from collections import Counter, defaultdict
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from detector import data_tree
+from detector.console import InputError, plural, stage
+from detector.data_tree import AUGMENTED, CLASSES, LEFT_OUT, SPLITS, TRANSFERS, counts_table
+
+SIZES = (Fraction("0.70"), Fraction("0.15"), Fraction("0.15"))  # without a published test
+HELD_OUT = Fraction("0.20")  # of the published train, for the split that was not published
+
+
+class Image(NamedTuple):
+    """One image of the source."""
+
+    path: str  # to open it
+    split: str | None  # the published split
+    label: str  # Fake or Real
+    inside: str  # POSIX path inside its class folder
+    digest: str  # SHA-256 of its bytes
+
+
+# --- reading the source ------------------------------------------------------------------------------------------------
+
+
+def read_source(source):
+    """Return (images, paths that are no images) of a published data set; every file is hashed, its header looked at.
+
+    Raises InputError where the layout is not understood, or where it holds augmented images.
+    """
+    found = [
+        (os.path.join(folder, inside), split, label, prefix + inside)
+        for split, classes in data_tree.find_layout(source).items()
+        for label, folders in classes.items()
+        for folder, prefix, names in _apart(folders)
+        for inside in names
+    ]
+    augmented = [path for path, *_ in found if AUGMENTED in path]
+    if augmented:
+        raise InputError(
+            f"{source}: expected originals only, found {plural(len(augmented), 'augmented image')} (first: {augmented[0]}); "
+            "an original and its augmented images would come apart: split first, then run data_augmentation.py"
+        )
+    facts = data_tree.file_facts("", [path for path, *_ in found])
+    images, others = [], []
+    for file, (digest, kind) in zip(found, facts, strict=True):
+        if kind:
+            images.append(Image(*file, digest))
+        else:
+            others.append(file[0])
+    return images, others
+
+
+def _apart(folders):
+    """Yield (folder, prefix, names inside): a prefix only where several folders of one class share a name."""
+    names = {folder: list(data_tree.scan(folder)) for folder in folders}
+    clash = len({name.casefold() for inside in names.values() for name in inside}) < sum(map(len, names.values()))
+    for folder, inside in names.items():
+        yield folder, f"{folder.name}/" if len(folders) > 1 and clash else "", inside
+
+
+def set_aside(images):
+    """Divide images into those to place and those to leave out.
+
+    A published test stays whole, and a published validation but for what is in the test too.
+
+    Returns:
+        ([images], {reason: [images]}, [pairs of images with equal content in the published test under both labels]).
+    """
+    held = {split: {image.digest for image in images if image.split == split} for split in ("test", "validation")}
+    labels = defaultdict(set)
+    for image in images:
+        if image.split != "test" and image.digest not in held["test"]:
+            labels[image.digest].add(image.label)
+    keep, left_out = [], defaultdict(list)
+    for image in images:
+        if image.split == "test":
+            keep.append(image)
+        elif image.digest in held["test"]:
+            left_out["validation_twin_of_test" if image.split == "validation" else "twin_of_test"].append(image)
+        elif image.split != "validation" and image.digest in held["validation"]:
+            left_out["twin_of_validation"].append(image)
+        elif image.split != "validation" and len(labels[image.digest]) > 1:
+            left_out["two_labels"].append(image)
+        else:
+            keep.append(image)
+    return keep, dict(left_out)
+
+
+# --- the plan ----------------------------------------------------------------------------------------------------------
+
+
+def apportion(total, weights):
+    """Divide `total` in proportion to integer or Fraction weights, into whole numbers that sum to it (largest remainder)."""
+    whole = sum(weights)
+    shares = [Fraction(total) * weight / whole for weight in weights] if whole else [Fraction(0)] * len(weights)
+    counts = [int(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - shares[i], i))
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def resolve_sizes(sizes, published, images):
+    """Return ({split: images to place there}, exact) for the splits that were not published.
+
+    Args:
+        sizes: three Fractions for train, validation and test: fractions of one or counts; None for the defaults.
+        published: {split: images} of the validation and test that are kept as they are.
+        images: number of images to divide.
+
+    Raises:
+        InputError: the sizes do not fit one another, what was published, or the number of images.
+    """
+    splits = [split for split in SPLITS if split not in published]
+    if sizes is None:
+        sizes = SIZES if not published else [1 - HELD_OUT if split == "train" else HELD_OUT for split in SPLITS]
+        sizes = dict(zip(SPLITS, sizes, strict=True)) if len(splits) > 1 else {"train": Fraction(1)}
+    else:
+        sizes = dict(zip(SPLITS, sizes, strict=True))
+        for split, number in published.items():
+            if sizes[split] not in (0, number):
+                raise InputError(
+                    f"--sizes: the published {split} of {plural(number, 'image')} is kept as it is, {_plain(sizes[split])} was asked "
+                    f"for; give 0 for {split} and let the others sum to 1, for example --sizes {_example(published)}"
+                )
+    wanted = [sizes[split] for split in splits]
+    if sum(wanted) == 1:
+        return dict(zip(splits, apportion(images, wanted), strict=True)), False
+    if any(size.denominator != 1 for size in wanted) or not any(wanted):
+        raise InputError(
+            f"--sizes: expected fractions that sum to 1, or counts, for {', '.join(splits)}; "
+            f"{' '.join(map(_plain, wanted))} sums to {_plain(sum(wanted))}"
+        )
+    if sum(wanted) > images:
+        raise InputError(f"--sizes: {plural(int(sum(wanted)), 'image')} asked for, {images:,} are there to divide; ask for fewer")
+    return {split: int(size) for split, size in zip(splits, wanted, strict=True)}, True
+
+
+def _example(published):
+    if len(published) == 2:
+        return "1 0 0"
+    return " ".join("0.8" if split == "train" else "0" if split in published else "0.2" for split in SPLITS)
+
+
+def _plain(number):
+    return str(number) if number.denominator == 1 else f"{float(number):g}"
+
+
+def quotas(counts, per_class):
+    """Return {class: {split: images}} with both sums kept: each split's count, and no class beyond what it has.
+
+    What no split asks for is divided in proportion like a split; so Fake is apportioned, and Real is the rest of each.
+    """
+    unplaced = sum(per_class.values()) - sum(counts.values())
+    rows = [*counts.values(), unplaced]
+    fake = apportion(per_class["Fake"], rows)
+    return {
+        "Fake": dict(zip(counts, fake, strict=False)),
+        "Real": {split: row - part for split, row, part in zip(counts, rows, fake, strict=False)},
+    }
+
+
+def plan_split(items, counts, seed, exact=True):
+    """Divide images among splits: seeded, in equal proportion per class, images of equal content together.
+
+    Groups of equal content are taken in the order of a hash of seed and content, so the split depends on nothing else:
+    neither on the machine nor on the order of the list. A group is passed over where it is larger than what is left.
+
+    Args:
+        items: list of (name, class, content key); the names are distinct.
+        counts: {split: number of images}.
+        seed: any integer.
+        exact: False where the counts come from fractions: what groups make impossible goes to the first split.
+
+    Returns:
+        {split: [names]}, sorted.
+
+    Raises:
+        InputError: a count cannot be met, or leaves a class of a split empty.
+    """
+    groups = {name: defaultdict(list) for name in CLASSES}
+    for name, label, key in items:
+        groups[label][key].append(name)
+    per_class = Counter(label for _, label, _ in items)
+    wanted = quotas(counts, {label: per_class[label] for label in CLASSES})
+    plan = {split: [] for split in counts}
+    first, *others = counts
+    for label in CLASSES:
+        ranked = [groups[label][key] for key in sorted(groups[label], key=lambda key: _rank(seed, key))]
+        for split in others:
+            taken, ranked = _take(ranked, wanted[label][split])
+            _check_filled(taken, split, label, wanted[label][split], counts[split], exact)
+            plan[split] += taken
+        rest = sum(map(len, ranked)) if not exact else wanted[label][first]
+        taken, _ = _take(ranked, rest)
+        _check_filled(taken, first, label, rest, counts[first], exact)
+        plan[first] += taken
+    return {split: sorted(names) for split, names in plan.items()}
+
+
+def _rank(seed, key):
+    return sha256(f"{seed}/{key}".encode(errors="surrogateescape")).digest()
+
+
+def _take(groups, number):
+    """Return ([names], [groups that are left]): groups in their order, or the largest first where that meets the number."""
+    for order in (groups, sorted(groups, key=len, reverse=True)):
+        taken, left = [], []
+        for group in order:
+            if len(taken) + len(group) <= number:
+                taken += group
+            else:
+                left.append(group)
+        if len(taken) == number:
+            break
+    return taken, left
+
+
+def _check_filled(taken, split, label, wanted, count, exact):
+    if count and not taken:
+        raise InputError(f"{split}: no image of class {label} would be in it; give more images of that class, or other --sizes")
+    if exact and len(taken) != wanted:
+        raise InputError(
+            f"{split}: expected {wanted:,} images of class {label}, {len(taken):,} can be had: the rest are groups of identical "
+            "images, which stay together; ask for another number"
+        )
+
+
+def plan_tree(images, left_out, data, sizes, seed):
+    """Return ([(source, destination)], number of images that no split asked for)."""
+    published = Counter(image.split for image in images if image.split in ("validation", "test"))
+    pool = {image.path: image for image in images if image.split not in published}
+    counts, exact = resolve_sizes(sizes, published, len(pool))
+    divided = plan_split([(image.path, image.label, image.digest) for image in pool.values()], counts, seed, exact)
+    placed = [(image, image.split) for image in images if image.split in published]
+    placed += [(pool[path], split) for split, paths in divided.items() for path in paths]
+    placed += [(image, f"{LEFT_OUT}/{reason}") for reason, some in left_out.items() for image in some]
+    plan = [(image.path, os.path.join(data, folder, image.label, image.inside)) for image, folder in placed]
+    return plan, len(pool) - sum(map(len, divided.values()))
+
+
+def check_target(data, plan, digests):
+    """Raise InputError where a split of `data` holds an image that is not of this plan: two splits in one tree are a leak."""
+    known = {os.path.relpath(destination, data).replace(os.sep, "/"): source for source, destination in plan}
+    there = [f"{top}/{path}" for top in (*SPLITS, LEFT_OUT) for path in _files(os.path.join(data, top))]
+    foreign = [path for path in there if path not in known and not path.startswith(LEFT_OUT)]
+    there = [path for path in there if path in known]
+    if not foreign:
+        facts = data_tree.file_facts(data, there)
+        foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != digests[known[path]]]
+    if foreign:
+        raise InputError(
+            f"{data}: expected a folder without other images, found {len(foreign):,} that are not of this split (first: {foreign[0]})"
+            "; choose an empty --data (data_merger.py joins the two), or remove the old split with data_deleter.py"
+        )
+
+
+def _files(folder):
+    return data_tree.scan(folder) if os.path.isdir(folder) else []
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------------
+
+
+def make_plan(source, data, sizes, seed):
+    """Return (lines to print at the end, plan) for a source that was not begun yet; nothing on disk changes."""
+    images, others = read_source(source)
+    keep, left_out = set_aside(images)
+    plan, unplaced = plan_tree(keep, left_out, data, sizes, seed)
+    check_target(data, plan, {image.path: image.digest for image in images})
+    report = [f"left out: {plural(len(some), 'image')} ({REASONS[reason]})" for reason, some in left_out.items()]
+    if unplaced:
+        report.append(f"not asked for: {plural(unplaced, 'image')}")
+    if others:
+        report.append(f"no images: {plural(len(others), 'file')} (first: {', '.join(others[:3])})")
+    return report, plan
+
+
+REASONS = {
+    "twin_of_test": "in train, identical to one in the published test",
+    "validation_twin_of_test": "in the published validation, identical to one in the published test",
+    "twin_of_validation": "in train, identical to one in the published validation",
+    "two_labels": "identical images under both labels",
+}
+
+
+def check_apart(source, data):
+    """Raise InputError where one of the two folders holds the other in a way that a second run would trip over."""
+    inner, outer = Path(os.path.realpath(data)), Path(os.path.realpath(source))
+    if inner == outer or outer in inner.parents:
+        raise InputError(f"{data}: expected a folder outside the source {source}; choose another --data")
+
+
+def count_plan(plan, data):
+    """Return a Counter {(split, class): images} of a plan."""
+    parts = (os.path.relpath(destination, data).split(os.sep, 2) for _, destination in plan)
+    return Counter((split, label) for split, label, _ in parts if split != LEFT_OUT)
+
+
+def size(text):
+    """Return a fraction or count as an exact number."""
+    try:
+        number = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number: give a fraction such as 0.15, or a count") from None
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0: give a fraction such as 0.15, or a count")
+    return number
+
+
+def parse(argv):
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="folder that holds the class folders, or train and test folders with them")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder to make the splits in (default: %(default)s)")
+    parser.add_argument(
+        "--sizes", type=size, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="fractions that sum to 1, or counts; 0 for a split that was published "
+             "(default: 0.7 0.15 0.15; with a published test, a fifth of train to validation)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same split (default: %(default)s)")
+    parser.add_argument(
+        "--transfer", choices=TRANSFERS, default="hardlink",
+        help="how images get there; a hard link takes no room, and is a copy where links are not to be had (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print what would be placed, change nothing")
+    return parser.parse_args(argv)
+
+
+@stage
+def main(argv=None):
+    """Run the stage."""
+    args = parse(argv)
+    check_apart(args.source, args.data)
+    job = ["data_split.py", os.path.abspath(args.source), "--data", os.path.abspath(args.data), "--seed", str(args.seed)]
+    job += ["--transfer", args.transfer] + (["--sizes", *map(str, args.sizes)] if args.sizes else [])
+    report, plan = data_tree.unfinished_plan(args.data, job) or make_plan(args.source, args.data, args.sizes, args.seed)
+    if args.dry_run:
+        sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
+    else:
+        data_tree.finish(args.data, job, report, plan, args.transfer)
+    print(*report, counts_table(count_plan(plan, args.data)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
