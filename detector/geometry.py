@@ -34,7 +34,7 @@ def random_affine(image, rng, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, fli
         matrix = matrix @ np.diag([-1, 1])
     centre = np.array([width, height]) / 2
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) - centre
-    offset = centre + [right, down]
+    offset = centre + np.array([right, down])
     reach = corners @ matrix.T + offset
     before = np.maximum(0, np.ceil(-reach.min(0))).astype(int) + 1
     after = np.maximum(0, np.ceil(reach.max(0) - [width, height])).astype(int) + 1

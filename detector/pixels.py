@@ -87,7 +87,10 @@ class _opened:
         if isinstance(error, Image.DecompressionBombError):
             return InputError(f"{self.name}: expected at most {MAX_PIXELS:,} pixels, found more; scale the image down")
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        return InputError(f"{self.name}: expected a whole image, found a damaged one ({reason}); get the file again or leave it out")
+        return InputError(
+            f"{self.name}: expected a whole image, found a damaged one ({reason}); "
+            "get the file again or leave it out"
+        )
 
 
 def _to_rgb(image):
@@ -131,22 +134,34 @@ def read_fitted(source, size):
     return fit(read_image(source), size)
 
 
-def choose_size(paths, sample=1000):
-    """Return 32 where the median shorter side of the images is at most 64 px, else 224.
-
-    Args:
-        paths: list of image files; at most `sample` of them, evenly spread, are looked at.
+def sample_sizes(paths, sample=1000):
+    """Return (n, 2) int, the (width, height) in pixels of at most `sample` images, evenly spread over the list.
 
     Raises:
         InputError: none of them is an image.
     """
     step = max(1, len(paths) // sample)
-    sides = []
+    sizes = []
     for path in paths[::step]:
         try:
-            sides.append(min(image_size(path)))
+            sizes.append(image_size(path))
         except InputError:
             continue  # counted and reported where the image is read
-    if not sides:
+    if not sizes:
         raise InputError(f"{paths[0]}: expected images, found none that can be opened; run data_audit.py")
-    return 32 if np.median(sides) <= SMALL else 224
+    return np.array(sizes)
+
+
+def choose_size(sizes):
+    """Return 32 where the median shorter side of (n, 2) image sizes is at most 64 px, else 224."""
+    return 32 if np.median(sizes.min(axis=1)) <= SMALL else 224
+
+
+def sizes_seen(sizes):
+    """Return {'shorter_side': [lowest, highest] in pixels, 'aspect': [lowest, highest], longer by shorter side}."""
+    shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
+    aspect = longer / shorter
+    return {
+        "shorter_side": [int(shorter.min()), int(shorter.max())],
+        "aspect": [round(float(aspect.min()), 3), round(float(aspect.max()), 3)],
+    }

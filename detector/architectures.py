@@ -1,0 +1,173 @@
+"""The networks that model_training.py can train. A further one is one function and one line in ARCHITECTURES.
+
+Every network takes (n, s, s, 3) float32, RGB, 0-255, and holds its own normalisation. Keras is imported on use.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detector.console import InputError
+
+
+def resnet101(image_size, weights, l2):
+    """Build ResNet101 with the head GaussianNoise(0.1), pooling, Dense(1024, L2), Dropout(0.4), softmax(2).
+
+    Architecture: He et al. 2016 (arXiv 1512.03385), as keras.applications.ResNet101 without top.
+    """
+    import keras
+    from keras import layers, regularizers
+
+    image = keras.Input((image_size, image_size, 3), name="image")
+    backbone = keras.applications.ResNet101(include_top=False, weights=None, input_shape=(image_size, image_size, 3))
+    load_backbone(backbone, keras.applications.ResNet101, weights)
+    x = backbone(_caffe_normalisation(image))
+    x = layers.GaussianNoise(0.1)(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(1024, activation="relu", kernel_regularizer=regularizers.L2(l2))(x)
+    x = layers.Dropout(0.4)(x)
+    return keras.Model(image, layers.Dense(2, activation="softmax", name="verdict")(x), name="resnet101")
+
+
+def resnet50v2(image_size, weights, l2):
+    """Build AIvsReal's network: ResNet50V2 and a head that ends in sigmoid(1) = P(Real). `l2` is not used by it."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((image_size, image_size, 3), name="image")
+    backbone = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(image_size, image_size, 3))
+    load_backbone(backbone, keras.applications.ResNet50V2, weights)
+    x = backbone(layers.Rescaling(1 / 127.5, offset=-1)(image))
+    x = layers.Dropout(0.25)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(64, activation="relu")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Dropout(0.5)(x)
+    return keras.Model(image, layers.Dense(1, activation="sigmoid", name="verdict")(x), name="resnet50v2")
+
+
+def compact(image_size, weights, l2):
+    """Build a small residual network for native 32 px images: 0.5 million parameters, no early downsampling.
+
+    Three stages of 32, 64 and 128 channels with one residual block each; `weights` must be 'none' or a file.
+    """
+    import keras
+    from keras import layers, regularizers
+
+    def convolution(x, channels, size=3, strides=1):
+        x = layers.Conv2D(channels, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+        return layers.BatchNormalization()(x)
+
+    def residual_block(x, channels, strides):
+        y = layers.ReLU()(convolution(x, channels, strides=strides))
+        y = convolution(y, channels)
+        if strides != 1 or x.shape[-1] != channels:
+            x = convolution(x, channels, size=1, strides=strides)
+        return layers.ReLU()(layers.Add()([x, y]))
+
+    if weights == "imagenet":
+        raise InputError(
+            "--weights imagenet: expected none or a file for compact, which nobody has trained on ImageNet; "
+            "use --weights none"
+        )
+    image = keras.Input((image_size, image_size, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1)(image)
+    x = layers.ReLU()(convolution(x, 32))
+    for channels, strides in [(32, 1), (64, 2), (128, 2)]:
+        x = residual_block(x, channels, strides)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dropout(0.2)(x)
+    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), name="verdict")(x)
+    model = keras.Model(image, x, name="compact")
+    if weights != "none":
+        load_file(model, weights)
+    return model
+
+
+def mobilenetv2(image_size, weights, l2):
+    """Build MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381) with pooling, Dropout(0.2) and softmax(2)."""
+    import keras
+    from keras import layers, regularizers
+
+    image = keras.Input((image_size, image_size, 3), name="image")
+    backbone = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(image_size, image_size, 3))
+    load_backbone(backbone, keras.applications.MobileNetV2, weights)
+    x = backbone(layers.Rescaling(1 / 127.5, offset=-1)(image))
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dropout(0.2)(x)
+    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), name="verdict")(x)
+    return keras.Model(image, x, name="mobilenetv2")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a network, what its last layer gives ('softmax' or 'sigmoid_real') and the rate it starts with."""
+
+    build: callable
+    output: str
+    weights: str
+    learning_rate: float
+
+
+ARCHITECTURES = {
+    "resnet101": Architecture(resnet101, "softmax", "imagenet", 1e-4),
+    "resnet50v2": Architecture(resnet50v2, "sigmoid_real", "imagenet", 1e-4),
+    "compact": Architecture(compact, "softmax", "none", 3e-3),
+    "mobilenetv2": Architecture(mobilenetv2, "softmax", "imagenet", 1e-4),
+}
+
+
+def load_backbone(backbone, application, weights):
+    """Load 'imagenet' weights (downloaded and cached by Keras), none, or a weights file into a backbone without top.
+
+    Raises:
+        InputError: the download is impossible or the file does not fit.
+    """
+    if weights == "none":
+        return
+    if weights != "imagenet":
+        load_file(backbone, weights)
+        return
+    try:
+        donor = application(include_top=False, weights="imagenet", input_shape=backbone.input_shape[1:])
+    except Exception as error:  # Keras raises a bare Exception where the download fails
+        reason = str(error).split("--")[-1].strip()[:100]
+        raise InputError(
+            f"--weights imagenet: expected to download them, but {reason}; connect to the internet, "
+            "give --weights FILE with a copy, or train from scratch with --weights none"
+        ) from None
+    backbone.set_weights(donor.get_weights())
+
+
+def load_file(model, path):
+    """Load a weights file (.weights.h5, or a .h5 with the same layers) into a model.
+
+    Raises:
+        InputError: there is no such file, or its layers are not the model's.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"--weights {path}: expected imagenet, none or a weights file, found nothing of that name; check the path")
+    try:
+        model.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"--weights {path}: expected weights of {model.name}, found others ({reason}); "
+            "choose its own file"
+        ) from None
+
+
+def _caffe_normalisation(image):
+    """Apply what ResNet's ImageNet weights were trained with, RGB to BGR minus the channel means, as a frozen 1x1 Conv2D.
+
+    Bit-identical to keras.applications.resnet.preprocess_input, which does not survive saving inside a graph.
+    """
+    from keras import layers
+
+    swap = layers.Conv2D(3, 1, name="rgb_to_bgr_minus_mean")
+    normalised = swap(image)
+    kernel = np.eye(3, dtype=np.float32)[::-1].reshape(1, 1, 3, 3)
+    swap.set_weights([kernel, -np.array([103.939, 116.779, 123.68], np.float32)])
+    swap.trainable = False
+    return normalised

@@ -1,0 +1,146 @@
+"""Figures, calibration, thresholds and intervals. NumPy and scikit-learn; no image, no network.
+
+Everywhere: `is_fake` is (n,) bool, the truth; `p_fake` is (n,) float64 in 0..1, the score. Fake is the positive class.
+"""
+import numpy as np
+
+from detector.data_tree import CLASSES
+from detector.model_file import p_fake_of, verdict_of
+
+
+def figures(is_fake, p_fake, thresholds):
+    """Compute the figures of metrics.json.
+
+    Args:
+        is_fake: (n,) bool; both classes occur.
+        p_fake: (n,) float, calibrated.
+        thresholds: {'fake': t_F, 'real': t_R}, from the model file.
+
+    Returns:
+        dict with n, accuracy, balanced_accuracy, auc, average_precision, tpr_at_1pct_fpr, tpr_at_5pct_fpr, brier, ece, log_loss,
+        confusion ([[Fake as Fake, Fake as Real], [Real as Fake, Real as Real]]), per_class (precision, recall, f1 of each),
+        uncertain_share, accuracy_when_certain (None where every verdict is uncertain) and real_called_fake. An image counts as
+        Fake in accuracy, confusion and per_class from P(Fake) 0.5 on; the last three use the three-way verdict.
+    """
+    from sklearn import metrics
+
+    is_fake, p_fake = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64)
+    said_fake = p_fake >= 0.5
+    confusion = metrics.confusion_matrix(~is_fake, ~said_fake, labels=[False, True])
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(~is_fake, ~said_fake, labels=[False, True], zero_division=0)
+    return {
+        "n": len(is_fake),
+        "accuracy": float(metrics.accuracy_score(is_fake, said_fake)),
+        "balanced_accuracy": float(metrics.balanced_accuracy_score(is_fake, said_fake)),
+        "auc": float(metrics.roc_auc_score(is_fake, p_fake)),
+        "average_precision": float(metrics.average_precision_score(is_fake, p_fake)),
+        "tpr_at_1pct_fpr": tpr_at_fpr(is_fake, p_fake, 0.01),
+        "tpr_at_5pct_fpr": tpr_at_fpr(is_fake, p_fake, 0.05),
+        "brier": float(np.mean((p_fake - is_fake) ** 2)),
+        "ece": expected_calibration_error(is_fake, p_fake),
+        "log_loss": float(metrics.log_loss(is_fake, p_fake, labels=[False, True])),
+        "confusion": confusion.tolist(),
+        "per_class": {
+            name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i])}
+            for i, name in enumerate(CLASSES)
+        },
+        **three_way(is_fake, p_fake, thresholds),
+    }
+
+
+def three_way(is_fake, p_fake, thresholds):
+    """Return how the three-way verdict does: uncertain_share, accuracy_when_certain, real_called_fake, fake_called_real."""
+    verdicts = np.array([verdict_of(p, thresholds) for p in p_fake])
+    certain = verdicts != "uncertain"
+    right = verdicts == np.where(is_fake, "Fake", "Real")
+    return {
+        "uncertain_share": float(1 - certain.mean()),
+        "accuracy_when_certain": float(right[certain].mean()) if certain.any() else None,
+        "real_called_fake": float(np.mean(verdicts[~is_fake] == "Fake")),
+        "fake_called_real": float(np.mean(verdicts[is_fake] == "Real")),
+    }
+
+
+def tpr_at_fpr(is_fake, p_fake, fpr):
+    """Return the largest true positive rate that a threshold reaches with a false positive rate of at most `fpr`."""
+    from sklearn.metrics import roc_curve
+
+    false_positive, true_positive, _ = roc_curve(is_fake, p_fake, drop_intermediate=False)
+    return float(true_positive[false_positive <= fpr].max())
+
+
+def reliability(is_fake, p_fake, bins=15):
+    """Return (mean P(Fake), share of Fake, count) of equal-mass bins: three arrays, one value for each bin that has images."""
+    order = np.argsort(p_fake, kind="stable")
+    parts = [part for part in np.array_split(order, min(bins, len(order))) if len(part)]
+    mean = np.array([p_fake[part].mean() for part in parts])
+    share = np.array([is_fake[part].mean() for part in parts])
+    return mean, share, np.array([len(part) for part in parts])
+
+
+def expected_calibration_error(is_fake, p_fake, bins=15):
+    """Return the ECE over equal-mass bins (Nguyen and O'Connor 2015): mean gap of P(Fake) and the share of Fake, by count."""
+    mean, share, count = reliability(np.asarray(is_fake, float), np.asarray(p_fake, np.float64), bins)
+    return float(np.average(np.abs(mean - share), weights=count))
+
+
+def fit_temperature(is_fake, margins):
+    """Return the T, 0.05 to 20, that minimises the log loss of sigmoid(margin / T) (Guo et al. 2017, arXiv 1706.04599)."""
+    from scipy.optimize import minimize_scalar
+
+    signed = np.where(is_fake, margins, -np.asarray(margins, np.float64))
+
+    def log_loss(log_temperature):
+        return np.logaddexp(0, -signed / np.exp(log_temperature)).mean()
+
+    return float(np.exp(minimize_scalar(log_loss, bounds=np.log([0.05, 20]), method="bounded").x))
+
+
+def fit_thresholds(is_fake, p_fake, max_error=0.01):
+    """Choose the thresholds of the three-way verdict on validation images.
+
+    t_F is the smallest score that at most `max_error` of the Real images reach; t_R the largest that at most `max_error` of
+    the Fake images are under or at. Where the two cross, both become the threshold of least error.
+
+    Returns:
+        {'fake': t_F, 'real': t_R, 'max_error', 'real_called_fake_bound', 'fake_called_real_bound', 'n_real', 'n_fake'}; a bound is
+        the one-sided 95 % Clopper-Pearson limit of that error. With t_F = t_R the verdict at the threshold itself is Fake.
+    """
+    is_fake, p_fake = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64)
+    real, fake = np.sort(p_fake[~is_fake]), np.sort(p_fake[is_fake])
+    upper = np.nextafter(real[len(real) - 1 - int(max_error * len(real))], 2)
+    lower = np.nextafter(fake[int(max_error * len(fake))], -1)
+    if lower >= upper:
+        upper = lower = _least_error(is_fake, p_fake)
+    wrong_real, wrong_fake = int((real >= upper).sum()), int((fake[fake < upper] <= lower).sum())
+    return {
+        "fake": float(upper),
+        "real": float(lower),
+        "max_error": max_error,
+        "real_called_fake_bound": upper_bound(wrong_real, len(real)),
+        "fake_called_real_bound": upper_bound(wrong_fake, len(fake)),
+        "n_real": len(real),
+        "n_fake": len(fake),
+    }
+
+
+def _least_error(is_fake, p_fake):
+    """Return the score from which on calling Fake makes the fewest errors, each class weighing the same."""
+    from sklearn.metrics import roc_curve
+
+    false_positive, true_positive, thresholds = roc_curve(is_fake, p_fake, drop_intermediate=False)
+    best = int(np.argmax(true_positive - false_positive))
+    return float(min(thresholds[best], 1.0))
+
+
+def upper_bound(errors, n, confidence=0.95):
+    """Return the one-sided Clopper-Pearson upper limit of an error rate: `errors` of `n` trials."""
+    from scipy.stats import beta
+
+    return 1.0 if errors >= n else float(beta.ppf(confidence, errors + 1, n - errors))
+
+
+def calibrate(is_fake, margins, max_error=0.01):
+    """Return (temperature, thresholds) fitted on validation margins."""
+    temperature = fit_temperature(is_fake, margins)
+    return temperature, fit_thresholds(is_fake, p_fake_of(margins, temperature), max_error)

@@ -1,0 +1,457 @@
+"""The second contract: what a saved .h5 holds, how it is saved, loaded, compiled and turned into P(Fake).
+
+The graph takes (n, s, s, 3) float32, RGB, 0-255. The HDF5 attribute 'detector' holds a JSON object, the facts:
+
+    format          1
+    architecture    'resnet101', 'compact', ...
+    class_names     ['Fake', 'Real']
+    output          'softmax' (columns Fake, Real) or 'sigmoid_real' (one column, P(Real))
+    fitting         'resize': the whole image, by detector.pixels.fit
+    image_size      s, in pixels
+    temperature     divides the logit of Fake before the sigmoid; fitted on validation
+    thresholds      {'fake': t_F, 'real': t_R, ...} on the calibrated P(Fake); fitted on validation
+    seen            {'shorter_side': [lowest, highest], 'aspect': [lowest, highest]} of the train images
+    trained_on      a sentence for people
+    made            arguments, counts, versions
+
+The margin of an image is its logit of Fake: log P(Fake) - log P(Real), before calibration. All scores come from it.
+A compiled detector is the same graph up to the margin as a LiteRT flatbuffer; the .h5 stays what counts.
+"""
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from detector.console import InputError
+from detector.data_tree import CLASSES, UNFINISHED
+
+FORMAT = 1
+OUTPUTS = ("softmax", "sigmoid_real")
+PROJECT = Path(__file__).resolve().parent.parent
+SHIPPED = PROJECT / "models"
+COMPILED_FORMAT = 1  # part of the cache key: raise it when the compiled form changes
+CHECKED_ON = 16  # images on which a compiled form is compared with Keras
+LOGIT_TOLERANCE = 1e-3
+
+# Only what the project's own architectures are made of: a model from a stranger cannot bring code.
+_LAYERS = {
+    "Functional", "InputLayer", "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense",
+    "DepthwiseConv2D", "Dropout", "Flatten", "GaussianNoise", "GlobalAveragePooling2D", "MaxPooling2D", "Normalization", "ReLU",
+    "Rescaling", "ZeroPadding2D",
+}  # fmt: skip
+_HELPERS = {
+    "DTypePolicy", "GlorotUniform", "HeNormal", "L2", "Ones", "VarianceScaling", "Zeros", "__keras_tensor__", "__tensor__",
+}  # fmt: skip
+
+
+def import_keras():
+    """Import Keras, by default on TensorFlow, without the backend's start-up messages; return the module."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet_stderr():
+        try:
+            import keras
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"this needs the package {error.name}, which is not installed; "
+                "run: pip install -r requirements.txt"
+            ) from None
+    import absl.logging
+
+    absl.logging.set_verbosity("error")
+    return keras
+
+
+@contextlib.contextmanager
+def _quiet_stderr():
+    """Keep what C++ libraries write to stderr while they start off the user's screen; Python's own errors still pass."""
+    try:
+        kept = os.dup(2)
+    except OSError:
+        yield
+        return
+    sys.stderr.flush()
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+# --- saving and loading --------------------------------------------------------------------------------------------------
+
+
+def save(model, path, facts):
+    """Write a Keras model and its facts to one .h5, beside and then renamed; no optimizer.
+
+    Raises:
+        ValueError: the facts lack something, or the path does not end in .h5.
+    """
+    import h5py
+
+    path = Path(path)
+    if path.suffix != ".h5":
+        raise ValueError(f"{path}: expected a name that ends in .h5")
+    check_facts(facts, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.stem}{UNFINISHED}.h5")
+    model.save(unfinished, include_optimizer=False)
+    with h5py.File(unfinished, "r+") as file:
+        file.attrs["detector"] = json.dumps(facts)
+    os.replace(unfinished, path)
+
+
+def check_facts(facts, path):
+    """Raise InputError unless `facts` is a detector's facts that this version understands."""
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
+        raise InputError(f"{path}: expected a detector of format {FORMAT}, found {found}; train it again with model_training.py")
+    wanted = ("class_names", "output", "fitting", "image_size", "temperature", "thresholds", "seen", "trained_on", "made")
+    missing = [name for name in wanted if name not in facts]
+    if missing:
+        raise InputError(
+            f"{path}: expected a detector's facts, {', '.join(missing)} missing; "
+            "train it again with model_training.py"
+        )
+    if facts["class_names"] != list(CLASSES) or facts["output"] not in OUTPUTS or facts["fitting"] != "resize":
+        raise InputError(f"{path}: expected the classes {', '.join(CLASSES)}, found facts of another kind; train it again")
+
+
+def read_facts(path):
+    """Return the facts in a .h5 as a dict, without loading the network.
+
+    Raises:
+        InputError: there is no such file, it is no HDF5 file, is cut off, or is no detector of this project.
+    """
+    import h5py
+
+    check_is_hdf5(path)
+    try:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("detector")
+            is_model = "model_config" in file.attrs
+    except OSError:
+        raise InputError(
+            f"{path}: expected a whole HDF5 file, found a damaged or cut one; "
+            "get it again or train it again"
+        ) from None
+    if text is None:
+        came = "a Keras model without a detector's facts" if is_model else "an HDF5 file that is no model"
+        raise InputError(f"{path}: expected a detector that model_training.py saved, found {came}; train it with model_training.py")
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        raise InputError(f"{path}: expected a detector's facts as JSON, found something else; train it again") from None
+    check_facts(facts, path)
+    return facts
+
+
+def check_is_hdf5(path):
+    """Raise InputError unless the file is there and begins as an HDF5 file does."""
+    path = Path(path)
+    if not path.is_file():
+        came = "a folder" if path.is_dir() else "nothing of that name"
+        raise InputError(f"{path}: expected a model file (.h5), found {came}; train one with model_training.py or check the path")
+    with path.open("rb") as file:
+        if file.read(8) != b"\x89HDF\r\n\x1a\n":
+            raise InputError(
+                f"{path}: expected a model file (.h5), found another kind of file; "
+                "give the .h5 that model_training.py wrote"
+            )
+
+
+def load(path):
+    """Load a detector's network for use or further training.
+
+    Returns:
+        (model, facts): the Keras model, not compiled, and the dict of facts.
+
+    Raises:
+        InputError: as `read_facts`, or a layer is none that this project uses (a model must not bring code).
+    """
+    import h5py
+
+    facts = read_facts(path)
+    keras = import_keras()
+    with h5py.File(path, "r") as file:
+        _check_layers(json.loads(file.attrs["model_config"]), path)
+    try:
+        return keras.models.load_model(path, compile=False), facts
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: expected a whole detector, found one that does not load ({reason}); train it again") from None
+
+
+def _check_layers(config, path):
+    """Raise InputError where a model's configuration names a class that no architecture of this project uses."""
+    if isinstance(config, list):
+        for part in config:
+            _check_layers(part, path)
+    elif isinstance(config, dict):
+        name = config.get("class_name")
+        foreign = config.get("registered_name") not in (None, name) or not str(config.get("module") or "keras").startswith("keras")
+        if name is not None and (foreign or name not in _LAYERS | _HELPERS):
+            raise InputError(
+                f"{path}: expected only layers that this project uses, found {name!r}; "
+                "it could run code, so it is not loaded"
+            )
+        for part in config.values():
+            _check_layers(part, path)
+
+
+# --- scores --------------------------------------------------------------------------------------------------------------
+
+
+def to_logits(model):
+    """Make a loaded model give logits: its last layer loses its activation. Returns the model."""
+    keras = import_keras()
+    model.layers[-1].activation = keras.activations.linear
+    return model
+
+
+def margins_of(logits, output):
+    """Return the logit of Fake, (n,) float64, from the network's logits: (n, 2) for 'softmax', (n, 1) for 'sigmoid_real'."""
+    logits = np.asarray(logits, np.float64)
+    return logits[:, 0] - logits[:, 1] if output == "softmax" else -logits[:, 0]
+
+
+def p_fake_of(margins, temperature):
+    """Return the calibrated P(Fake), float64 in 0..1: the sigmoid of margin / temperature."""
+    return 1 / (1 + np.exp(np.clip(-np.asarray(margins, np.float64) / temperature, -700, 700)))
+
+
+def verdict_of(p_fake, thresholds):
+    """Return 'Fake' from thresholds['fake'] on, 'Real' up to thresholds['real'], 'uncertain' between them."""
+    if p_fake >= thresholds["fake"]:
+        return "Fake"
+    return "Real" if p_fake <= thresholds["real"] else "uncertain"
+
+
+def keras_margins(model, images, output, batch_size=128):
+    """Return the margins of fitted images with Keras.
+
+    Args:
+        model: a model that `to_logits` was called on.
+        images: (n, s, s, 3) uint8, or an iterable of such batches.
+
+    Returns:
+        (n,) float64.
+    """
+    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] if isinstance(images, np.ndarray) else images
+    logits = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in batches]
+    return margins_of(np.concatenate(logits), output)
+
+
+class Detector:
+    """A compiled detector, ready to score images on the CPU with LiteRT.
+
+    Attributes:
+        facts: dict, as in the .h5.
+        path: the .h5 it was made from.
+    """
+
+    def __init__(self, path, facts, flatbuffer, threads=None):
+        self.path, self.facts = Path(path), facts
+        self.size = facts["image_size"]
+        with _quiet_stderr():
+            self._interpreter = _interpreter(flatbuffer, threads or os.cpu_count() or 1)
+            self._input = self._interpreter.get_input_details()[0]["index"]
+            self._output = self._interpreter.get_output_details()[0]["index"]
+            self._allocate(1)
+
+    def _allocate(self, batch):
+        self._batch = batch
+        self._interpreter.resize_tensor_input(self._input, (batch, self.size, self.size, 3))
+        self._interpreter.allocate_tensors()
+
+    def margins(self, images):
+        """Return the margins, (n,) float64, of fitted images: (n, s, s, 3) uint8, RGB. For one thread at a time."""
+        if len(images) != self._batch:
+            self._allocate(len(images))
+        self._interpreter.set_tensor(self._input, np.asarray(images, np.float32))
+        self._interpreter.invoke()
+        return margins_of(self._interpreter.get_tensor(self._output), self.facts["output"])
+
+    def p_fake(self, images):
+        """Return the calibrated P(Fake), (n,) float64, of fitted images: (n, s, s, 3) uint8, RGB."""
+        return p_fake_of(self.margins(images), self.facts["temperature"])
+
+    def verdict(self, p_fake):
+        """Return 'Fake', 'Real' or 'uncertain' for a calibrated P(Fake)."""
+        return verdict_of(p_fake, self.facts["thresholds"])
+
+    def unlike_seen(self, width, height):
+        """Return why an image of this size is unlike what the detector was trained on, in words, or None."""
+        sides, aspects = self.facts["seen"]["shorter_side"], self.facts["seen"]["aspect"]
+        if not sides[0] <= min(width, height) <= sides[1]:
+            span = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]} to {sides[1]}"
+            return f"it is {width} x {height} pixels; the detector has only seen images with a shorter side of {span} pixels"
+        aspect = max(width, height) / min(width, height)
+        if aspect > aspects[1] * 1.01:
+            return f"its sides are {aspect:.1f} to 1; the detector has only seen up to {aspects[1]:.1f} to 1"
+        return None
+
+
+# --- the compiled form ---------------------------------------------------------------------------------------------------
+
+
+def _interpreter(flatbuffer, threads):
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ModuleNotFoundError:
+        raise InputError("judging an image needs the package ai-edge-litert; run: pip install -r requirements-app.txt") from None
+    return Interpreter(model_path=os.fspath(flatbuffer), num_threads=threads)
+
+
+def open_detector(path, threads=None):
+    """Open a .h5 for scoring; its compiled form is taken from models/ or the user's cache, or made once.
+
+    Raises:
+        InputError: as `load`, or no compiled form is there and TensorFlow, which makes it, is not installed.
+    """
+    path = Path(path)
+    shipped = _shipped(path)
+    if shipped:
+        return Detector(path, *shipped, threads=threads)
+    check_is_hdf5(path)
+    key = _key(path)
+    flatbuffer, facts_file = _cache() / f"{key}.tflite", _cache() / f"{key}.json"
+    if not (flatbuffer.is_file() and facts_file.is_file()):
+        _compile_in_subprocess(path, key)
+    return Detector(path, json.loads(facts_file.read_text("utf-8")), flatbuffer, threads=threads)
+
+
+def _shipped(path):
+    """Return (facts, flatbuffer) that lie beside a .h5 in the project's own models/ and were made from these very bytes."""
+    flatbuffer, facts_file = path.with_suffix(".tflite"), path.with_suffix(".json")
+    if path.resolve().parent != SHIPPED or not (path.is_file() and flatbuffer.is_file() and facts_file.is_file()):
+        return None
+    made = json.loads(facts_file.read_text("utf-8"))
+    if made["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest():
+        return None
+    return made["facts"], flatbuffer
+
+
+def _cache():
+    from platformdirs import user_cache_path
+
+    return user_cache_path("real-or-fake-detector", appauthor=False)
+
+
+def _key(path):
+    """Return the SHA-256 of a .h5, remembered by (path, size, mtime_ns) since hashing 163 MiB takes a while."""
+    path = path.resolve()
+    stat = path.stat()
+    known = [os.fspath(path), stat.st_size, stat.st_mtime_ns, COMPILED_FORMAT]
+    note = _cache() / f"{hashlib.sha256(known[0].encode()).hexdigest()[:32]}.known.json"
+    with contextlib.suppress(OSError, ValueError):
+        remembered = json.loads(note.read_text("utf-8"))
+        if remembered["file"] == known:
+            return remembered["key"]
+    with path.open("rb") as file:
+        key = f"{hashlib.file_digest(file, 'sha256').hexdigest()}-{COMPILED_FORMAT}"
+    _write(note, json.dumps({"file": known, "key": key}))
+    return key
+
+
+def _write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+    unfinished.write_text(text, "utf-8")
+    os.replace(unfinished, path)
+
+
+def _compile_in_subprocess(path, key):
+    """Compile in a process of its own, so that TensorFlow's gigabyte is gone again when it is done."""
+    read_facts_error = _facts_error_without_keras(path)
+    if read_facts_error:
+        raise read_facts_error
+    print(f"{path}: compiling it for fast use, once (about half a minute) ...", file=sys.stderr)
+    command = [sys.executable, "-m", "detector.model_file", os.fspath(path.resolve()), os.fspath(_cache() / key)]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.fspath(PROJECT)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        last = (said or done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InputError(last.removeprefix("error: ") if said else f"{path}: compiling failed: {last}")
+
+
+def _facts_error_without_keras(path):
+    try:
+        read_facts(path)
+    except InputError as error:
+        return error
+    except ModuleNotFoundError:
+        return InputError(f"{path}: its first use needs TensorFlow, which is not installed; run: pip install -r requirements.txt")
+    return None
+
+
+def compile_detector(path, stem, whole=False):
+    """Write <stem>.tflite and <stem>.json for a .h5, checked against Keras on 16 images, the facts last.
+
+    Args:
+        path: the .h5.
+        stem: path without suffix for the two files.
+        whole: write {'sha256', 'facts'} rather than the facts alone, as files in models/ have it.
+
+    Raises:
+        InputError: TensorFlow is missing, or the compiled form's logits differ from Keras's by more than 1e-3.
+    """
+    model, facts = load(path)
+    model = to_logits(model)
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = stem.with_name(f"{stem.name}.{os.getpid()}{UNFINISHED}")
+    unfinished.write_bytes(_to_flatbuffer(model))
+    size = facts["image_size"]
+    images = np.random.default_rng(0).integers(0, 256, (CHECKED_ON, size, size, 3), np.uint8)
+    images[: CHECKED_ON // 2] = images[: CHECKED_ON // 2, :1, :1]  # half of them flat: both ends of what occurs
+    difference = np.abs(Detector(path, facts, unfinished).margins(images) - keras_margins(model, images, facts["output"])).max()
+    if not difference <= LOGIT_TOLERANCE:
+        unfinished.unlink()
+        raise InputError(
+            f"{path}: expected the compiled form to agree with Keras to {LOGIT_TOLERANCE} in logits, found "
+            f"{difference:.2g}"
+        )
+    os.replace(unfinished, stem.with_name(f"{stem.name}.tflite"))
+    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    _write(stem.with_name(f"{stem.name}.json"), json.dumps({"sha256": sha256, "facts": facts} if whole else facts, indent=1) + "\n")
+
+
+def _to_flatbuffer(model):
+    try:
+        import tensorflow as tf
+    except ModuleNotFoundError:
+        raise InputError(
+            "compiling a detector needs TensorFlow, which is not installed; "
+            "run: pip install -r requirements.txt"
+        ) from None
+    with _quiet_stderr(), contextlib.redirect_stdout(None):
+        return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+def versions():
+    """Return {package: version} of what made a model, for its facts."""
+    from importlib import metadata
+
+    names = ("keras", "tensorflow", "jax", "numpy", "pillow")
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return {"python": sys.version.split()[0], **found, "date": time.strftime("%Y-%m-%d")}
+
+
+if __name__ == "__main__":
+    try:
+        compile_detector(sys.argv[1], sys.argv[2])
+    except InputError as problem:
+        raise SystemExit(f"error: {problem}") from None

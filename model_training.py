@@ -1,0 +1,323 @@
+"""Train a detector: reads data/{train,validation}/{Fake,Real} -> writes detector.h5 and training/.
+
+    python model_training.py --architecture resnet101
+    python model_training.py --architecture compact --weights none --epochs 12 --batch-size 128 --flip
+
+Killed and started again with the same command, it goes on after the last whole epoch.
+"""
+import argparse
+import csv
+import hashlib
+import os
+from pathlib import Path
+
+from detector import data_tree
+from detector.architectures import ARCHITECTURES
+from detector.console import InputError, plural, stage
+
+
+def train(model, feed, validation, callbacks, first_epoch, epochs):
+    """Run `fit` on a compiled model; the callbacks write what is kept. Nothing else touches the disk."""
+    feed.start_epoch(first_epoch)
+    given = {"validation_data": validation, "epochs": epochs, "initial_epoch": first_epoch, "callbacks": callbacks}
+    model.fit(feed, **given, shuffle=False)
+
+
+def compile_model(model, output, learning_rate, end_learning_rate, power, steps):
+    """Compile with Adam under a PolynomialDecay over `steps` steps, and binary cross-entropy.
+
+    For a softmax(2) that is 'categorical_crossentropy' on one-hot targets. Named 'binary_crossentropy' there, Keras 3 on
+    TensorFlow takes the two logits for two independent sigmoids: another loss, not that of the probabilities given out.
+    """
+    import keras
+
+    from detector.training import fake_metrics
+
+    schedule = keras.optimizers.schedules.PolynomialDecay(learning_rate, max(1, steps), end_learning_rate, power)
+    metrics = fake_metrics(output)
+    loss = "categorical_crossentropy" if output == "softmax" else "binary_crossentropy"
+    model.compile(keras.optimizers.Adam(schedule), loss=loss, metrics=metrics)
+
+
+def read_splits(data, image_size):
+    """Return ({split: (paths, labels)} of train and validation, image size, facts about the sizes of the train images)."""
+    from detector import pixels
+
+    tree = data_tree.read_tree(data, ("train", "validation"))
+    root = os.fspath(data)
+    splits = {split: ([os.path.join(root, path) for path in paths], labels) for split, (paths, labels) in tree.items()}
+    sizes = pixels.sample_sizes(splits["train"][0])
+    return splits, image_size or pixels.choose_size(sizes), pixels.sizes_seen(sizes)
+
+
+def fingerprint(data, splits):
+    """Return a SHA-256 over the names and sizes in bytes of a data set's images: another one means another data set."""
+    digest = hashlib.sha256()
+    for paths, _ in splits.values():
+        for path in paths:
+            digest.update(f"{os.path.relpath(path, data)}\0{os.stat(path).st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def counts_of(splits):
+    """Return {split: {'Fake': n, 'Real': n}}."""
+    return {split: {"Fake": labels.count(0), "Real": labels.count(1)} for split, (_, labels) in splits.items()}
+
+
+def score_validation(model, validation, output):
+    """Return (is_fake, margins) of the validation images with the model's current weights; removes the last activation."""
+    import numpy as np
+
+    from detector import model_file
+
+    model = model_file.to_logits(model)
+    margins, is_fake = [], []
+    for index in range(len(validation)):
+        images, targets, _ = validation[index]
+        margins.append(model_file.margins_of(model.predict_on_batch(images), output))
+        is_fake.append(targets[:, 0] == (1 if output == "softmax" else 0))
+    return np.concatenate(is_fake), np.concatenate(margins)
+
+
+def write_history(history, folder):
+    """Write history.csv and one picture per metric, train and validation in one plot, the best epoch marked."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+    epochs = [row["epoch"] for row in history]
+    best = min(history, key=lambda row: row["val_loss"])["epoch"]
+    for metric in ("loss", "cross_entropy", "accuracy", "precision", "recall", "auc", "f1"):
+        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        axes.plot(epochs, [row[metric] for row in history], "o-", color="0.55", label="train")
+        axes.plot(epochs, [row[f"val_{metric}"] for row in history], "s-", color="#0057b8", label="validation")
+        axes.axvline(best, color="0.3", linestyle=":", label=f"lowest validation loss (epoch {best})")
+        axes.set(xlabel="epoch", ylabel=metric.replace("_", " "), title=f"{metric.replace('_', ' ')} by epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+        figure.savefig(folder / f"{metric}.png", dpi=120)
+        plt.close(figure)
+
+
+def with_f1(history):
+    """Return the history with f1 and val_f1 (of Fake) computed from precision and recall."""
+
+    def f1(precision, recall):
+        return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+    return [
+        {**row, "f1": f1(row["precision"], row["recall"]), "val_f1": f1(row["val_precision"], row["val_recall"])} for row in history
+    ]
+
+
+def draw_architecture(model, folder):
+    """Draw the network with plot_model; without Graphviz say what to install. The summary is written as text in any case."""
+    import keras
+
+    lines = []
+    model.summary(print_fn=lambda line, line_break=None: lines.append(line), line_length=110)
+    (folder / "architecture.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    try:
+        keras.utils.plot_model(model, folder / "architecture.png", show_shapes=True, dpi=80)
+    except (ImportError, OSError, AssertionError):
+        print("architecture.png was not drawn: it needs Graphviz (https://graphviz.org/download); architecture.txt says the same")
+
+
+def trained_on(args, counts, sizes):
+    """Return a sentence for people on what a detector has seen."""
+    train = counts["train"]
+    low, high = sizes["shorter_side"]
+    span = f"{low}" if low == high else f"{low} to {high}"
+    origin = args.description or f"the images of {args.data.resolve().name}"
+    return f"{origin}: {train['Fake']:,} Fake and {train['Real']:,} Real images with a shorter side of {span} pixels"
+
+
+def make_facts(args, architecture, size, sizes, counts, made, temperature, thresholds):
+    """Return the facts that detector.model_file keeps in the .h5."""
+    from detector import model_file
+
+    arguments = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    return {
+        "format": model_file.FORMAT,
+        "architecture": args.architecture,
+        "class_names": list(data_tree.CLASSES),
+        "output": architecture.output,
+        "fitting": "resize",
+        "image_size": size,
+        "temperature": temperature,
+        "thresholds": thresholds,
+        "seen": sizes,
+        "trained_on": trained_on(args, counts, sizes),
+        "made": {"arguments": arguments, "counts": counts, **made, "versions": model_file.versions()},
+    }
+
+
+def prepare(args):
+    """Read the data, build and compile the network.
+
+    Returns:
+        (model, feed, validation feed, image size, sizes seen, counts, what must be the same for a run to be taken up)
+    """
+    from detector import model_file
+
+    architecture = ARCHITECTURES[args.architecture]
+    splits, size, sizes = read_splits(args.data, args.image_size)
+    counts = counts_of(splits)
+    print(data_tree.counts_table({(split, name): n for split, of in counts.items() for name, n in of.items()}), flush=True)
+    keras = model_file.import_keras()
+    keras.utils.set_random_seed(args.seed)
+    from detector.training import ImageFeed
+
+    common = {"size": size, "output": architecture.output, "batch_size": args.batch_size, "seed": args.seed}
+    feed = ImageFeed(*splits["train"], **common, shuffle=True, flip=args.flip, damage_probability=args.damage)
+    validation = ImageFeed(*splits["validation"], **common)
+    model = architecture.build(size, args.weights or architecture.weights, args.l2)
+    rate = args.learning_rate or architecture.learning_rate
+    compile_model(model, architecture.output, rate, args.end_learning_rate, args.power, args.epochs * len(feed))
+    print(f"{args.architecture}: {model.count_params():,} parameters, {size} px, {plural(len(feed), 'step')} an epoch", flush=True)
+    ignored = ("output", "log_dir", "description")
+    same = {name: str(value) for name, value in vars(args).items() if name not in ignored}
+    return model, feed, validation, size, sizes, counts, {"arguments": same, "data": fingerprint(args.data, splits)}
+
+
+def run(args):
+    """Train as the arguments say and write everything that a run leaves."""
+    model, feed, validation, size, sizes, counts, same = prepare(args)
+    from detector import metrics, model_file
+    from detector.training import Checkpoint, StopTrainingOnValidationLoss, save_weights
+
+    architecture = ARCHITECTURES[args.architecture]
+    args.log_dir.mkdir(parents=True, exist_ok=True)
+    best = args.log_dir / "best.weights.h5"
+    rule = StopTrainingOnValidationLoss(best, args.stop_patience, args.stop_after_epoch)
+    checkpoint = Checkpoint(args.log_dir, rule, same)
+    checkpoint.set_model(model)
+    done = checkpoint.load()
+    if done:
+        print(f"taking up the run in {args.log_dir} after epoch {done}", flush=True)
+    else:
+        save_weights(model, best)
+    interrupted = False
+    if not rule.stopped_epoch:
+        try:
+            train(model, feed, validation, [rule, checkpoint], done, args.epochs)
+        except KeyboardInterrupt:
+            interrupted = True
+    print(told(rule, checkpoint.history, args, interrupted))
+    model.load_weights(best)
+    draw_architecture(model, args.log_dir)
+    model.optimizer = None
+    is_fake, margins = score_validation(model, validation, architecture.output)
+    temperature, thresholds = metrics.calibrate(is_fake, margins, args.max_error)
+    restore_activation(model, architecture.output)
+    made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": same["data"]}
+    facts = make_facts(args, architecture, size, sizes, counts, made, temperature, thresholds)
+    model_file.save(model, args.output, facts)
+    if checkpoint.history:
+        write_history(with_f1(checkpoint.history), args.log_dir)
+    report(args, is_fake, margins, facts, {**feed.unreadable, **validation.unreadable})
+    if not interrupted:
+        for file in [*args.log_dir.glob("last-*.weights.h5"), best, args.log_dir / "state.json"]:
+            file.unlink(missing_ok=True)
+
+
+def restore_activation(model, output):
+    """Give the last layer its activation back."""
+    import keras
+
+    model.layers[-1].activation = keras.activations.get("softmax" if output == "softmax" else "sigmoid")
+
+
+def told(rule, history, args, interrupted):
+    """Return a sentence on why training ended and which weights are kept."""
+    kept = f"the weights of epoch {rule.best_epoch} (lowest validation loss, {rule.best_loss:.4f}) are kept"
+    if not history:
+        return "no epoch was trained: the weights are those it started with"
+    if rule.stopped_epoch:
+        last = history[rule.stopped_epoch - 1]
+        losses = f"validation loss {last['val_loss']:.4f} exceeds training loss {last['loss']:.4f}"
+        plain = f"without L2 penalty {last['val_cross_entropy']:.4f} and {last['cross_entropy']:.4f}"
+        return f"stopped after epoch {rule.stopped_epoch} of {args.epochs}: {losses} ({plain}); {kept}"
+    return f"{'interrupted' if interrupted else 'done'} after epoch {len(history)} of {args.epochs}; {kept}"
+
+
+def report(args, is_fake, margins, facts, unreadable):
+    """Print what came out, on validation, and what could not be read."""
+    from detector import metrics, model_file
+
+    found = metrics.figures(is_fake, model_file.p_fake_of(margins, facts["temperature"]), facts["thresholds"])
+    for path, reason in list(unreadable.items())[:10]:
+        print(f"not read: {reason or path}")
+    if unreadable:
+        print(f"{plural(len(unreadable), 'image')} could not be read and were left out")
+    limits = facts["thresholds"]
+    print(
+        f"validation: accuracy {found['accuracy']:.4f}, AUC {found['auc']:.4f}, ECE {found['ece']:.4f}; temperature "
+        f"{facts['temperature']:.3f}, Fake from {limits['fake']:.4f}, Real up to {limits['real']:.4f}"
+    )
+    print(f"{args.output} written ({args.output.stat().st_size / 2**20:.1f} MiB), history in {args.log_dir}")
+
+
+def make_parser():
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("data"), help="data tree with train and validation")
+    add("--output", type=Path, default=Path("detector.h5"), help="the model file to write")
+    add("--log-dir", type=Path, default=Path("training"), help="history, pictures, and the checkpoint of a run that was cut short")
+    add("--architecture", choices=list(ARCHITECTURES), default="resnet101", help="the network")
+    add("--weights", metavar="imagenet|none|FILE", help="what to start from (default: none for compact, imagenet for the others)")
+    add("--image-size", type=int, help="side of the network's input (default: 32 where the median shorter side is <= 64, else 224)")
+    add("--epochs", type=whole, default=10, help="passes over the train images; 0 builds and saves")
+    add("--batch-size", type=positive, default=64, help="images a step")
+    add("--seed", type=int, default=0, help="same seed, same history on the CPU")
+    add("--learning-rate", type=float, help="rate of the first step (default: 3e-3 for compact, 1e-4 for the others)")
+    add("--end-learning-rate", type=float, default=1e-5, help="rate of the last step")
+    add("--power", type=float, default=2.0, help="of the PolynomialDecay between them")
+    add("--l2", type=float, default=1e-3, help="L2 penalty on the head's dense kernel")
+    add("--flip", action="store_true", help="mirror half of the train images, on the fly")
+    add("--damage", type=probability, default=0.0, metavar="P", help="chance of each of blur, scaling, noise and JPEG, on the fly")
+    add("--stop-patience", type=positive, default=1, help="epochs in a row with validation loss above training loss that stop it")
+    add("--stop-after-epoch", type=whole, default=0, help="the rule looks only at epochs after this one")
+    add("--max-error", type=probability, default=0.01, help="share of each class on the wrong side of its threshold, on validation")
+    add("--description", help="what the images are, for people (a part of the model file)")
+    return parser
+
+
+def whole(text):
+    """Return a whole number of at least 0."""
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, found {text}")
+    return int(text)
+
+
+def positive(text):
+    """Return a whole number of at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return int(text)
+
+
+def probability(text):
+    """Return a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
+    return float(text)
+
+
+@stage
+def main(argv=None):
+    """Train a detector."""
+    args = make_parser().parse_args(argv)
+    if args.output.suffix != ".h5":
+        raise InputError(f"--output {args.output}: expected a name that ends in .h5")
+    run(args)
+
+
+if __name__ == "__main__":
+    main()
