@@ -17,91 +17,69 @@ from collections import Counter, defaultdict
 from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 from detector import data_tree
 from detector.console import InputError, plural, stage
 from detector.data_tree import AUGMENTED, CLASSES, LEFT_OUT, SPLITS, TRANSFERS, counts_table
 
-SIZES = (Fraction("0.70"), Fraction("0.15"), Fraction("0.15"))  # without a published test
-HELD_OUT = Fraction("0.20")  # of the published train, for the split that was not published
-
-
-class Image(NamedTuple):
-    """One image of the source."""
-
-    path: str  # to open it
-    split: str | None  # the published split
-    label: str  # Fake or Real
-    inside: str  # POSIX path inside its class folder
-    digest: str  # SHA-256 of its bytes
+HELD_OUT = ("validation", "test")  # kept as they are where they were published
+SIZES = dict(zip(SPLITS, map(Fraction, ("0.70", "0.15", "0.15")), strict=True))
+SIZES_OF_TRAIN = dict(zip(SPLITS, map(Fraction, ("0.8", "0.2", "0.2")), strict=True))  # where one of HELD_OUT was published
+REASONS = {
+    "twin_of_test": "in train, identical to one in the published test",
+    "validation_twin_of_test": "in the published validation, identical to one in the published test",
+    "twin_of_validation": "in train, identical to one in the published validation",
+    "two_labels": "identical to one of the other class",
+}
 
 
 # --- reading the source ------------------------------------------------------------------------------------------------
 
 
 def read_source(source):
-    """Return (images, paths that are no images) of a published data set; every file is hashed, its header looked at.
+    """Return (images, paths of files that are no images) of a published data set.
 
     Raises InputError where the layout is not understood, or where it holds augmented images.
     """
-    found = [
-        (os.path.join(folder, inside), split, label, prefix + inside)
-        for split, classes in data_tree.find_layout(source).items()
-        for label, folders in classes.items()
-        for folder, prefix, names in _apart(folders)
-        for inside in names
-    ]
-    augmented = [path for path, *_ in found if AUGMENTED in path]
+    files = data_tree.find_images(data_tree.find_layout(source))
+    augmented = [file.path for file in files if AUGMENTED in file.inside]
     if augmented:
         raise InputError(
             f"{source}: expected originals only, found {plural(len(augmented), 'augmented image')} (first: {augmented[0]}); "
             "an original and its augmented images would come apart: split first, then run data_augmentation.py"
         )
-    facts = data_tree.file_facts("", [path for path, *_ in found])
-    images, others = [], []
-    for file, (digest, kind) in zip(found, facts, strict=True):
-        if kind:
-            images.append(Image(*file, digest))
-        else:
-            others.append(file[0])
-    return images, others
-
-
-def _apart(folders):
-    """Yield (folder, prefix, names inside): a prefix only where several folders of one class share a name."""
-    names = {folder: list(data_tree.scan(folder)) for folder in folders}
-    clash = len({name.casefold() for inside in names.values() for name in inside}) < sum(map(len, names.values()))
-    for folder, inside in names.items():
-        yield folder, f"{folder.name}/" if len(folders) > 1 and clash else "", inside
+    return [file for file in files if file.kind], [file.path for file in files if not file.kind]
 
 
 def set_aside(images):
-    """Divide images into those to place and those to leave out.
+    """Divide images into those to place and those to leave out: {reason: [images]}.
 
     A published test stays whole, and a published validation but for what is in the test too.
-
-    Returns:
-        ([images], {reason: [images]}, [pairs of images with equal content in the published test under both labels]).
     """
-    held = {split: {image.digest for image in images if image.split == split} for split in ("test", "validation")}
+    held = {split: {image.digest for image in images if image.split == split} for split in HELD_OUT}
+    reasons = [_reason(image, held["validation"], held["test"]) for image in images]
+    labels = _labels(image for image, reason in zip(images, reasons, strict=True) if not reason and image.split not in HELD_OUT)
+    keep, left_out = [], defaultdict(list)
+    for image, reason in zip(images, reasons, strict=True):
+        if not reason and image.split not in HELD_OUT and len(labels[image.digest]) > 1:
+            reason = "two_labels"
+        (left_out[reason] if reason else keep).append(image)
+    return keep, dict(left_out)
+
+
+def _reason(image, in_validation, in_test):
+    if image.split == "test":
+        return None
+    if image.digest in in_test:
+        return "validation_twin_of_test" if image.split == "validation" else "twin_of_test"
+    return "twin_of_validation" if image.split != "validation" and image.digest in in_validation else None
+
+
+def _labels(images):
     labels = defaultdict(set)
     for image in images:
-        if image.split != "test" and image.digest not in held["test"]:
-            labels[image.digest].add(image.label)
-    keep, left_out = [], defaultdict(list)
-    for image in images:
-        if image.split == "test":
-            keep.append(image)
-        elif image.digest in held["test"]:
-            left_out["validation_twin_of_test" if image.split == "validation" else "twin_of_test"].append(image)
-        elif image.split != "validation" and image.digest in held["validation"]:
-            left_out["twin_of_validation"].append(image)
-        elif image.split != "validation" and len(labels[image.digest]) > 1:
-            left_out["two_labels"].append(image)
-        else:
-            keep.append(image)
-    return keep, dict(left_out)
+        labels[image.digest].add(image.label)
+    return labels
 
 
 # --- the plan ----------------------------------------------------------------------------------------------------------
@@ -131,16 +109,10 @@ def resolve_sizes(sizes, published, images):
     """
     splits = [split for split in SPLITS if split not in published]
     if sizes is None:
-        sizes = SIZES if not published else [1 - HELD_OUT if split == "train" else HELD_OUT for split in SPLITS]
-        sizes = dict(zip(SPLITS, sizes, strict=True)) if len(splits) > 1 else {"train": Fraction(1)}
+        sizes = {"train": Fraction(1)} if len(splits) == 1 else SIZES_OF_TRAIN if published else SIZES
     else:
         sizes = dict(zip(SPLITS, sizes, strict=True))
-        for split, number in published.items():
-            if sizes[split] not in (0, number):
-                raise InputError(
-                    f"--sizes: the published {split} of {plural(number, 'image')} is kept as it is, {_plain(sizes[split])} was asked "
-                    f"for; give 0 for {split} and let the others sum to 1, for example --sizes {_example(published)}"
-                )
+        _check_published(sizes, published)
     wanted = [sizes[split] for split in splits]
     if sum(wanted) == 1:
         return dict(zip(splits, apportion(images, wanted), strict=True)), False
@@ -152,6 +124,15 @@ def resolve_sizes(sizes, published, images):
     if sum(wanted) > images:
         raise InputError(f"--sizes: {plural(int(sum(wanted)), 'image')} asked for, {images:,} are there to divide; ask for fewer")
     return {split: int(size) for split, size in zip(splits, wanted, strict=True)}, True
+
+
+def _check_published(sizes, published):
+    for split, number in published.items():
+        if sizes[split] not in (0, number):
+            raise InputError(
+                f"--sizes: the published {split} of {plural(number, 'image')} is kept as it is, {_plain(sizes[split])} was asked "
+                f"for; give 0 for it and divide the rest, for example --sizes {_example(published)}"
+            )
 
 
 def _example(published):
@@ -246,30 +227,44 @@ def _check_filled(taken, split, label, wanted, count, exact):
 
 def plan_tree(images, left_out, data, sizes, seed):
     """Return ([(source, destination)], number of images that no split asked for)."""
-    published = Counter(image.split for image in images if image.split in ("validation", "test"))
-    pool = {image.path: image for image in images if image.split not in published}
+    published = Counter(image.split for image in images if image.split in HELD_OUT)
+    pool = {image.path: image for image in images if image.split not in HELD_OUT}
     counts, exact = resolve_sizes(sizes, published, len(pool))
     divided = plan_split([(image.path, image.label, image.digest) for image in pool.values()], counts, seed, exact)
-    placed = [(image, image.split) for image in images if image.split in published]
+    placed = [(image, image.split) for image in images if image.split in HELD_OUT]
     placed += [(pool[path], split) for split, paths in divided.items() for path in paths]
     placed += [(image, f"{LEFT_OUT}/{reason}") for reason, some in left_out.items() for image in some]
     plan = [(image.path, os.path.join(data, folder, image.label, image.inside)) for image, folder in placed]
     return plan, len(pool) - sum(map(len, divided.values()))
 
 
+def check_classes(source, images):
+    """Raise InputError where a published split, or what is to be divided, lacks a class."""
+    there = {(image.split, image.label) for image in images}
+    splits = {split for split, _ in there} or {None}
+    if splits <= set(HELD_OUT):
+        splits.add("train")
+    for split in sorted(splits, key=str):
+        for label in CLASSES:
+            if (split, label) not in there:
+                where = f" in {split}" if split else ""
+                raise InputError(f"{source}: expected images of class {label}{where}, found none that could be used; add some")
+
+
 def check_target(data, plan, digests):
     """Raise InputError where a split of `data` holds an image that is not of this plan: two splits in one tree are a leak."""
-    known = {os.path.relpath(destination, data).replace(os.sep, "/"): source for source, destination in plan}
+    below = len(os.path.join(data, ""))
+    known = {destination[below:].replace(os.sep, "/"): digests[source] for source, destination in plan}
     there = [f"{top}/{path}" for top in (*SPLITS, LEFT_OUT) for path in _files(os.path.join(data, top))]
     foreign = [path for path in there if path not in known and not path.startswith(LEFT_OUT)]
-    there = [path for path in there if path in known]
     if not foreign:
+        there = [path for path in there if path in known]
         facts = data_tree.file_facts(data, there)
-        foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != digests[known[path]]]
+        foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != known[path]]
     if foreign:
         raise InputError(
-            f"{data}: expected a folder without other images, found {len(foreign):,} that are not of this split (first: {foreign[0]})"
-            "; choose an empty --data (data_merger.py joins the two), or remove the old split with data_deleter.py"
+            f"{data}: expected no other images there, found {len(foreign):,} that are not of this split (first: {foreign[0]}); "
+            "choose an empty --data (data_merger.py joins the two), or remove the old split with data_deleter.py"
         )
 
 
@@ -281,9 +276,10 @@ def _files(folder):
 
 
 def make_plan(source, data, sizes, seed):
-    """Return (lines to print at the end, plan) for a source that was not begun yet; nothing on disk changes."""
+    """Return (lines to print at the end, plan); nothing on disk changes."""
     images, others = read_source(source)
     keep, left_out = set_aside(images)
+    check_classes(source, keep)
     plan, unplaced = plan_tree(keep, left_out, data, sizes, seed)
     check_target(data, plan, {image.path: image.digest for image in images})
     report = [f"left out: {plural(len(some), 'image')} ({REASONS[reason]})" for reason, some in left_out.items()]
@@ -291,19 +287,20 @@ def make_plan(source, data, sizes, seed):
         report.append(f"not asked for: {plural(unplaced, 'image')}")
     if others:
         report.append(f"no images: {plural(len(others), 'file')} (first: {', '.join(others[:3])})")
+    mislabelled = [twins for twins in _labels(image for image in keep).values() if len(twins) > 1]
+    if mislabelled:
+        report.append(f"warning: {plural(len(mislabelled), 'image')} of the published validation or test under both labels")
     return report, plan
 
 
-REASONS = {
-    "twin_of_test": "in train, identical to one in the published test",
-    "validation_twin_of_test": "in the published validation, identical to one in the published test",
-    "twin_of_validation": "in train, identical to one in the published validation",
-    "two_labels": "identical images under both labels",
-}
+def moved_before(source, data):
+    """Tell whether the source is empty because all of it was moved to `data`."""
+    folders = [folder for classes in data_tree.find_layout(source).values() for some in classes.values() for folder in some]
+    return not any(True for folder in folders for _ in data_tree.scan(folder)) and any(data_tree.count_images(data).values())
 
 
 def check_apart(source, data):
-    """Raise InputError where one of the two folders holds the other in a way that a second run would trip over."""
+    """Raise InputError where `data` is the source or in it: a second run would take it for a class folder."""
     inner, outer = Path(os.path.realpath(data)), Path(os.path.realpath(source))
     if inner == outer or outer in inner.parents:
         raise InputError(f"{data}: expected a folder outside the source {source}; choose another --data")
@@ -311,7 +308,8 @@ def check_apart(source, data):
 
 def count_plan(plan, data):
     """Return a Counter {(split, class): images} of a plan."""
-    parts = (os.path.relpath(destination, data).split(os.sep, 2) for _, destination in plan)
+    below = len(os.path.join(data, ""))
+    parts = (destination[below:].replace(os.sep, "/").split("/", 2) for _, destination in plan)
     return Counter((split, label) for split, label, _ in parts if split != LEFT_OUT)
 
 
@@ -352,7 +350,11 @@ def main(argv=None):
     check_apart(args.source, args.data)
     job = ["data_split.py", os.path.abspath(args.source), "--data", os.path.abspath(args.data), "--seed", str(args.seed)]
     job += ["--transfer", args.transfer] + (["--sizes", *map(str, args.sizes)] if args.sizes else [])
-    report, plan = data_tree.unfinished_plan(args.data, job) or make_plan(args.source, args.data, args.sizes, args.seed)
+    begun = data_tree.unfinished_plan(args.data, job)
+    if not begun and args.transfer == "move" and moved_before(args.source, args.data):
+        print(f"{args.source}: nothing left to move", counts_table(data_tree.count_images(args.data)), sep="\n")
+        return
+    report, plan = begun or make_plan(args.source, args.data, args.sizes, args.seed)
     if args.dry_run:
         sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
     else:

@@ -10,10 +10,13 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import NamedTuple
 
 from detector.console import InputError, plural, progress, table
 
@@ -260,50 +263,67 @@ def counts_table(counts):
     """Return a table of counts {(row, class): n}: a line for each row, with the total of both classes."""
     rows = list(dict.fromkeys(row for row, _ in counts))
     rows.sort(key=lambda row: SPLITS.index(row) if row in SPLITS else len(SPLITS))
-    lines = [[row, *(counts[row, name] for name in CLASSES), sum(counts[row, name] for name in CLASSES)] for row in rows]
+    lines = [[row, *(numbers := [counts.get((row, name), 0) for name in CLASSES]), sum(numbers)] for row in rows]
     return table(lines, ["", *CLASSES, "total"])
 
 
 # --- content -----------------------------------------------------------------------------------------------------------
 
 
+SMALL = 1 << 24  # bytes; larger files are hashed piece by piece
+
+
 def read_bytes(path):
     """Return a whole file as bytes. Plain system calls: small files are read in half the time of `Path.read_bytes`."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    handle = _open(path)
     try:
-        wanted = os.fstat(handle).st_size + 1
-        parts = []
-        while part := os.read(handle, max(wanted, 4096)):
-            parts.append(part)
-            wanted -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return _read(handle, os.fstat(handle).st_size)
     finally:
         os.close(handle)
 
 
+def _open(path):
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+
+def _read(handle, size):
+    content = os.read(handle, size + 1)  # one byte more: a full answer is the end of the file, without asking again
+    if len(content) == size:
+        return content
+    parts = [content]
+    while part := os.read(handle, 1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
 def digest_of(path):
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    size = os.stat(path).st_size
-    if size <= 1 << 24:
-        return hashlib.sha256(read_bytes(path)).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _hash(path)[0]
+
+
+def _hash(path):
+    """Return (SHA-256, first bytes)."""
+    handle = _open(path)
+    try:
+        size = os.fstat(handle).st_size
+        if size <= SMALL:
+            content = _read(handle, size)
+            return hashlib.sha256(content).hexdigest(), content[:16]
+        head = os.read(handle, 16)
+        os.lseek(handle, 0, os.SEEK_SET)
+        with open(handle, "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), head
+    finally:
+        os.close(handle)
 
 
 def _facts(root, path):
-    """Return (SHA-256, image format or None) of one file; an unreadable file has neither."""
+    """Return (SHA-256, image format or None) of one file; a file that may not be read has neither."""
     try:
-        full = os.path.join(root, path)
-        if os.stat(full).st_size <= 1 << 24:
-            content = read_bytes(full)
-            return hashlib.sha256(content).hexdigest(), image_format(content[:16])
-        with open(full, "rb") as file:
-            head = file.read(16)
-        return digest_of(full), image_format(head)
-    except FileNotFoundError:
-        raise
+        digest, head = _hash(os.path.join(root, path))
     except PermissionError:
         return None, None
+    return digest, image_format(head)
 
 
 def file_facts(root, paths, unit="image"):
@@ -324,8 +344,55 @@ def parallel(function, items, unit="image", chunk=256):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cores == 1 or len(items) <= 2 * chunk:
         return [function(item) for item in progress(items, unit=unit)]
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         return list(progress(pool.map(function, items, chunksize=chunk), total=len(items), unit=unit))
+
+
+def _start_worker():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """Without this, a worker whose parent was killed waits for work for ever."""
+    parent_process().join()
+    os._exit(1)
+
+
+class Image(NamedTuple):
+    """One file of a published data set or of a data tree."""
+
+    path: str  # to open it
+    split: str | None  # None in a flat set
+    label: str  # Fake or Real
+    inside: str  # POSIX path inside its class folder
+    digest: str | None  # SHA-256 of its bytes; None where it may not be read
+    kind: str | None  # image format by its header; None for a file that is no image
+
+
+def find_images(layout):
+    """List and hash every file of a layout (see `find_layout`), and look at its header.
+
+    Where several folders of one class share a name, their own names are put before it.
+
+    Returns:
+        List of Image, in the order of the layout; among them files that are no images (kind None).
+    """
+    found = [
+        (os.path.join(folder, inside), split, label, prefix + inside)
+        for split, classes in layout.items()
+        for label, folders in classes.items()
+        for folder, prefix, names in _apart(folders)
+        for inside in names
+    ]
+    facts = file_facts("", [path for path, *_ in found])
+    return [Image(*file, digest, kind) for file, (digest, kind) in zip(found, facts, strict=True)]
+
+
+def _apart(folders):
+    names = {folder: list(scan(folder)) for folder in folders}
+    clash = len(folders) > 1 and len({name.casefold() for some in names.values() for name in some}) < sum(map(len, names.values()))
+    return [(folder, f"{folder.name}/" if clash else "", inside) for folder, inside in names.items()]
 
 
 # --- placing -----------------------------------------------------------------------------------------------------------
