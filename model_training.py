@@ -9,6 +9,7 @@ import argparse
 import csv
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 from detector import data_tree
@@ -20,7 +21,7 @@ def train(model, feed, validation, callbacks, first_epoch, epochs):
     """Run `fit` on a compiled model; the callbacks write what is kept. Nothing else touches the disk."""
     feed.start_epoch(first_epoch)
     given = {"validation_data": validation, "epochs": epochs, "initial_epoch": first_epoch, "callbacks": callbacks}
-    model.fit(feed, **given, shuffle=False)
+    model.fit(feed, **given, shuffle=False, verbose=1 if sys.stdout.isatty() else 2)
 
 
 def compile_model(model, output, learning_rate, end_learning_rate, power, steps):

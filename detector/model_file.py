@@ -19,6 +19,7 @@ A compiled detector is the same graph up to the margin as a LiteRT flatbuffer; t
 """
 import contextlib
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -288,8 +289,13 @@ class Detector:
         """Return 'Fake', 'Real' or 'uncertain' for a calibrated P(Fake)."""
         return verdict_of(p_fake, self.facts["thresholds"])
 
-    def unlike_seen(self, width, height):
-        """Return why an image of this size is unlike what the detector was trained on, in words, or None."""
+    def unlike_seen(self, width, height, blank=False):
+        """Return why an image is unlike what the detector was trained on, in words, or None.
+
+        Args:
+            width, height: in pixels.
+            blank: whether the image shows hardly anything (detector.scoring.Score.blank).
+        """
         sides, aspects = self.facts["seen"]["shorter_side"], self.facts["seen"]["aspect"]
         if not sides[0] <= min(width, height) <= sides[1]:
             span = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]} to {sides[1]}"
@@ -297,7 +303,7 @@ class Detector:
         aspect = max(width, height) / min(width, height)
         if aspect > aspects[1] * 1.01:
             return f"its sides are {aspect:.1f} to 1; the detector has only seen up to {aspects[1]:.1f} to 1"
-        return None
+        return "it is blank: there is nothing in it to judge" if blank else None
 
 
 # --- the compiled form ---------------------------------------------------------------------------------------------------
@@ -434,7 +440,7 @@ def _to_flatbuffer(model):
             "compiling a detector needs TensorFlow, which is not installed; "
             "run: pip install -r requirements.txt"
         ) from None
-    with _quiet_stderr(), contextlib.redirect_stdout(None):
+    with _quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
         return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
