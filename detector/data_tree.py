@@ -522,25 +522,30 @@ def unfinished_plan(data, job):
     Raises:
         InputError: another job is unfinished there.
     """
-    try:
-        with open(os.path.join(data, JOURNAL), encoding="utf-8") as file:
-            head = json.loads(next(file))
-            if head["job"] != job:
-                _refuse(data, head["job"])
-            plan = [json.loads(line) for line in file]
-    except (FileNotFoundError, NotADirectoryError):
+    head, plan = _read_journal(data, job)
+    if head is None:
         return None
     return head["report"], [(os.path.join(head["cwd"], source), os.path.join(data, below)) for source, below in plan]
 
 
 def refuse_unfinished(data):
     """Raise InputError where a stage was interrupted in the folder `data`: what lies there is not the whole yet."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(os.path.join(data, JOURNAL), encoding="utf-8") as file:
-        _refuse(data, json.loads(next(file))["job"])
+    _read_journal(data, job=None)
 
 
-def _refuse(data, job):
-    raise InputError(f"{data}: a command was interrupted here; run it again to finish it: {shlex.join(job)}")
+def _read_journal(data, job):
+    journal = os.path.join(data, JOURNAL)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(journal, encoding="utf-8") as file:
+        try:
+            head = json.loads(next(file))
+            theirs = shlex.join(head["job"])
+            plan = [json.loads(line) for line in file] if head["job"] == job else None
+        except (ValueError, KeyError, TypeError, StopIteration):
+            raise InputError(f"{journal}: expected an interrupted plan, found something else; remove the file") from None
+        if plan is None:
+            raise InputError(f"{data}: a command was interrupted here; run it again to finish it: {theirs}")
+        return head, plan
+    return None, None
 
 
 def finish(data, job, report, plan, transfer):

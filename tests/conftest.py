@@ -21,7 +21,7 @@ def draw(seed, size=(32, 32), mode="RGB"):
 
 @pytest.fixture(scope="session")
 def make_tree():
-    """Give make_tree(root, {"train/FAKE": 5, "train/REAL": 5}, suffix=".jpg", size=(32, 32)): draws images 0.jpg … 4.jpg in each."""
+    """Give make_tree(root, {"train/FAKE": 5, "train/REAL": 5}, suffix=".jpg", size=(32, 32)): draws 0.jpg … 4.jpg in each."""
 
     def make(root, folders, suffix=".jpg", size=(32, 32)):
         for folder, number in folders.items():

@@ -1,0 +1,132 @@
+"""Delete one folder with all it holds, or the augmented images of a data tree.
+
+    python data_deleter.py data/raw/cifake                asks, on a terminal
+    python data_deleter.py data/raw/cifake --yes
+    python data_deleter.py data --augmented --yes         only what data_augmentation.py added to data/train
+
+reads   FOLDER
+writes  nothing; FOLDER is gone, or FOLDER/train without its augmented images
+
+Links are removed, never followed. Interrupted and run again, it goes on.
+"""
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from detector import data_tree
+from detector.console import InputError, plural, progress, stage
+from detector.data_tree import AUGMENTED, CLASSES, JOURNAL
+
+UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def check_deletable(folder):
+    """Raise InputError for a folder whose loss would be a disaster: root, home, the working folder, a parent of these."""
+    if os.path.islink(str(folder).rstrip("/\\") or folder):
+        raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give that folder itself")
+    data_tree.require_folder(folder, holding="what is to be deleted")
+    real = Path(os.path.realpath(folder))
+    precious = {"the working folder": Path.cwd(), "the home folder": Path(os.path.realpath(os.path.expanduser("~")))}
+    if real == Path(real.anchor):
+        raise InputError(f"{folder}: expected a folder of images, found the root of the file system; it is not deleted")
+    for what, path in precious.items():
+        if real == path:
+            raise InputError(f"{folder}: expected a folder of images, found {what}; it is not deleted")
+        if real in path.parents:
+            raise InputError(f"{folder}: expected a folder of images, found one that holds {what}; it is not deleted")
+
+
+def survey(folder):
+    """Walk a folder without following links: ([paths of files and of links], [folders, inner ones first], bytes).
+
+    Raises InputError where a repository lies in it.
+    """
+    files, folders, size, stack = [], [], 0, [os.fspath(folder)]
+    while stack:
+        here = stack.pop()
+        folders.append(here)
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.name == ".git":
+                    raise InputError(f"{folder}: expected a folder of images, found a repository in {here}; it is not deleted")
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(entry.path)
+                else:
+                    files.append(entry.path)
+                    size += entry.stat(follow_symlinks=False).st_size
+    return files, folders[::-1], size
+
+
+def survey_augmented(data):
+    """List the augmented images of data/train: ([paths], [], bytes)."""
+    folders = [Path(data) / "train" / name for name in CLASSES]
+    for folder in folders:
+        data_tree.require_folder(folder, holding=f"images of class {folder.name}")
+    paths = [
+        os.path.join(folder, path)
+        for folder in folders
+        for path in data_tree.scan(folder)
+        if AUGMENTED in path.rsplit("/", 1)[-1]
+    ]
+    return paths, [], sum(os.lstat(path).st_size for path in paths)
+
+
+def delete(files, folders):
+    """Remove files, then the folders that held them; what has gone meanwhile is as good as removed."""
+    for path in progress(files, unit="file"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    for path in folders:
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(path)
+
+
+def human(size):
+    """Return bytes as '0 bytes', '1.5 kB', '37.2 MB'."""
+    power = min((len(str(size)) - 1) // 3, len(UNITS) - 1)
+    return f"{size / 1000**power:.{1 if power else 0}f} {UNITS[power]}"
+
+
+def confirm(question, yes):
+    """Raise InputError unless the user agrees: `yes`, or the word typed on a terminal."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(f"{question} Nobody can be asked here: give --yes to delete; nothing was deleted")
+    print(f"{question} Type yes to delete: ", end="", flush=True)
+    if sys.stdin.readline().strip().lower() != "yes":
+        raise InputError("nothing was deleted")
+
+
+def parse(argv):
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder to delete; with --augmented, the data tree")
+    parser.add_argument("--yes", action="store_true", help="do not ask (needed where there is no terminal)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be deleted, delete nothing")
+    parser.add_argument("--augmented", action="store_true", help="delete only the augmented images of FOLDER/train")
+    return parser.parse_args(argv)
+
+
+@stage
+def main(argv=None):
+    """Run the stage."""
+    args = parse(argv)
+    check_deletable(args.folder)
+    files, folders, size = survey_augmented(args.folder) if args.augmented else survey(args.folder)
+    what = f"{plural(len(files), 'augmented image' if args.augmented else 'file')}, {human(size)}"
+    if args.dry_run:
+        sys.stdout.writelines(f"{path}\n" for path in sorted(files))
+        print(f"{args.folder}: {what} would be deleted")
+        return
+    if os.path.exists(os.path.join(args.folder, JOURNAL)) and not args.augmented:
+        what += ", put there by a command that was interrupted and can still be finished"
+    confirm(f"{args.folder}: {what}.", args.yes)
+    delete(files, folders)
+    print(f"{args.folder}: deleted {what}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Join any number of data sets into one: split trees split by split, unsplit ones class by class.
+
+    python data_merger.py data/photos data/web --into data
+    python data_merger.py data/raw/photos data/raw/web --into data/raw/both      sets without splits
+    python data_merger.py augmented --into data --transfer move
+
+reads   SOURCE/{train,validation,test}/{Fake,Real}/…, or SOURCE/{Fake,Real}/… (or a known alias of these names)
+writes  TARGET/{train,validation,test}/{Fake,Real}/…, or TARGET/{Fake,Real}/…
+
+The same name with the same content is skipped; with other content the newcomer is called name-<hash of its content>.
+Nothing is ever overwritten. The same content under both labels, or in two splits, ends the command before anything is
+placed, unless --on-conflict skip leaves the newcomers out. Killed and run again, it finishes.
+"""
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from detector import data_tree
+from detector.console import InputError, plural, stage
+from detector.data_tree import CLASSES, SPLITS, TRANSFERS, Image, counts_table
+
+SHOWN = 10  # pairs of a list
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_target(target):
+    """Return the files of the target as [Image]; none where it is not there, or holds neither splits nor classes.
+
+    Raises InputError where its folders are not named as in a data tree.
+    """
+    if not os.path.lexists(target):
+        return []
+    data_tree.require_folder(target, holding="splits or class folders")
+    names = [entry.name for entry in os.scandir(target) if entry.is_dir() and not entry.name.startswith(".")]
+    if any(data_tree.class_of(name) for name in names):
+        wrong = [name for name in names if name not in CLASSES and name not in data_tree.NOT_STRAY]
+        if wrong:
+            raise InputError(f"{target}: expected the folders Fake and Real, found also {wrong[0]}; rename it or move it away")
+        layout = {None: {name: [os.path.join(target, name)] for name in CLASSES if name in names}}
+    else:
+        data_tree.check_no_stray(target)
+        places = {split: {name: os.path.join(target, split, name) for name in CLASSES} for split in SPLITS}
+        layout = {
+            split: {name: [folder] for name, folder in classes.items() if os.path.isdir(folder)}
+            for split, classes in places.items()
+            if split in names
+        }
+    return data_tree.find_images(layout)
+
+
+def read_sources(sources):
+    """Return ([Image], paths of files that are no images) of all sources, in order.
+
+    Raises InputError where a source is not understood, or where some are split and others are not.
+    """
+    for source in sources:
+        data_tree.refuse_unfinished(source)
+    layouts = [data_tree.find_layout(source) for source in sources]
+    split = [source for source, layout in zip(sources, layouts, strict=True) if None not in layout]
+    if split and len(split) < len(sources):
+        unsplit = next(source for source in sources if source not in split)
+        raise InputError(f"{unsplit}: expected splits as in {split[0]}, found class folders; divide it with data_split.py first")
+    files = [file for layout in layouts for file in data_tree.find_images(layout)]
+    return [file for file in files if file.kind], [file.path for file in files if not file.kind]
+
+
+def check_same_kind(target, there, images):
+    """Raise InputError where a tree of splits is to go into a set without, or the other way round."""
+    if there and images and (there[0].split is None) != (images[0].split is None):
+        have, come = ("class folders", "splits") if there[0].split is None else ("splits", "class folders")
+        cure = "choose another --into" if come == "splits" else "divide the source with data_split.py first"
+        raise InputError(f"{target}: expected {come} as in the source, found {have}; {cure}")
+
+
+def check_apart(sources, target):
+    """Raise InputError where two of the folders are the same, or where the target is in a source."""
+    goal, real = Path(os.path.realpath(target)), [Path(os.path.realpath(source)) for source in sources]
+    for i, (source, path) in enumerate(zip(sources, real, strict=True)):
+        if path == goal or path in goal.parents:
+            raise InputError(f"{target}: expected a folder outside the source {source}; choose another --into")
+        if any(path == other or path in other.parents or other in path.parents for other in real[:i]):
+            raise InputError(f"{source}: expected each source once, found it twice or inside another; give it once")
+
+
+# --- the plan ----------------------------------------------------------------------------------------------------------
+
+
+def find_conflicts(there, images):
+    """Return ({index of the newcomer in `images`: what it meets}, [pairs of conflicts within `there`]).
+
+    A conflict is equal content under another label or in another split than the first that was met, the target first.
+    """
+    first, within, met = {}, [], {}
+    for image in there:
+        other = first.setdefault(image.digest, image) if image.kind else image
+        if (other.split, other.label) != (image.split, image.label):
+            within.append((image, other))
+    for i, image in enumerate(images):
+        other = first.setdefault(image.digest, image)
+        if (other.split, other.label) != (image.split, image.label):
+            met[i] = other
+    return met, within
+
+
+def plan_merge(there, images, target):
+    """Give every newcomer its place in the target.
+
+    Names count as the same where they differ in case only, so that the tree can be carried to any system.
+
+    Returns:
+        [(source, destination, state)]; state is "new", "renamed" or "there" (same name, same content).
+    """
+    taken = {_key(image, image.inside): image.digest for image in there}
+    names = {_key(image, image.inside): image.inside for image in there}
+    plan = []
+    for image in images:
+        for inside in _names(image):
+            key = _key(image, inside)
+            if taken.setdefault(key, image.digest) == image.digest:
+                break
+        else:
+            raise InputError(f"{image.path}: no free name in {target}; rename it")
+        known = key in names
+        inside = names.setdefault(key, inside)
+        state = "there" if known else "new" if inside == image.inside else "renamed"
+        plan.append((image.path, os.path.join(target, image.split or "", image.label, inside), state))
+    return plan
+
+
+def _key(image, inside):
+    return image.split, image.label, inside.casefold()
+
+
+def _names(image):
+    """Yield the name, then names with ever more of the digest: the same content gets the same name, whenever it comes."""
+    yield image.inside
+    stem, suffix = os.path.splitext(image.inside)
+    if len(os.fsencode(os.path.basename(stem))) > 180:  # file systems allow 255 bytes
+        stem = f"{os.path.dirname(stem)}/{os.path.basename(stem)[:40]}".lstrip("/")
+    for digits in (8, 16, 32, 64):
+        yield f"{stem}-{image.digest[:digits]}{suffix}"
+
+
+def make_plan(sources, target, transfer, on_conflict):
+    """Return (lines to print at the end, [(source, destination)]); nothing on disk changes.
+
+    Raises InputError for equal content under two labels or in two splits, unless `on_conflict` is "skip".
+    """
+    images, others = read_sources(sources)
+    there = read_target(target)
+    check_same_kind(target, there, images)
+    conflicts, within = find_conflicts(there, images)
+    if on_conflict == "error":
+        refuse_conflicts(target, [(images[i], other) for i, other in conflicts.items()], within)
+    plan = plan_merge(there, [image for i, image in enumerate(images) if i not in conflicts], target)
+    states = Counter(state for *_, state in plan)
+    report = [f"placed: {plural(states['new'] + states['renamed'], 'image')}"]
+    if states["renamed"]:
+        report.append(f"renamed: {plural(states['renamed'], 'image')} (the name was taken by another content)")
+    if states["there"]:
+        report.append(f"skipped: {plural(states['there'], 'image')} (the same name with the same content is there)")
+    if conflicts:
+        report.append(f"left out: {plural(len(conflicts), 'image')} (in another split or under the other label already)")
+    if within:
+        report.append(f"warning: {plural(len(within), 'image')} of {target} under both labels or in two splits before this merge")
+    if others:
+        report.append(f"no images: {plural(len(others), 'file')} (first: {', '.join(others[:3])})")
+    # a move also takes away the sources whose content is there already
+    return report, [(source, destination) for source, destination, state in plan if state != "there" or transfer == "move"]
+
+
+def refuse_conflicts(target, met, within):
+    """Raise InputError that lists the pairs, where there are any."""
+    for pairs, cure in (
+        (within, f"in {target} itself; remove one of each, then merge"),
+        (met, "; look at them, or leave the newcomers out with --on-conflict skip"),
+    ):
+        if pairs:
+            lines = [f"{image.path} ({_place(image)}) = {other.path} ({_place(other)})" for image, other in pairs[:SHOWN]]
+            more = [f"and {len(pairs) - SHOWN:,} more"] if len(pairs) > SHOWN else []
+            raise InputError(
+                "\n  ".join([f"{plural(len(pairs), 'image')} under both labels or in two splits{_glue(cure)}:", *lines, *more])
+            )
+
+
+def _glue(cure):
+    return cure if cure.startswith(";") else f" {cure}"
+
+
+def _place(image: Image):
+    return f"{image.split}, {image.label}" if image.split else image.label
+
+
+def count_target(target):
+    """Return a Counter {(split or "all", class): images} of the target as it is on disk now."""
+    counts = data_tree.count_images(target)
+    if counts:
+        return counts
+    for name in CLASSES:
+        folder = os.path.join(target, name)
+        if os.path.isdir(folder):
+            counts["all", name] = sum(1 for _ in data_tree.scan(folder))
+    return counts
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------------
+
+
+def parse(argv):
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", type=Path, nargs="+", metavar="source", help="folder with splits, or with class folders")
+    parser.add_argument("--into", type=Path, required=True, help="folder to merge into; made where it is not there")
+    parser.add_argument(
+        "--transfer", choices=TRANSFERS, default="hardlink",
+        help="how images get there; a hard link takes no room, and is a copy where links are not to be had (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--on-conflict", choices=("error", "skip"), default="error",
+        help="what to do with the same content under both labels or in two splits: end, or leave the newcomer out "
+             "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print what would be placed, change nothing")
+    return parser.parse_args(argv)
+
+
+@stage
+def main(argv=None):
+    """Run the stage."""
+    args = parse(argv)
+    check_apart(args.sources, args.into)
+    job = ["data_merger.py", *map(os.path.abspath, args.sources), "--into", os.path.abspath(args.into)]
+    job += ["--transfer", args.transfer, "--on-conflict", args.on_conflict]
+    report, plan = data_tree.unfinished_plan(args.into, job) or make_plan(args.sources, args.into, args.transfer, args.on_conflict)
+    if args.dry_run:
+        sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
+        print(*report, sep="\n")
+    else:
+        data_tree.finish(args.into, job, report, plan, args.transfer)
+        print(*report, counts_table(count_target(args.into)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
