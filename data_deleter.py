@@ -102,7 +102,7 @@ def confirm(question, yes):
 
 def parse(argv):
     """Return the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("data_deleter.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to delete; with --augmented, the data tree")
     parser.add_argument("--yes", action="store_true", help="do not ask (needed where there is no terminal)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be deleted, delete nothing")

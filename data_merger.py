@@ -212,7 +212,7 @@ def count_target(target):
 
 def parse(argv):
     """Return the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("data_merger.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", type=Path, nargs="+", metavar="source", help="folder with splits, or with class folders")
     parser.add_argument("--into", type=Path, required=True, help="folder to merge into; made where it is not there")
     parser.add_argument(

@@ -282,7 +282,7 @@ def make_plan(source, data, sizes, seed):
     check_classes(source, keep)
     plan, unplaced = plan_tree(keep, left_out, data, sizes, seed)
     check_target(data, plan, {image.path: image.digest for image in images})
-    report = [f"left out: {plural(len(some), 'image')} ({REASONS[reason]})" for reason, some in left_out.items()]
+    report = [f"left out: {plural(len(some), 'image')} ({REASONS[reason]})" for reason, some in sorted(left_out.items())]
     if unplaced:
         report.append(f"not asked for: {plural(unplaced, 'image')}")
     if others:
@@ -326,7 +326,7 @@ def size(text):
 
 def parse(argv):
     """Return the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("data_split.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder that holds the class folders, or train and test folders with them")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder to make the splits in (default: %(default)s)")
     parser.add_argument(
