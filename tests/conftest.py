@@ -1,6 +1,7 @@
 """Fixtures for all tests: small drawn images in class folders, and a stage run as from the shell."""
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,21 +68,48 @@ def run(capsys):
     return call
 
 
-@pytest.fixture
-def start():
-    """Give start("data_split.py", *arguments) -> Popen of the stage in a process of its own; it is ended with the test."""
-    running = []
+# Runs a stage and kills it with SIGKILL just before its n-th change of the file system (0: never; tells the number of changes).
+KILLER = """
+import atexit, os, runpy, signal, sys
+last, changes, writing = int(sys.argv[1]), 0, os.O_WRONLY | os.O_RDWR | os.O_CREAT
+def watch(event, details):
+    global changes
+    if event in ("os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir") or event == "open" and details[2] & writing:
+        changes += 1
+        if changes == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+atexit.register(lambda: print("changes:", changes, file=sys.stderr))
+sys.addaudithook(watch)
+sys.argv = sys.argv[2:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
-    def begin(stage, *arguments, **options):
-        command = [sys.executable, str(ROOT / stage), *map(str, arguments)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-        running.append(process)
-        return process
 
-    yield begin
-    for process in running:
-        process.kill()
-        process.communicate()
+@pytest.fixture(scope="session")
+def kill_three_times():
+    """Give kill_three_times("data_split.py", *arguments): kills the stage at three random moments, then lets it finish.
+
+    The moments are drawn among its changes of the file system, as counted in `undisturbed`, the same command's arguments with
+    another target. Returns the exit code of the last run.
+    """
+
+    def call(moment, stage, arguments):
+        command = [sys.executable, "-B", "-c", KILLER, str(moment), str(ROOT / stage), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def kill(stage, arguments, undisturbed):
+        whole = call(0, stage, undisturbed)
+        assert whole.returncode == 0, whole.stderr
+        left = int(whole.stderr.split("changes: ")[1])
+        chance = random.Random(f"{stage} {left}")
+        for _ in range(3):
+            moment = chance.randint(1, max(left // 2, 1))
+            assert call(moment, stage, arguments).returncode == -signal.SIGKILL
+            left -= moment
+        return call(0, stage, arguments).returncode
+
+    return kill
 
 
 @pytest.fixture(scope="session")
@@ -96,3 +124,44 @@ def contents():
         }
 
     return read
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """A data tree of 32 px images that a network can learn: the Fake ones are smooth, the Real ones carry sensor-like noise."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("small") / "data"
+    rng = np.random.default_rng(0)
+    for split, number in {"train": 64, "validation": 32, "test": 32}.items():
+        for name in ("Fake", "Real"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(number):
+                image = np.asarray(draw(f"{split}/{name}/{i}"), np.float32)
+                if name == "Real":
+                    image = image + rng.normal(0, 40, image.shape)
+                Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(small_data, tmp_path_factory):
+    """(detector.h5, folder training/) of a short run of model_training.py on `small_data`."""
+    import model_training
+
+    folder = tmp_path_factory.mktemp("trained")
+    model_training.main([
+        "--data", str(small_data), "--output", str(folder / "detector.h5"), "--log-dir", str(folder / "training"),
+        "--architecture", "compact", "--epochs", "6", "--batch-size", "16", "--stop-after-epoch", "6", "--flip",
+    ])  # fmt: skip
+    return folder / "detector.h5", folder / "training"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Keep the compiled detectors of the tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME") if sys.platform == "darwin" else ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("cache")))
+        yield

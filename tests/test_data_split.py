@@ -1,6 +1,5 @@
 import os
 import re
-import signal
 from collections import Counter
 from fractions import Fraction
 
@@ -111,12 +110,12 @@ def test_fractions_let_a_group_go_to_train_where_it_does_not_fit():
 
 def test_a_count_that_groups_make_impossible_is_refused():
     items = [(f"{label}{g}.{i}", label, f"{label}{g}") for label in ("Fake", "Real") for g in range(10) for i in range(2)]
-    with pytest.raises(InputError, match="^test: expected 3 images of class Fake, 2 can be had: the rest are groups of identical"):
+    with pytest.raises(InputError, match=r"^test: expected 3 images of class Fake, 2 can be had: the rest are groups of identical"):
         data_split.plan_split(items, {"train": 20, "test": 6}, seed=0)
 
 
 def test_a_split_without_a_class_is_refused():
-    with pytest.raises(InputError, match="^test: no image of class Real would be in it; give more images of that class, or other "):
+    with pytest.raises(InputError, match=r"^test: no image of class Real would be in it; give more images of that class, or "):
         data_split.plan_split(names(40, 2), {"train": 30, "test": 4}, seed=0)
 
 
@@ -274,7 +273,8 @@ def test_another_split_into_the_same_folder_is_refused(make_files, tmp_path, run
     assert (code, out) == (1, "")
     assert re.fullmatch(
         rf"error: {tmp_path}/data: expected no other images there, found \d+ that are not of this split "
-        r"\(first: train/Fake/\d+.jpg\); choose an empty --data \(data_merger.py joins the two\), or remove the old split with data_deleter.py\n",
+        r"\(first: train/Fake/\d+.jpg\); "
+        r"choose an empty --data \(data_merger.py joins the two\), or remove the old split with data_deleter.py\n",
         err,
     )
     assert contents(tmp_path / "data") == placed
@@ -324,30 +324,17 @@ def test_usage(tmp_path, run):
 
 
 @pytest.mark.parametrize("transfer", ["hardlink", "copy", "move"])
-def test_killed_at_any_moment_and_run_again_it_finishes(make_files, tmp_path, start, contents, transfer):
+def test_killed_at_any_moment_and_run_again_it_finishes(make_files, tmp_path, kill_three_times, contents, transfer):
     folders = [f"{split}/{name}" for split in ("train", "test") for name in ("FAKE", "REAL")]
-    files = {f"{folder}/{i}.jpg": f"{folder}{i % 1400}" for folder in folders for i in range(1500)}
-    files |= {f"train/FAKE/twin{i}.jpg": f"test/FAKE{i}" for i in range(20)}
-    undisturbed = start("data_split.py", make_files(tmp_path / "a", files), "--data", tmp_path / "undisturbed")
-    assert undisturbed.wait() == 0
-    source, data = make_files(tmp_path / "b", files), tmp_path / "data"
-    for kill in range(3):
-        process = start("data_split.py", source, "--data", data, "--transfer", transfer)
-        _wait_for(lambda kill=kill: _files(data) > 1000 * kill + 300, process)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert start("data_split.py", source, "--data", data, "--transfer", transfer).wait() == 0
-    assert contents(data) == contents(tmp_path / "undisturbed")
+    files = {f"{folder}/{i}.jpg": f"{folder}{i}" for folder in folders for i in range(50)}
+    files |= {f"train/FAKE/twin{i}.jpg": f"test/FAKE{i}" for i in range(5)}
+    source, twin = make_files(tmp_path / "a", files), make_files(tmp_path / "b", files)
+    data, undisturbed = tmp_path / "data", tmp_path / "undisturbed"
+    how = ("--transfer", transfer)
+    assert kill_three_times("data_split.py", (source, "--data", data, *how), undisturbed=(twin, "--data", undisturbed, *how)) == 0
+    assert contents(data) == contents(undisturbed)
     assert len(contents(source)) == (0 if transfer == "move" else len(files))
-
-
-def _files(folder):
-    return sum(len(names) for _, _, names in os.walk(folder))
-
-
-def _wait_for(condition, process):
-    while not condition() and process.poll() is None:
-        pass
+    assert len(contents(data)) == len(files)
 
 
 def test_an_interrupted_split_refuses_other_options(make_files, tmp_path, run, monkeypatch):

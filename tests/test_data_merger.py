@@ -1,0 +1,200 @@
+import pytest
+
+import data_merger
+from detector import data_tree
+
+
+def tree(make_files, folder, tag="", **more):
+    """A small split tree; `more` adds or changes files."""
+    folders = [f"{split}/{name}" for split in data_tree.SPLITS for name in data_tree.CLASSES]
+    return make_files(folder, {f"{where}/{i}.jpg": f"{tag}{where}{i}" for where in folders for i in range(3)} | more)
+
+
+TABLE = "            Fake  Real  total\n"
+
+
+def test_two_trees_become_one(make_files, tmp_path, run, contents):
+    a, b = tree(make_files, tmp_path / "a"), tree(make_files, tmp_path / "b", **{"train/Fake/0.jpg": "other"})
+    make_files(b, {"left_out/twin_of_test/Fake/x.jpg": "x"})
+    code, out, err = run(data_merger.main, a, b, "--into", tmp_path / "data")
+    assert (code, err) == (0, "")
+    assert out == (
+        "placed: 19 images\n"
+        "renamed: 1 image (the name was taken by another content)\n"
+        "skipped: 17 images (the same name with the same content is there)\n"
+        f"{TABLE}"
+        "train          4     3      7\n"
+        "validation     3     3      6\n"
+        "test           3     3      6\n"
+    )
+    digest = data_tree.digest_of(b / "train/Fake/0.jpg")
+    merged = contents(tmp_path / "data")
+    assert merged.pop(f"train/Fake/0-{digest[:8]}.jpg") == contents(b)["train/Fake/0.jpg"]
+    assert merged == contents(a)
+
+
+def test_unsplit_sets_become_one(make_files, tmp_path, run, contents):
+    a = make_files(tmp_path / "a", {"fake_images/1.jpg": "a", "real_images/1.jpg": "b"})
+    b = make_files(tmp_path / "b", {"ai/1.jpg": "c", "human/deep/1.jpg": "d"})
+    code, out, err = run(data_merger.main, a, b, "--into", tmp_path / "data")
+    digest = data_tree.digest_of(b / "ai/1.jpg")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[2:] == ["     Fake  Real  total", "all     2     2      4"]
+    assert set(contents(tmp_path / "data")) == {"Fake/1.jpg", f"Fake/1-{digest[:8]}.jpg", "Real/1.jpg", "Real/deep/1.jpg"}
+
+
+def test_merging_again_places_nothing(make_files, tmp_path, run, contents):
+    a, b = tree(make_files, tmp_path / "a"), tree(make_files, tmp_path / "b", tag="b")
+    arguments = (a, b, "--into", tmp_path / "data")
+    run(data_merger.main, *arguments)
+    merged = contents(tmp_path / "data")
+    code, out, _ = run(data_merger.main, *arguments)
+    assert (code, out.splitlines()[:2]) == (
+        0, ["placed: 0 images", "skipped: 36 images (the same name with the same content is there)"],
+    )  # fmt: skip
+    assert contents(tmp_path / "data") == merged
+    assert len(merged) == 36
+
+
+def test_a_third_clash_overwrites_nothing(make_files, tmp_path, run, contents):
+    sources = [make_files(tmp_path / tag, {"fake/1.jpg": tag, "real/1.jpg": f"real{tag}"}) for tag in "abc"]
+    taken = f"1-{data_tree.digest_of(sources[2] / 'fake/1.jpg')[:8]}.jpg"
+    make_files(sources[0], {f"fake/{taken}": "somebody had the name already", "fake/1-x.jpg": "d"})
+    assert run(data_merger.main, *sources, "--into", tmp_path / "data")[0] == 0
+    merged = contents(tmp_path / "data")
+    assert len(merged) == 8
+    assert len(set(merged.values())) == 8
+    assert f"Fake/1-{data_tree.digest_of(sources[2] / 'fake/1.jpg')[:16]}.jpg" in merged
+
+
+def test_names_that_differ_in_case_only_are_kept_apart(make_files, tmp_path, run, contents):
+    a = make_files(tmp_path / "a", {"fake/A.jpg": "a", "real/1.jpg": "b"})
+    b = make_files(tmp_path / "b", {"fake/a.jpg": "c", "real/2.jpg": "d"})
+    assert run(data_merger.main, a, b, "--into", tmp_path / "data")[0] == 0
+    merged = contents(tmp_path / "data")
+    assert len({path.casefold() for path in merged}) == len(merged) == 4
+
+
+def test_a_very_long_name_can_be_renamed(make_files, tmp_path, run, contents):
+    name = "é" * 120 + ".jpg"
+    sources = [make_files(tmp_path / tag, {f"fake/sub/{name}": tag, "real/1.jpg": f"real{tag}"}) for tag in "ab"]
+    assert run(data_merger.main, *sources, "--into", tmp_path / "data")[0] == 0
+    assert len(contents(tmp_path / "data")) == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "where", "other"),
+    [("train/Real/x.jpg", "train, Real", "train, Fake"), ("test/Fake/x.jpg", "test, Fake", "train, Fake")],
+)
+def test_conflicts_end_the_merge_or_are_left_out(make_files, tmp_path, run, contents, path, where, other):
+    a, b = tree(make_files, tmp_path / "a"), tree(make_files, tmp_path / "b", tag="b", **{path: "train/Fake0"})
+    data = tmp_path / "data"
+    run(data_merger.main, a, "--into", data)
+    before = contents(data)
+    code, out, err = run(data_merger.main, b, "--into", data)
+    assert (code, out) == (1, "")
+    assert err == (
+        "error: 1 image under both labels or in two splits; look at them, or leave the newcomers out with --on-conflict skip:\n"
+        f"  {b / path} ({where}) = {data}/train/Fake/0.jpg ({other})\n"
+    )
+    assert contents(data) == before
+    code, out, err = run(data_merger.main, b, "--into", data, "--on-conflict", "skip")
+    assert (code, err) == (0, "")
+    assert "left out: 1 image (in another split or under the other label already)\n" in out
+    assert len(contents(data)) == 36
+
+
+def test_many_conflicts_are_counted_and_some_shown(make_files, tmp_path, run):
+    a = make_files(tmp_path / "a", {f"{name}/{i}.jpg": f"{i}" for name in ("fake", "real") for i in range(14)})
+    _, _, err = run(data_merger.main, a, "--into", tmp_path / "data")
+    assert err.splitlines()[0].startswith("error: 14 images under both labels")
+    assert len(err.splitlines()) == 12
+    assert err.splitlines()[-1] == "  and 4 more"
+
+
+def test_a_conflict_within_the_target_is_named_as_such(make_files, tmp_path, run):
+    data = tree(make_files, tmp_path / "data", **{"test/Fake/x.jpg": "train/Fake0"})
+    a = tree(make_files, tmp_path / "a", tag="a")
+    code, _, err = run(data_merger.main, a, "--into", data)
+    assert (code, err) == (
+        1,
+        f"error: 1 image under both labels or in two splits in {data} itself; remove one of each, then merge:\n"
+        f"  {data}/test/Fake/x.jpg (test, Fake) = {data}/train/Fake/0.jpg (train, Fake)\n",
+    )
+    _, out, _ = run(data_merger.main, a, "--into", data, "--on-conflict", "skip")
+    assert f"warning: 1 image of {data} under both labels or in two splits before this merge\n" in out
+
+
+def test_files_that_are_no_images_stay(make_files, tmp_path, run, contents):
+    a = tree(make_files, tmp_path / "a")
+    (a / "train/Fake/notes.txt").write_text("x")
+    _, out, _ = run(data_merger.main, a, "--into", tmp_path / "data")
+    assert f"no images: 1 file (first: {a}/train/Fake/notes.txt)\n" in out
+    assert len(contents(tmp_path / "data")) == 18
+
+
+def test_dry_run_changes_nothing(make_files, tmp_path, run):
+    a = tree(make_files, tmp_path / "a")
+    code, out, _ = run(data_merger.main, a, "--into", tmp_path / "data", "--dry-run")
+    assert code == 0
+    assert f"{a}/train/Fake/0.jpg -> {tmp_path}/data/train/Fake/0.jpg\n" in out
+    assert out.splitlines()[18:] == ["placed: 18 images"]
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_move_empties_the_sources_also_of_what_was_there_already(make_files, tmp_path, run, contents):
+    a, b = tree(make_files, tmp_path / "a"), tree(make_files, tmp_path / "b", **{"train/Fake/0.jpg": "other"})
+    every = set(contents(a).values()) | set(contents(b).values())
+    assert run(data_merger.main, a, b, "--into", tmp_path / "data", "--transfer", "move")[0] == 0
+    assert (contents(a), contents(b)) == ({}, {})
+    assert set(contents(tmp_path / "data").values()) == every
+    assert len(contents(tmp_path / "data")) == 19
+    assert run(data_merger.main, a, b, "--into", tmp_path / "data", "--transfer", "move")[0] == 0
+
+
+def test_what_does_not_fit_is_refused(make_files, tmp_path, run):
+    split, flat = tree(make_files, tmp_path / "split"), make_files(tmp_path / "flat", {"fake/1.jpg": "a", "real/1.jpg": "b"})
+
+    def error(*arguments):
+        code, out, err = run(data_merger.main, *arguments)
+        assert (code, out) == (1, "")
+        return err.removeprefix("error: ").removesuffix("\n")
+
+    assert error(split, flat, "--into", tmp_path / "data") == (
+        f"{flat}: expected splits as in {split}, found class folders; divide it with data_split.py first"
+    )
+    assert error(flat, "--into", split) == (
+        f"{split}: expected class folders as in the source, found splits; divide the source with data_split.py first"
+    )
+    unsplit = make_files(tmp_path / "unsplit", {"Fake/1.jpg": "x", "Real/1.jpg": "y"})
+    assert error(split, "--into", unsplit) == (
+        f"{unsplit}: expected splits as in the source, found class folders; choose another --into"
+    )
+    assert error(split, "--into", split) == f"{split}: expected a folder outside the source {split}; choose another --into"
+    assert error(split, split, "--into", tmp_path / "data") == (
+        f"{split}: expected each source once, found it twice or inside another; give it once"
+    )
+    assert error(unsplit, "--into", flat) == (
+        f"{flat}: expected the folders Fake and Real, found also fake; rename it or move it away"
+    )
+    assert error(tmp_path / "no", "--into", flat) == (
+        f"{tmp_path}/no: expected a folder with class folders, found nothing of that name; check the path"
+    )
+    (split / data_tree.JOURNAL).write_text('{"job": ["data_split.py", "raw"]}\n')
+    assert error(split, "--into", tmp_path / "data") == (
+        f"{split}: a command was interrupted here; run it again to finish it: data_split.py raw"
+    )
+
+
+@pytest.mark.parametrize("transfer", ["hardlink", "copy", "move"])
+def test_killed_at_any_moment_and_run_again_it_finishes(make_files, tmp_path, kill_three_times, contents, transfer):
+    def make(*names):
+        return [tree(make_files, tmp_path / name, tag=tag, **same) for name, tag in zip(names, "ab", strict=True)]
+
+    same = {f"train/Fake/{i}.jpg": f"x{i}" for i in range(3)} | {"test/Real/many/1.jpg": "y"}
+    sources, twins, data, undisturbed = make("a", "b"), make("c", "d"), tmp_path / "data", tmp_path / "undisturbed"
+    how = ("--transfer", transfer, "--into")
+    assert kill_three_times("data_merger.py", (*sources, *how, data), undisturbed=(*twins, *how, undisturbed)) == 0
+    assert contents(data) == contents(undisturbed)
+    assert len(contents(data)) == 34
+    assert [len(contents(source)) for source in sources] == ([0, 0] if transfer == "move" else [19, 19])
