@@ -1,29 +1,37 @@
-"""Look at a data set before training: reads FOLDER, writes audit/audit.json; the data stay as they are.
+"""Look at a data set before training: reads FOLDER, writes audit/audit.html and audit/audit.json; the data stay as they are.
 
     python data_audit.py                        # the split tree in data/
     python data_audit.py data/raw/cifake        # an unpacked archive, before it is split
-    python data_audit.py data --quick           # counts and identical files only, nothing is decoded
+    python data_audit.py data --quick           # counts and identical files only, nothing is judged by its pixels
 
-Every file is read once, on all cores. Identical content across splits or labels is a finding: exit code 1.
-Identical files within a split, unreadable and odd files are warnings: exit code 0.
+Every file is read once, on all cores: hashed, decoded, and its facts noted. Findings, exit code 1: identical content across
+splits or labels, and file facts (size, format, JPEG tables, metadata) that alone tell the classes apart with an AUC whose
+95 % interval lies above 0.65. Warnings, exit code 0: near-duplicates, identical files within a split, unreadable and odd files.
 
-audit.json holds `tool`, `folder`, `quick`, `images`, `counts` {split: {class: n}}, `unreadable` [{path, reason}],
-`odd` {kind: [paths]}, `identical` {pairs: [{splits, conflicting_labels, pairs}], groups: [[paths]]}, `findings` and
-`warnings` [sentences]. The split of a folder that is not split yet is called "unsplit".
+audit.json holds
+    tool, folder, quick, images, findings [sentences], warnings [sentences]
+    counts       {split: {class: n}}; the split of a folder that is not split yet is called "unsplit"
+    unreadable   [{path, reason}]
+    odd          {kind: [paths]}: tiny, long, blank, animated, misnamed (null with --quick, as the next two)
+    near         {pairs, found: [{paths: [a, b], bits, likeness}], complete}; of identical files the first stands for all
+    shortcut     {images, auc, interval: [low, high], facts: [{fact, drop, alone, Fake, Real}]}; null also where a class has
+                 fewer than 30 images; drop is the AUC lost when the fact is shuffled, alone the AUC of this fact by itself
+    identical    {pairs, groups: [[paths]]}
+where each `pairs` is a list of {splits: [a, b], conflicting_labels, pairs: n}. Paths are relative to the folder.
 """
 import argparse
 import functools
+import hashlib
 import json
 import os
 from collections import Counter, defaultdict
 from concurrent.futures.process import BrokenProcessPool
-from itertools import combinations_with_replacement
+from itertools import chain
 from pathlib import Path
 
-from detector import console, data_tree
+from detector import console, data_tree, pairs
 from detector.console import InputError, plural
 
-UNSPLIT = "unsplit"
 TINY = 16  # shorter side in pixels below which an image says little to any network
 LONG = 5  # longer side over shorter side beyond which squeezing to a square destroys the picture
 BLANK = 2.0  # standard deviation in grey levels below which there is nothing to see
@@ -31,11 +39,13 @@ ODD = {
     "tiny": f"shorter side under {TINY} px",
     "long": f"more than {LONG} times as long as wide",
     "blank": "one colour throughout",
-    "animated": "animated: only the first frame is used",
+    "animated": "only the first frame is used",
     "misnamed": "the name's suffix is that of another format",
 }
-SUFFIXES = {"jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "tif": "TIFF"}
+SUFFIXES = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "TIF": "TIFF"}
 LARGE = 1 << 26  # bytes; larger files are hashed and decoded from the disk instead of from memory
+SHORTCUT, WEAK_SHORTCUT = 0.65, 0.55  # lower bound of the AUC from which on it is a finding, a warning
+TOOL = "data_audit.py"  # marks a report as one that may be replaced
 
 
 def list_images(folder):
@@ -48,169 +58,216 @@ def list_images(folder):
         InputError: no such folder, no known layout, or a class without files.
     """
     paths, places = [], []
-    for split, classes in data_tree.find_layout(folder).items():
-        for name, class_folders in classes.items():
+    layout = data_tree.find_layout(folder)
+    for split in sorted(layout, key=(*data_tree.SPLITS, None).index):
+        for name, class_folders in layout[split].items():
             before = len(paths)
             for below in class_folders:
                 prefix = below.relative_to(folder).as_posix()
                 paths += [f"{prefix}/{path}" for path in data_tree.scan(below)]
             if len(paths) == before:
                 raise InputError(f"{class_folders[0]}: expected images of class {name}, found an empty folder; fill or remove it")
-            places += [(split or UNSPLIT, name)] * (len(paths) - before)
+            places += [(split or pairs.UNSPLIT, name)] * (len(paths) - before)
     return paths, places
+
+
+# --- one file ----------------------------------------------------------------------------------------------------------
 
 
 def inspect(root, path):
     """Look at one file: read once, hashed, decoded.
 
     Returns:
-        (SHA-256 hex digest or None, why it is unreadable or None, set of the kinds in ODD).
+        (SHA-256 hex digest or None, why it is unreadable or None, kinds in ODD, (32, 32) uint8 grey thumbnail or None,
+        file facts or None).
 
     Raises:
         FileNotFoundError: the file vanished.
     """
-    from detector import pixels
+    from detector import pixels, shortcuts, similarity
 
     full, digest = os.path.join(root, path), None
     try:
         if os.stat(full).st_size <= LARGE:
             source = data_tree.read_bytes(full)
-            digest = data_tree.hashlib.sha256(source).hexdigest()
+            digest = hashlib.sha256(source).hexdigest()
         else:
             source, digest = full, data_tree.digest_of(full)
         image = pixels.read_image(source)
+        facts = shortcuts.file_facts(source, image)
     except FileNotFoundError:
         raise
     except OSError as error:
-        return digest, error.strerror or str(error), set()
+        return digest, error.strerror or str(error), (), None, None
     except InputError as error:
-        return digest, str(error).split(": ", 1)[1], set()
-    return digest, None, oddities(path, image, data_tree.image_format(source[:16]))
+        return digest, str(error).removeprefix(f"{full}: ").removeprefix("the image: "), (), None, None
+    return digest, None, oddities(path, image, facts), similarity.grey_thumbnail(image), facts
 
 
-def oddities(path, image, kind):
-    """Return the kinds in ODD that fit an image, (h, w, 3) uint8, of the format `kind`."""
+def oddities(path, image, facts):
+    """Return the list of the kinds in ODD that fit an image, (h, w, 3) uint8, with these file facts."""
+    from detector import shortcuts
+
     short, long = sorted(image.shape[:2])
-    suffix = Path(path).suffix[1:].lower()
+    suffix = os.path.splitext(path)[1][1:].upper()
     found = {
         "tiny": short < TINY,
         "long": long > LONG * short,
         "blank": image.std() < BLANK,
-        "misnamed": SUFFIXES.get(suffix, suffix.upper()) != kind,
+        "animated": shortcuts.fact(facts, "animated"),
+        "misnamed": SUFFIXES.get(suffix, suffix) != shortcuts.fact(facts, "format"),
     }
-    return {name for name, is_so in found.items() if is_so}
+    return [name for name, is_so in found.items() if is_so]
 
 
-def identical(digests, places):
-    """Group files of the same content.
-
-    Args:
-        digests: hex digest of each file, or None where it could not be read.
-        places: (split, class) of each file.
+def inspect_block(root, paths):
+    """Run `inspect` over some files.
 
     Returns:
-        (groups, pairs): lists of indices with the same digest, and a Counter of pairs by where their images stand:
-        {((split, split), conflicting labels): pairs}.
+        (digests, reasons, kinds) lists, and (n,) uint64 perceptual hashes and (n, k) float32 facts; both are 0 where a file
+        is unreadable. Nothing of an image's size is kept.
     """
-    by_digest = defaultdict(list)
-    for index, digest in enumerate(digests):
-        if digest is not None:
-            by_digest[digest].append(index)
-    groups = [group for group in by_digest.values() if len(group) > 1]
-    pairs = Counter()
-    for group in groups:
-        cells = Counter(places[index] for index in group)
-        for a, b in combinations_with_replacement(sorted(cells), 2):
-            number = cells[a] * (cells[a] - 1) // 2 if a == b else cells[a] * cells[b]
-            if number:
-                pairs[relation(a, b)] += number
-    return groups, pairs
+    import numpy as np
+
+    from detector import shortcuts, similarity
+
+    digests, reasons, kinds, thumbnails, facts = zip(*(inspect(root, path) for path in paths), strict=True)
+    empty = np.zeros((similarity.GREY_SIDE,) * 2, np.uint8)
+    hashes = similarity.perceptual_hashes([empty if thumbnail is None else thumbnail for thumbnail in thumbnails])
+    none = np.zeros(len(shortcuts.FACTS), np.float32)
+    return digests, reasons, kinds, hashes, np.array([none if row is None else row for row in facts])
 
 
-def relation(a, b):
-    """Return ((split, split), conflicting labels) of two (split, class) places, splits in their usual order."""
-    order = (*data_tree.SPLITS, UNSPLIT)
-    return tuple(sorted((a[0], b[0]), key=order.index)), a[1] != b[1]
+def inspect_all(root, paths):
+    """Run `inspect_block` over all files on all cores and return its five results, joined."""
+    import numpy as np
+
+    size = min(256, max(32, len(paths) // 32))  # few large photographs are spread as evenly as many small images
+    blocks = [paths[i : i + size] for i in range(0, len(paths), size)]
+    done = data_tree.parallel(functools.partial(inspect_block, root), blocks, f"block of {size}", chunk=1)
+    digests, reasons, kinds, hashes, facts = zip(*done, strict=True)
+    return *(list(chain(*column)) for column in (digests, reasons, kinds)), np.concatenate(hashes), np.concatenate(facts)
 
 
-def is_leak(splits, conflicting):
-    """Tell whether a pair crosses splits or labels."""
-    return splits[0] != splits[1] or conflicting
+# --- the report --------------------------------------------------------------------------------------------------------
 
 
-def where(splits, conflicting):
-    """Return 'within train' or 'across train and test', and whether the labels differ, in words."""
-    text = f"across {splits[0]} and {splits[1]}" if splits[0] != splits[1] else f"within {splits[0]}"
-    return f"{text}, one Fake and one Real" if conflicting else text
-
-
-def examine(folder, paths, quick):
-    """Run `inspect` over all files on all cores; with `quick` they are hashed only.
-
-    Returns:
-        (digests, {path: why it is unreadable}, {kind: [paths]}).
-    """
-    root = os.fspath(folder)
-    if quick:
-        facts = data_tree.file_facts(root, paths)
-        looks = [(digest, None if digest else "Permission denied", ()) for digest, _ in facts]
-    else:
-        looks = data_tree.parallel(functools.partial(inspect, root), paths)
-    unreadable = {path: reason for path, (_, reason, _) in zip(paths, looks, strict=True) if reason}
-    odd = {kind: [path for path, (_, _, kinds) in zip(paths, looks, strict=True) if kind in kinds] for kind in ODD}
-    return [look[0] for look in looks], unreadable, odd
-
-
-def audit(folder, quick):
-    """Look at a data set and return the report: what audit.json holds (see the top of this file)."""
-    paths, places = list_images(folder)
-    try:
-        digests, unreadable, odd = examine(folder, paths, quick)
-    except BrokenProcessPool:
-        raise InputError(f"{folder}: a worker process was ended, most likely for want of memory; close other programs") from None
-    groups, pairs = identical(digests, places)
+def audit(folder, paths, places, quick=False):
+    """Look at the files that `list_images` listed and return the report: what audit.json holds (see the top of this file)."""
     counts = defaultdict(Counter)
     for split, name in places:
         counts[split][name] += 1
-    report = {
-        "tool": "data_audit.py", "folder": os.fspath(folder), "quick": quick, "images": len(paths), "counts": counts,
-        "unreadable": [{"path": path, "reason": reason} for path, reason in unreadable.items()],
-        "odd": odd,
-        "identical": {"pairs": listed(pairs), "groups": [[paths[i] for i in group] for group in groups]},
-    }  # fmt: skip
+    report = {"tool": TOOL, "folder": os.fspath(folder), "quick": quick, "images": len(paths), "counts": counts}
+    try:
+        report |= (look_quickly if quick else look)(os.fspath(folder), paths, places)
+    except BrokenProcessPool:
+        raise InputError(f"{folder}: a worker process was ended, most likely for want of memory; close other programs") from None
     report["findings"], report["warnings"] = judge(report)
     return report
 
 
-def listed(pairs):
-    """Return a Counter of pairs as the list that audit.json holds."""
-    return [
-        {"splits": list(splits), "conflicting_labels": conflicting, "pairs": number}
-        for (splits, conflicting), number in sorted(pairs.items())
-    ]
+def look_quickly(root, paths, places):
+    """Return the report's entries that need no decoding."""
+    digests = [digest for digest, _ in data_tree.file_facts(root, paths)]
+    unreadable = [{"path": path, "reason": "Permission denied"} for path, digest in zip(paths, digests, strict=True) if not digest]
+    return {"unreadable": unreadable, "odd": None, "near": None, "shortcut": None} | twins(paths, digests, places)
+
+
+def look(root, paths, places):
+    """Return all entries of the report that need the files."""
+    import numpy as np
+
+    from detector import shortcuts
+
+    digests, reasons, kinds, hashes, facts = inspect_all(root, paths)
+    first = {digest: i for i, digest in reversed(list(enumerate(digests))) if reasons[i] is None}
+    readable = np.array([i for i, reason in enumerate(reasons) if reason is None], np.int64)
+    is_fake = np.array([name == data_tree.CLASSES[0] for _, name in places])
+    content = np.array([first.get(digest, 0) for digest in digests])
+    usable = sorted(i for i in first.values() if "blank" not in kinds[i])
+    return {
+        "unreadable": [{"path": path, "reason": reason} for path, reason in zip(paths, reasons, strict=True) if reason],
+        "odd": {kind: [path for path, its in zip(paths, kinds, strict=True) if kind in its] for kind in ODD},
+        "near": pairs.nearly_identical(root, paths, places, hashes, usable),
+        "shortcut": shortcuts.find_shortcut(facts[readable], is_fake[readable], content[readable]),
+    } | twins(paths, digests, places)
+
+
+def twins(paths, digests, places):
+    """Return the report's entry on identical content."""
+    groups, found = pairs.identical(digests, places)
+    return {"identical": {"pairs": pairs.listed(found), "groups": [[paths[i] for i in group] for group in groups]}}
 
 
 def judge(report):
     """Return (findings, warnings) of a report, a sentence each."""
     findings, warnings = [], []
     for entry in report["identical"]["pairs"]:
-        leak = is_leak(entry["splits"], entry["conflicting_labels"])
-        line = f"{plural(entry['pairs'], 'pair')} of identical images {where(entry['splits'], entry['conflicting_labels'])}"
-        (findings if leak else warnings).append(line)
+        leak = pairs.is_leak((entry["splits"], entry["conflicting_labels"]))
+        (findings if leak else warnings).append(in_words(entry, "identical"))
+    shortcut = report["shortcut"]
+    if shortcut and shortcut["interval"][0] > WEAK_SHORTCUT:
+        line = f"file facts alone tell Fake from Real: {auc_in_words(shortcut)}"
+        (findings if shortcut["interval"][0] > SHORTCUT else warnings).append(line)
+    near = report["near"] or {"pairs": [], "complete": True}
+    warnings += [in_words(entry, "nearly identical") for entry in near["pairs"]]
+    if not near["complete"]:
+        warnings.append("too many nearly identical images: not all pairs were looked for")
     if report["unreadable"]:
-        warnings.append(f"{plural(len(report['unreadable']), 'file')} that cannot be read as an image")
-    for kind, paths in report["odd"].items():
+        warnings.append(f"{plural(len(report['unreadable']), 'file')} unreadable as an image")
+    for kind, paths in (report["odd"] or {}).items():
         if paths:
-            warnings.append(f"{plural(len(paths), 'image')}: {kind}, {ODD[kind]}")
+            warnings.append(f"{plural(len(paths), 'image')} {kind}: {ODD[kind]}")
     return findings, warnings
 
 
-def write_report(report, folder):
-    """Write audit.json into `folder`: beside and renamed."""
-    os.makedirs(folder, exist_ok=True)
-    unfinished = folder / f"audit.json{data_tree.UNFINISHED}"
-    unfinished.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / "audit.json")
+def in_words(entry, how):
+    """Return a sentence for an entry of `pairs`, such as '378 pairs of identical images across train and test'."""
+    a, b = entry["splits"]
+    where = f" across {a} and {b}" if a != b else "" if a == pairs.UNSPLIT else f" within {a}"
+    text = f"{plural(entry['pairs'], 'pair')} of {how} images{where}"
+    return f"{text}, one Fake and one Real" if entry["conflicting_labels"] else text
+
+
+def auc_in_words(shortcut):
+    """Return 'AUC 0.70 (0.65 to 0.74), carried by width, aspect and density'."""
+    low, high = shortcut["interval"]
+    carriers = [row["fact"] for row in shortcut["facts"][:3] if row["drop"] > 0.005] or [shortcut["facts"][0]["fact"]]
+    return f"AUC {shortcut['auc']:.3f} ({low:.3f} to {high:.3f}), carried by {', '.join(carriers)}"
+
+
+def cures(report):
+    """Return what to do about the findings, in one line."""
+    advice = []
+    kinds = [(entry["splits"], entry["conflicting_labels"]) for entry in report["identical"]["pairs"]]
+    if any(a != b for (a, b), _ in kinds):
+        advice.append("split again with data_split.py, which leaves twins out")
+    if any(conflicting for _, conflicting in kinds):
+        advice.append("remove the images whose label is wrong")
+    if any(line.startswith("file facts") for line in report["findings"]):
+        advice.append("bring both classes to the same sizes, format, quality and metadata")
+    return "; ".join(advice)
+
+
+def prepare_report_folder(report, folder):
+    """Make the report's folder. Raises InputError where it would lie in `folder`, or the report overwrite something else."""
+    if report.exists() and not report.is_dir():
+        raise InputError(f"{report}: expected a folder for the report, found a file; choose another with --report")
+    if report.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{report}: expected a folder outside of {folder}, which is only read; choose another with --report")
+    for name in ("audit.json", "audit.html"):
+        path = report / name
+        if path.exists() and TOOL.encode() not in data_tree.read_bytes(path)[:400]:
+            raise InputError(f"{path}: expected an earlier report or nothing, found another file; choose another with --report")
+    os.makedirs(report, exist_ok=True)
+
+
+def write_report(report, page, folder):
+    """Write audit.json and audit.html into `folder`, each beside its place and then renamed."""
+    for name, text in (("audit.html", page), ("audit.json", json.dumps(report, indent=1) + "\n")):
+        unfinished = folder / f"{name}{data_tree.UNFINISHED}"
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, folder / name)
 
 
 def print_summary(report, folder):
@@ -220,7 +277,11 @@ def print_summary(report, folder):
     for kind in ("findings", "warnings"):
         for line in report[kind]:
             print(f"{kind[:-1]}: {line}")
-    print(f"report: {folder / 'audit.json'}")
+    for entry in report["unreadable"][:10]:
+        print(f"unreadable: {console.printable(entry['path'])}: {console.printable(entry['reason'])}")
+    if report["shortcut"]:
+        print(f"file facts alone: {auc_in_words(report['shortcut'])}")
+    print(console.printable(f"report: {folder / 'audit.html'}, {folder / 'audit.json'}"))
 
 
 @console.stage
@@ -228,14 +289,19 @@ def main(argv=None):
     """Read the command line, look, report; exit code 1 where there are findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="split tree or unpacked archive (default: data)")
-    parser.add_argument("--report", type=Path, default=Path("audit"), help="folder for audit.json (default: audit)")
-    parser.add_argument("--quick", action="store_true", help="counts and identical files only; nothing is decoded")
+    parser.add_argument("--report", type=Path, default=Path("audit"), help="folder for the report (default: audit)")
+    parser.add_argument("--quick", action="store_true", help="counts and identical files only; no image is judged by its pixels")
     args = parser.parse_args(argv)
-    report = audit(args.folder, args.quick)
-    write_report(report, args.report)
+    paths, places = list_images(args.folder)
+    prepare_report_folder(args.report, args.folder)
+    report = audit(args.folder, paths, places, args.quick)
+
+    from detector import audit_page
+
+    write_report(report, audit_page.render(report, paths, places), args.report)
     print_summary(report, args.report)
     if report["findings"]:
-        raise SystemExit(f"finding: {'; '.join(report['findings'])}. data_split.py leaves train twins out")
+        raise SystemExit(f"finding: {'; '.join(report['findings'])}; {cures(report)}")
 
 
 if __name__ == "__main__":

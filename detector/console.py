@@ -72,3 +72,8 @@ def table(rows, header):
         )
         lines.append("  ".join([first, *rest]).rstrip())
     return "\n".join(lines)
+
+
+def printable(text):
+    """Return a path for a line or a page: control characters and undecodable bytes, as file names may hold, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
