@@ -3,6 +3,7 @@
 Splits, classes and their aliases, which files are images, and how a file is placed without losing or overwriting one.
 """
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -468,9 +469,11 @@ def _copy(source, destination, transfer):
         if transfer == "move":  # the source will be removed: the copy must outlive a power cut
             _sync(unfinished)
         os.rename(unfinished, destination)
-    except BaseException:
+    except BaseException as error:
         if os.path.lexists(unfinished):
             os.unlink(unfinished)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = destination  # else the line would name the source, whose disk is not the full one
         raise
 
 

@@ -112,6 +112,25 @@ def kill_three_times():
     return kill
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give (folder, remount): a file system of 1 MB, and remount("size=2m") or remount("ro"); skips where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode == 0
+
+    try:
+        mounted = mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("no small file system can be mounted here (it needs root on Linux)")
+    yield folder, lambda option: mount("-o", f"remount,{option}")
+    subprocess.run(["umount", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def contents():
     """Give contents(folder) -> {relative POSIX path: bytes} of every file below it, hidden ones too."""

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 from collections import Counter
 from fractions import Fraction
 
@@ -373,3 +374,29 @@ def test_a_file_that_vanishes(make_files, tmp_path, run, monkeypatch, contents):
     gone.write_bytes(text)
     assert run(data_split.main, source, "--data", tmp_path / "data")[0] == 0
     assert len(contents(tmp_path / "data")) == 40
+
+
+def test_a_full_disk_and_a_read_only_one(make_files, tmp_path, run, small_disk, contents):
+    disk, remount = small_disk
+    files = {f"{name}/{i}.jpg": f"{name}{i}" + "x" * 50_000 for name in ("ai", "real") for i in range(20)}
+    source = make_files(tmp_path / "in", files)
+    before = contents(source)
+    remount("ro")
+    code, out, err = run(data_split.main, source, "--data", disk / "data")
+    assert (code, out) == (1, "")
+    assert err == f"error: {disk}/data: Read-only file system: choose a folder that can be written to\n"
+    remount("rw")
+    for transfer in ("hardlink", "move"):  # both copy to another disk
+        data = disk / transfer
+        code, out, err = run(data_split.main, source, "--data", data, "--transfer", transfer)
+        assert (code, out) == (1, "")
+        assert re.fullmatch(rf"error: {data}/\w+/(Fake|Real)/\d+.jpg: No space left on device: free some room .*\n", err)
+        assert len(set(contents(source).values()) | set(contents(data).values()) - {b""}) >= 40
+        if transfer == "hardlink":
+            assert contents(source) == before
+            shutil.rmtree(data)
+    assert not any(path.endswith(".part") for path in contents(data))
+    remount("size=4m")
+    assert run(data_split.main, source, "--data", data, "--transfer", "move")[0] == 0
+    assert sorted(contents(data).values()) == sorted(before.values())
+    assert contents(source) == {}

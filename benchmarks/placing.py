@@ -1,0 +1,120 @@
+"""Time data_split.py and data_merger.py by hard link against the system's own tools, on the same files.
+
+    python benchmarks/placing.py data/raw/cifake
+
+reads   an unpacked CIFAKE (train and test, FAKE and REAL); any published data set will do
+prints  times and ratios to `cp -al` + one pass of sha256sum (and to both in one Python process), peak memory at growing numbers
+        of files, start-up times
+
+The commands take turns, so that whatever else the machine does meets all alike; the median of the rounds is printed. CPU seconds
+(user and system, all processes of a command) are printed beside, for machines that are never quiet.
+"""
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("data_unzipper.py", "data_zipper.py", "data_split.py", "data_merger.py", "data_deleter.py")
+SIZES = (1_000, 10_000, 120_000)
+ONE_PROCESS = """
+import hashlib, os, sys
+source, target = sys.argv[1:]
+for here, folders, names in os.walk(source):
+    there = target + here[len(source):]
+    os.makedirs(there)
+    for name in names:
+        os.link(f"{here}/{name}", f"{there}/{name}")
+        with open(f"{here}/{name}", "rb") as file:
+            hashlib.sha256(file.read()).hexdigest()
+"""
+
+
+def measure(command, **options):
+    """Run a command: (wall seconds, CPU seconds, peak memory in MB of its largest process)."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"error: {command} ended with {os.waitstatus_to_exitcode(status)}")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def commands(source, work):
+    """Return {name: command}; each writes work/<name>, the merge reads a split that stays in work/tree."""
+    python, tree = sys.executable, work / "tree"
+    hashing = 'cp -al "$0" "$1" && find "$1" -type f -print0 | xargs -0 sha256sum'
+    return {
+        "cp -al + sha256sum": ["sh", "-c", hashing, source, work / "cp -al + sha256sum"],
+        "one Python process": [python, "-c", ONE_PROCESS, source, work / "one Python process"],
+        "data_split.py": [python, ROOT / "data_split.py", source, "--data", work / "data_split.py"],
+        "data_merger.py": [python, ROOT / "data_merger.py", tree, "--into", work / "data_merger.py"],
+    }
+
+
+def compare(source, work, rounds):
+    """Print the median times of all commands and their ratios to the first."""
+    plan = commands(source, work)
+    measure([sys.executable, ROOT / "data_split.py", source, "--data", work / "tree"])  # reads every file: the cache is warm
+    taken = {name: [] for name in plan}
+    for _ in range(rounds):
+        for name, command in plan.items():
+            taken[name].append(measure(command))
+            shutil.rmtree(work / name)
+    print(f"{'':20} {'wall s':>8} {'CPU s':>8} {'wall ratio':>11} {'CPU ratio':>10}")
+    reference = taken["cp -al + sha256sum"]
+    for name, runs in taken.items():
+        wall, cpu = (statistics.median(run[i] for run in runs) for i in (0, 1))
+        ratios = [statistics.median(a[i] / b[i] for a, b in zip(runs, reference, strict=True)) for i in (0, 1)]
+        print(f"{name:20} {wall:8.2f} {cpu:8.2f} {ratios[0]:11.2f} {ratios[1]:10.2f}")
+
+
+def memory(source, work):
+    """Print the peak memory of split and merge for the first 1,000, 10,000 … files of the source."""
+    print(f"\n{'images':>8} {'split MB':>9} {'merge MB':>9}")
+    folders = [folder for folder in sorted(source.glob("*/*")) if folder.is_dir()]
+    for size in SIZES:
+        part = work / f"part{size}"
+        for folder in folders:
+            there = part / folder.relative_to(source)
+            there.mkdir(parents=True)
+            share = -(-size // len(folders)) if size < SIZES[-1] else None
+            for name in sorted(os.listdir(folder))[:share]:
+                os.link(folder / name, there / name)
+        split = measure([sys.executable, ROOT / "data_split.py", part, "--data", part / "../split"])[2]
+        merge = measure([sys.executable, ROOT / "data_merger.py", work / "split", "--into", work / "merged"])[2]
+        print(f"{size:8,} {split:9.1f} {merge:9.1f}")
+        for folder in (part, work / "split", work / "merged"):
+            shutil.rmtree(folder)
+
+
+def start_up(rounds):
+    """Print how long each stage that only moves files takes for --help."""
+    print(f"\n{'--help':20} {'wall s':>8} {'CPU s':>8}")
+    for name in STAGES:
+        if (ROOT / name).exists():
+            runs = [measure([sys.executable, ROOT / name, "--help"]) for _ in range(rounds)]
+            print(f"{name:20} {statistics.median(run[0] for run in runs):8.3f} {statistics.median(run[1] for run in runs):8.3f}")
+
+
+def main(argv=None):
+    """Run all comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="unpacked CIFAKE; only read")
+    parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: beside the source)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    source = args.source.resolve()
+    with tempfile.TemporaryDirectory(dir=args.work or source.parent, prefix="placing-") as work:
+        compare(source, Path(work), args.rounds)
+        memory(source, Path(work))
+    start_up(args.rounds)
+
+
+if __name__ == "__main__":
+    main()

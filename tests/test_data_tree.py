@@ -1,0 +1,304 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from detector import data_tree
+from detector.console import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def split_tree(make_files, folder):
+    folders = [f"{split}/{name}" for split in data_tree.SPLITS for name in data_tree.CLASSES]
+    return make_files(folder, {f"{where}/1.jpg": where for where in folders})
+
+
+# --- names and headers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Fake", "FAKE", "fake_images", "GeneratedArt", "ai", "AI-generated", "synthetic"])
+def test_folders_of_fakes(name):
+    assert data_tree.class_of(name) == "Fake"
+
+
+@pytest.mark.parametrize("name", ["Real", "REAL", "real_images", "RealArt", "human", "Photos"])
+def test_folders_of_photographs(name):
+    assert data_tree.class_of(name) == "Real"
+
+
+def test_other_folders():
+    assert data_tree.class_of("cats") is None
+    assert [data_tree.split_of(name) for name in ("Training", "val", "TEST", "extra")] == ["train", "validation", "test", None]
+    assert [name for name in ("__MACOSX", "._a.jpg", ".DS_Store", "Thumbs.db", "a.jpg") if not data_tree.is_junk(name)] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
+def test_image_format_agrees_with_pillow(kind, tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "image"
+    try:
+        Image.new("RGB", (32, 32), "red").save(path, kind)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow writes no {kind}")
+    assert data_tree.image_format(path.read_bytes()[:16]) == kind
+
+
+@pytest.mark.parametrize("head", [b"", b"<html>", b"%PDF-1.7", b"BMW is a car maker", b"\x89PNG", b"RIFF\0\0\0\0WAVE"])
+def test_what_is_no_image(head):
+    assert data_tree.image_format(head) is None
+
+
+# --- layouts -----------------------------------------------------------------------------------------------------------
+
+
+def test_scan_passes_over_litter_and_does_not_follow_folders(make_files, tmp_path):
+    files = ["2.jpg", "10.jpg", "sub/1.jpg", ".x/1.jpg", "__MACOSX/1.jpg", "Thumbs.db", "3.jpg.part"]
+    make_files(tmp_path / "a", dict.fromkeys(files, ""))
+    (tmp_path / "a/loop").symlink_to(tmp_path / "a")
+    assert list(data_tree.scan(tmp_path / "a")) == ["10.jpg", "2.jpg", "sub/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("files", "layout"),
+    [
+        (["fake_images/1.jpg", "real_images/1.jpg"], {None: {"Fake": ["fake_images"], "Real": ["real_images"]}}),
+        (
+            ["top/in/ai/1.jpg", "top/in/sd/1.jpg", "top/in/human/1.jpg"],
+            {None: {"Fake": ["top/in/ai", "top/in/sd"], "Real": ["top/in/human"]}},
+        ),
+        (
+            ["train/FAKE/1.jpg", "train/REAL/1.jpg", "val/FAKE/1.jpg", "val/REAL/1.jpg", "left_out/x/1.jpg"],
+            {
+                "train": {"Fake": ["train/FAKE"], "Real": ["train/REAL"]},
+                "validation": {"Fake": ["val/FAKE"], "Real": ["val/REAL"]},
+            },
+        ),
+    ],
+)
+def test_published_layouts(make_files, tmp_path, files, layout):
+    make_files(tmp_path, dict.fromkeys(files, ""))
+    for split, classes in data_tree.find_layout(tmp_path).items():
+        assert classes == {name: [tmp_path / path for path in paths] for name, paths in layout.pop(split).items()}
+    assert not layout
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["cats/1.jpg", "dogs/1.jpg"],
+         "{0}: expected two class folders (such as Fake and Real, or FAKE and REAL), or train and test folders that hold them; "
+         "found cats, dogs; rename the folders"),
+        (["fake/1.jpg"], "{0}: expected folders of both classes, found none for Real; add it"),
+        (["fake/1.jpg", "real/1.jpg", "cats/1.jpg"],
+         "{0}: expected class folders only (Fake, Real or a known alias), found also cats; "
+         "rename it to Fake or Real, or move it away"),
+        (["train/fake/1.jpg", "train/real/1.jpg", "more/1.jpg"],
+         "{0}: expected train, validation and test folders only, found also more; move it away"),
+        (["train/a/1.jpg"], "{0}/train: expected class folders (Fake and Real, or a known alias), found none; rename them"),
+        (["val/ai/1.jpg", "val/real/1.jpg", "valid/ai/1.jpg", "valid/real/1.jpg"],
+         "{0}: two folders mean validation; keep one of them"),
+    ],
+)  # fmt: skip
+def test_layouts_that_are_none(make_files, tmp_path, files, message):
+    make_files(tmp_path, dict.fromkeys(files, ""))
+    with pytest.raises(InputError) as error:
+        data_tree.find_layout(tmp_path)
+    assert str(error.value) == message.format(tmp_path)
+
+
+def test_read_tree(make_files, tmp_path):
+    data = split_tree(make_files, tmp_path)
+    make_files(data, {"train/Real/0/2.jpg": "", "raw/x.jpg": "", "left_out/x.jpg": ""})
+    assert data_tree.read_tree(data)["train"] == (["train/Fake/1.jpg", "train/Real/1.jpg", "train/Real/0/2.jpg"], [0, 1, 1])
+    assert data_tree.counts_table(data_tree.count_images(data)).splitlines()[1].split() == ["train", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("cats/1.jpg",
+         "{0}: expected the folders train, validation, test, found also cats; move it away (the folder is the label)"),
+        ("test/cats/1.jpg",
+         "{0}/test: expected the folders Fake and Real, found also cats; it would be a third class: move it away"),
+        (".unfinished.jsonl", "{0}: a command was interrupted here; run it again to finish it: data_split.py raw"),
+    ],
+)  # fmt: skip
+def test_trees_that_are_not_read(make_files, tmp_path, path, message):
+    data = split_tree(make_files, tmp_path)
+    make_files(data, {path: ""})
+    if path == data_tree.JOURNAL:
+        (data / path).write_text(json.dumps({"job": ["data_split.py", "raw"], "cwd": "/", "report": []}) + "\n")
+    with pytest.raises(InputError) as error:
+        data_tree.read_tree(data)
+    assert str(error.value) == message.format(data)
+
+
+def test_an_empty_class_is_not_read(make_files, tmp_path):
+    data = split_tree(make_files, tmp_path)
+    (data / "test/Real/1.jpg").unlink()
+    with pytest.raises(InputError, match=r"test/Real: expected images of class Real, found an empty folder; run data_split"):
+        data_tree.read_tree(data)
+
+
+# --- content -----------------------------------------------------------------------------------------------------------
+
+
+def test_facts_come_in_order_from_all_cores(make_files, tmp_path):
+    files = {f"{i:04}.jpg": f"text{i}" for i in range(1200)}
+    make_files(tmp_path, files)
+    (tmp_path / "0007.jpg").write_text("no image")
+    facts = data_tree.file_facts(tmp_path, list(files))
+    assert [kind for _, kind in facts] == ["JPEG"] * 7 + [None] + ["JPEG"] * 1192
+    assert [digest for digest, _ in facts] == [data_tree.digest_of(tmp_path / name) for name in files]
+
+
+def test_a_large_file_is_hashed_like_a_small_one(make_files, tmp_path, monkeypatch):
+    path = make_files(tmp_path, {"a.jpg": "x" * 5000}) / "a.jpg"
+    small = data_tree.file_facts(tmp_path, ["a.jpg"])
+    monkeypatch.setattr(data_tree, "SMALL", 100)
+    assert data_tree.file_facts(tmp_path, ["a.jpg"]) == small == [(data_tree.digest_of(path), "JPEG")]
+
+
+def test_a_file_that_may_not_be_read_has_no_facts(make_files, tmp_path, monkeypatch):
+    make_files(tmp_path, {"a.jpg": ""})
+    monkeypatch.setattr(data_tree, "_open", lambda path: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no", path)))
+    assert data_tree.file_facts(tmp_path, ["a.jpg"]) == [(None, None)]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_end_with_a_killed_parent(tmp_path):
+    script = tmp_path / "many.py"
+    script.write_text(
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from detector import data_tree\n"
+        "if __name__ == '__main__':\n    data_tree.parallel(time.sleep, [0.2] * 2000)\n"
+    )
+    process = subprocess.Popen([sys.executable, script])
+    group = _wait(lambda: [pid for pid in _children(process.pid) if b"spawn_main" in _command(pid)])
+    process.kill()
+    process.wait()
+    assert _wait(lambda: not any(b"spawn_main" in _command(pid) for pid in group))
+
+
+def _children(parent):
+    try:
+        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def _command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def _wait(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (answer := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return answer
+
+
+# --- placing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(make_files, tmp_path):
+    make_files(tmp_path, {"a.jpg": "a"})
+    return tmp_path / "a.jpg", tmp_path / "new/folder/b.jpg"
+
+
+@pytest.mark.parametrize("transfer", data_tree.TRANSFERS)
+def test_place_and_place_again(two, transfer):
+    source, destination = two
+    content = source.read_bytes()
+    assert data_tree.place(source, destination, transfer) is True
+    assert data_tree.place(source, destination, transfer) is False
+    assert destination.read_bytes() == content
+    assert source.exists() is (transfer != "move")
+    assert source.exists() is False or source.samefile(destination) is (transfer == "hardlink")
+    assert os.listdir(destination.parent) == ["b.jpg"]
+
+
+@pytest.mark.parametrize("transfer", data_tree.TRANSFERS)
+def test_nothing_is_overwritten(two, transfer):
+    source, destination = two
+    destination.parent.mkdir(parents=True)
+    destination.write_text("mine")
+    with pytest.raises(InputError) as error:
+        data_tree.place(source, destination, transfer)
+    assert str(error.value) == f"{destination}: another file of that name is there and is not overwritten; choose an empty folder"
+    assert (destination.read_text(), source.exists()) == ("mine", True)
+
+
+@pytest.mark.parametrize("transfer", data_tree.TRANSFERS)
+def test_a_link_is_placed_as_what_it_leads_to(two, transfer):
+    source, destination = two
+    link = source.parent / "link.jpg"
+    link.symlink_to("a.jpg")
+    data_tree.place(link, destination, transfer)
+    data_tree.place(source, source.parent / "c.jpg", "hardlink")
+    assert not destination.is_symlink()
+    assert destination.read_bytes() == source.read_bytes()
+    assert link.is_symlink() is (transfer != "move")
+
+
+@pytest.mark.parametrize("transfer", ["hardlink", "move"])
+def test_without_hard_links_it_copies(two, transfer, monkeypatch):
+    def no_links(source, destination):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_links)
+    source, destination = two
+    content = source.read_bytes()
+    assert data_tree.place(source, destination, transfer) is True
+    assert destination.read_bytes() == content
+    assert source.exists() is (transfer == "hardlink")
+
+
+def test_a_move_never_removes_the_only_copy(two):
+    source, _ = two
+    assert data_tree.place(source, source, "move") is False
+    assert data_tree.place(source, source.parent / "." / "a.jpg", "move") is False
+    assert source.exists()
+
+
+def test_a_source_that_is_nowhere(two):
+    source, destination = two
+    with pytest.raises(FileNotFoundError):
+        data_tree.place(source.parent / "none.jpg", destination, "hardlink")
+
+
+def test_an_interrupted_copy_leaves_nothing(two, monkeypatch):
+    source, destination = two
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data_tree.shutil, "copystat", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        data_tree.place(source, destination, "copy")
+    assert os.listdir(destination.parent) == []
+
+
+def test_a_begun_plan_is_found_from_anywhere(two, monkeypatch, tmp_path):
+    source, _ = two
+    monkeypatch.chdir(source.parent)
+    monkeypatch.setattr(data_tree, "carry_out", lambda *_: ([], ["gone.jpg"]))
+    with pytest.raises(InputError, match=r"^1 image vanished before being placed \(first: gone.jpg\), the others are in data; "):
+        data_tree.finish("data", ["job"], {"left out": 3}, [("a.jpg", "data/Fake/\udcff.jpg")], "copy")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert data_tree.unfinished_plan("../data", ["job"]) == ({"left out": 3}, [(str(source), "../data/Fake/\udcff.jpg")])
+    (tmp_path / "data" / data_tree.JOURNAL).write_text("{")
+    with pytest.raises(InputError, match=r"\.unfinished\.jsonl: expected an interrupted plan, found something else; "):
+        data_tree.unfinished_plan("../data", ["job"])
