@@ -34,7 +34,7 @@ from detector.console import InputError, plural
 
 TINY = 16  # shorter side in pixels below which an image says little to any network
 LONG = 5  # longer side over shorter side beyond which squeezing to a square destroys the picture
-BLANK = 2.0  # standard deviation in grey levels below which there is nothing to see
+BLANK = 8  # grey levels; where no channel varies by more, JPEG's own noise included, there is nothing to see
 ODD = {
     "tiny": f"shorter side under {TINY} px",
     "long": f"more than {LONG} times as long as wide",
@@ -113,7 +113,7 @@ def oddities(path, image, facts):
     found = {
         "tiny": short < TINY,
         "long": long > LONG * short,
-        "blank": image.std() < BLANK,
+        "blank": (image.max(axis=(0, 1)) - image.min(axis=(0, 1))).max() <= BLANK,
         "animated": shortcuts.fact(facts, "animated"),
         "misnamed": SUFFIXES.get(suffix, suffix) != shortcuts.fact(facts, "format"),
     }

@@ -12,12 +12,12 @@ from detector import data_tree
 NEAR_BITS = 7
 ALIKE = 0.94
 UNSPLIT = "unsplit"  # stands for the split of images that have none yet
+ORDER = (*data_tree.SPLITS, UNSPLIT)
 
 
 def relation(a, b):
     """Return ((split, split), conflicting labels) of two (split, class) places, splits in their usual order."""
-    order = (*data_tree.SPLITS, UNSPLIT)
-    return tuple(sorted((a[0], b[0]), key=order.index)), a[1] != b[1]
+    return tuple(sorted((a[0], b[0]), key=ORDER.index)), a[1] != b[1]
 
 
 def is_leak(relation):
@@ -94,8 +94,14 @@ def listed(pairs):
     """Return a Counter of pairs by relation as the list that audit.json holds, leaks first."""
     return [
         {"splits": list(kind[0]), "conflicting_labels": kind[1], "pairs": number}
-        for kind, number in sorted(pairs.items(), key=lambda item: (not is_leak(item[0]), item[0]))
+        for kind, number in sorted(pairs.items(), key=lambda item: _order(item[0]))
     ]
+
+
+def _order(relation):
+    """Return a sorting key: leaks first, then as the splits come."""
+    splits, conflicting = relation
+    return not is_leak(relation), [ORDER.index(split) for split in splits], conflicting
 
 
 def colour_thumbnail(root, path):

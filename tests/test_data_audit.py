@@ -1,0 +1,273 @@
+"""The audit: what it finds, what it says, its exit code, and that it changes nothing."""
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+import data_audit
+
+ROOT = Path(__file__).parent.parent
+CELLS = [f"{split}/{name}" for split in ("train", "validation", "test") for name in ("Fake", "Real")]
+
+
+def picture(seed, size=(48, 48)):
+    """Return a smooth random image, a different one for each seed."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
+
+
+def tree(root, number=3, cells=CELLS, **options):
+    """Draw `number` different images in each cell and return the folder."""
+    for cell_number, cell in enumerate(cells):
+        (root / cell).mkdir(parents=True)
+        for i in range(number):
+            picture(1000 * cell_number + i).save(root / cell / f"{i}.jpg", quality=90, **options)
+    return root
+
+
+def audit(folder, report, capsys, *options):
+    """Run the audit: (exit code, stdout lines, what stderr ends with, audit.json)."""
+    code, said = 0, ""
+    try:
+        data_audit.main([str(folder), "--report", str(report), *options])
+    except SystemExit as end:
+        code, said = 1, str(end.code)
+    out = capsys.readouterr().out.splitlines()
+    written = report / "audit.json"
+    return code, out, said, json.loads(written.read_text()) if written.is_file() else None
+
+
+def snapshot(folder):
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_clean_tree_is_clean(tmp_path, capsys):
+    data = tree(tmp_path / "data")
+    before = snapshot(data)
+    code, out, said, report = audit(data, tmp_path / "audit", capsys)
+    assert (code, said) == (0, "")
+    assert out == [
+        "            Fake  Real  total",
+        "train          3     3      6",
+        "validation     3     3      6",
+        "test           3     3      6",
+        f"report: {tmp_path}/audit/audit.html, {tmp_path}/audit/audit.json",
+    ]
+    assert report["counts"] == {split: {"Fake": 3, "Real": 3} for split in ("train", "validation", "test")}
+    assert report["findings"] == report["warnings"] == report["unreadable"] == report["near"]["found"] == []
+    assert report["odd"] == {kind: [] for kind in data_audit.ODD}
+    assert report["shortcut"] is None, "three images of a class say nothing"
+    assert snapshot(data) == before
+    assert sorted(os.listdir(tmp_path / "audit")) == ["audit.html", "audit.json"]
+
+
+@pytest.mark.parametrize("options", [(), ("--quick",)])
+def test_identical_content_is_counted_by_where_it_stands(tmp_path, capsys, options):
+    data = tree(tmp_path / "data")
+    twin = (data / "train/Fake/0.jpg").read_bytes()
+    for place in ("train/Fake/again.jpg", "test/Fake/a.jpg", "test/Fake/b.jpg"):
+        (data / place).write_bytes(twin)
+    (data / "validation/Real/wrong.jpg").write_bytes((data / "validation/Fake/1.jpg").read_bytes())
+    code, out, said, report = audit(data, tmp_path / "audit", capsys, *options)
+    assert code == 1
+    assert said == (
+        "finding: 4 pairs of identical images across train and test; 1 pair of identical images within validation, "
+        "one Fake and one Real; split again with data_split.py, which leaves twins out; remove the images whose label is wrong"
+    )
+    assert [line for line in out if line.startswith(("finding", "warning"))] == [
+        "finding: 4 pairs of identical images across train and test",
+        "finding: 1 pair of identical images within validation, one Fake and one Real",
+        "warning: 1 pair of identical images within train",
+        "warning: 1 pair of identical images within test",
+    ]
+    groups = {frozenset(group) for group in report["identical"]["groups"]}
+    assert frozenset(["validation/Fake/1.jpg", "validation/Real/wrong.jpg"]) in groups
+    assert frozenset(["train/Fake/0.jpg", "train/Fake/again.jpg", "test/Fake/a.jpg", "test/Fake/b.jpg"]) in groups
+    assert not (report["near"] or {}).get("found"), "identical files are no near-duplicates"
+
+
+def test_twins_within_a_split_are_a_warning(tmp_path, capsys):
+    data = tree(tmp_path / "data")
+    (data / "train/Real/again.jpg").write_bytes((data / "train/Real/0.jpg").read_bytes())
+    code, _, said, report = audit(data, tmp_path / "audit", capsys)
+    assert (code, said, report["warnings"]) == (0, "", ["1 pair of identical images within train"])
+
+
+def test_near_duplicates_are_found_and_blank_images_are_not(tmp_path, capsys):
+    data = tree(tmp_path / "data")
+    again = io.BytesIO()
+    picture(0).save(again, "JPEG", quality=60)
+    (data / "test/Fake/saved_again.jpg").write_bytes(again.getvalue())
+    ImageEnhance.Brightness(picture(1)).enhance(1.1).save(data / "train/Real/brighter.jpg", quality=90)
+    picture(2, (96, 96)).save(data / "train/Fake/larger.png")
+    for i in range(4):
+        Image.new("RGB", (48, 48), (200, 200, 20 * i)).save(data / f"train/Fake/blank{i}.jpg")
+    code, _, _, report = audit(data, tmp_path / "audit", capsys)
+    assert code == 0
+    assert report["warnings"] == [
+        "1 pair of nearly identical images within train, one Fake and one Real",
+        "1 pair of nearly identical images across train and test",
+        "1 pair of nearly identical images within train",
+        "4 images blank: one colour throughout",
+    ]
+    found = {frozenset(pair["paths"]) for pair in report["near"]["found"]}
+    assert found == {
+        frozenset(["train/Fake/0.jpg", "test/Fake/saved_again.jpg"]),
+        frozenset(["train/Fake/1.jpg", "train/Real/brighter.jpg"]),
+        frozenset(["train/Fake/2.jpg", "train/Fake/larger.png"]),
+    }
+    assert all(pair["likeness"] >= 0.94 and pair["bits"] <= 7 for pair in report["near"]["found"])
+
+
+def test_unreadable_and_odd_files_are_named_and_no_finding(tmp_path, capsys):
+    data = tree(tmp_path / "raw", cells=["FAKE", "REAL"])
+    whole = (data / "FAKE/0.jpg").read_bytes()
+    (data / "FAKE/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (data / "FAKE/empty.jpg").write_bytes(b"")
+    (data / "FAKE/text.jpg").write_text("no image")
+    picture(50, (12, 40)).save(data / "REAL/tiny.png")
+    picture(51, (300, 20)).save(data / "REAL/long.png")
+    picture(52).save(data / "REAL/really_png.jpg", "PNG")
+    picture(53).save(data / "REAL/film.gif", save_all=True, append_images=[picture(54)])
+    code, out, said, report = audit(data, tmp_path / "audit", capsys)
+    assert (code, said) == (0, "")
+    assert report["counts"] == {"unsplit": {"Fake": 6, "Real": 7}}
+    assert report["odd"] == {
+        "tiny": ["REAL/tiny.png"], "long": ["REAL/long.png"], "blank": [], "animated": ["REAL/film.gif"],
+        "misnamed": ["REAL/really_png.jpg"],
+    }  # fmt: skip
+    assert [entry["path"] for entry in report["unreadable"]] == ["FAKE/cut.jpg", "FAKE/empty.jpg", "FAKE/text.jpg"]
+    reasons = [entry["reason"] for entry in report["unreadable"]]
+    assert reasons[0].startswith("expected a whole image, found a damaged one")
+    assert "found another kind of file" in reasons[1] and "found another kind of file" in reasons[2]
+    assert "warning: 3 files unreadable as an image" in out
+    assert f"unreadable: FAKE/cut.jpg: {reasons[0]}" in out
+
+
+def test_formats_that_differ_are_a_shortcut(tmp_path, capsys):
+    data = tree(tmp_path / "data", 60, ["train/Fake", "train/Real"])
+    for path in sorted((data / "train/Fake").iterdir()):
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    code, _, said, report = audit(data, tmp_path / "audit", capsys)
+    assert code == 1
+    assert report["shortcut"]["auc"] > 0.99 and report["shortcut"]["interval"][0] > 0.65
+    by_fact = {row["fact"]: row for row in report["shortcut"]["facts"]}
+    assert (by_fact["format"]["Fake"], by_fact["format"]["Real"]) == ("PNG 100%", "JPEG 100%")
+    assert by_fact["format"]["alone"] == 1
+    assert said.startswith("finding: file facts alone tell Fake from Real: AUC 1.000 (1.000 to 1.000), carried by ")
+    assert said.endswith("; bring both classes to the same sizes, format, quality and metadata")
+    assert "\n" not in said
+    page = (tmp_path / "audit/audit.html").read_text()
+    assert "What the files give away" in page and "PNG 100%" in page
+
+
+def test_balanced_files_hold_no_shortcut(tmp_path, capsys):
+    data = tree(tmp_path / "data", 100, ["train/Fake", "train/Real"])
+    code, _, _, report = audit(data, tmp_path / "audit", capsys)
+    assert report["shortcut"]["interval"][0] < 0.55
+    assert (code, report["findings"], report["warnings"]) == (0, [], [])
+    assert report["images"] == report["shortcut"]["images"] == 200, "on all cores the same as in one process"
+
+
+def test_hostile_file_names_do_no_harm(tmp_path, capsys):
+    data = tree(tmp_path / "data", 2, ["FAKE", "REAL"])
+    names = ["<script>alert(1)<", "a\"onerror='x'&amp;", "line\nbreak\x1b[31m", os.fsdecode(b"not-utf8-\xff"), "$folder {x}", "🙂"]
+    for i, name in enumerate(names):
+        picture(100 + i).save(data / "FAKE/x.jpg")
+        os.rename(data / "FAKE/x.jpg", data / "FAKE" / f"{name}.jpg")
+    (data / "REAL/bad\x1b[31m\n.jpg").write_text("no image")
+    code, out, _, report = audit(data, tmp_path / "audit", capsys)
+    assert code == 0
+    page = (tmp_path / "audit/audit.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;.jpg" in page
+    assert "a&quot;onerror=&#x27;x&#x27;&amp;amp;.jpg" in page
+    assert "\x1b" not in page + "".join(out) and r"line\nbreak\x1b[31m.jpg" in page and r"not-utf8-\udcff.jpg" in page
+    assert any(line.startswith(r"unreadable: REAL/bad\x1b[31m\n.jpg: ") for line in out)
+    assert f"FAKE/{names[3]}.jpg" not in [entry["path"] for entry in report["unreadable"]]
+
+
+def test_page_needs_nothing_from_elsewhere(tmp_path, capsys):
+    data = tree(tmp_path / "data")
+    audit(data, tmp_path / "audit", capsys)
+    page = (tmp_path / "audit/audit.html").read_text()
+    assert page.count('src="data:image/') == page.count("<img") == 18
+    assert "http" not in page and "prefers-color-scheme: dark" in page and "$" not in page
+    first = page
+    audit(data, tmp_path / "audit", capsys)
+    assert (tmp_path / "audit/audit.html").read_text() == first, "the same images are drawn each time"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda d: None, "{d}/data: expected a folder with class folders, found nothing of that name; check the path"),
+        (lambda d: (d / "data").write_text("x"), "{d}/data: expected a folder with class folders, found a file; check the path"),
+        (lambda d: (tree(d / "data", 1, ["FAKE"]) / "REAL").mkdir(),
+         "{d}/data/REAL: expected images of class Real, found an empty folder; fill or remove it"),
+        (lambda d: tree(d / "data", 1, ["FAKE"]), "{d}/data: expected folders of both classes, found none for Real; add it"),
+        (lambda d: tree(d / "data", 1, ["cats", "dogs"]),
+         "{d}/data: expected two class folders (such as Fake and Real, or FAKE and REAL), or train and test folders that hold "
+         "them; found cats, dogs; rename the folders"),
+        (lambda d: (tree(d / "data", 1), (d / "audit").write_text("x")),
+         "{d}/audit: expected a folder for the report, found a file; choose another with --report"),
+        (lambda d: (tree(d / "data", 1), (d / "audit").mkdir(), (d / "audit/audit.json").write_text("{}")),
+         "{d}/audit/audit.json: expected an earlier report or nothing, found another file; choose another with --report"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(tmp_path, capsys, prepare, message):
+    prepare(tmp_path)
+    before = snapshot(tmp_path)
+    code, out, said, _ = audit(tmp_path / "data", tmp_path / "audit", capsys)
+    assert (code, out, said) == (1, [], f"error: {message.format(d=tmp_path)}")
+    assert snapshot(tmp_path) == before
+
+
+def test_report_does_not_go_among_the_images(tmp_path, capsys):
+    data = tree(tmp_path / "data", 1)
+    code, _, said, _ = audit(data, data / "train/Fake", capsys)
+    assert code == 1
+    assert said == (
+        f"error: {data}/train/Fake: expected a folder outside of {data}, which is only read; choose another with --report"
+    )
+
+
+def test_a_file_that_vanishes_is_one_line(tmp_path, capsys, monkeypatch):
+    data = tree(tmp_path / "data")
+    listed = data_audit.list_images(data)
+    (data / "train/Fake/1.jpg").unlink()
+    monkeypatch.setattr(data_audit, "list_images", lambda folder: listed)
+    code, _, said, _ = audit(data, tmp_path / "audit", capsys)
+    assert code == 1
+    assert said == f"error: {data}/train/Fake/1.jpg: it vanished while the command ran; run the same command again" or (
+        said.startswith(f"error: {data}/train/Fake/1.jpg: No such file or directory")
+    )
+
+
+def test_from_the_shell(tmp_path):
+    data = tree(tmp_path / "data")
+    (data / "test/Real/twin.jpg").write_bytes((data / "train/Real/0.jpg").read_bytes())
+    done = subprocess.run(
+        [sys.executable, ROOT / "data_audit.py"], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""}
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "finding: 1 pair of identical images across train and test; split again with data_split.py, which leaves twins out"
+    )
+    assert (tmp_path / "audit/audit.html").is_file()
+
+
+def test_starts_without_the_heavy_libraries():
+    code = "import sys, data_audit; print([name for name in ('numpy', 'PIL', 'sklearn', 'keras') if name in sys.modules])"
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+    assert time.perf_counter() - started < 3, "on an idle machine it takes a tenth of a second"
