@@ -21,11 +21,11 @@ def webp(image, quality):
 def _through_a_file(image, kind, quality):
     file = io.BytesIO()
     Image.fromarray(image).save(file, kind, quality=quality)
-    return np.asarray(Image.open(file).convert("RGB"))
+    return np.asarray(Image.open(file, formats=(kind,)))  # RGB went in, RGB comes out
 
 
 def blur(image, sigma):
-    """Blur with a Gaussian of standard deviation `sigma`, in pixels."""
+    """Blur with a Gaussian of standard deviation `sigma`, in pixels (Pillow's: three box filters in its place)."""
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))) if sigma > 0 else image
 
 
@@ -35,36 +35,46 @@ def noise(image, sigma, rng):
     Args:
         rng: numpy.random.Generator.
     """
-    noisy = image + rng.normal(0, 255 * sigma, image.shape).astype(np.float32)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    noisy = rng.standard_normal(image.shape, np.float32)
+    noisy *= 255 * sigma
+    noisy += image
+    np.rint(noisy, out=noisy)
+    return noisy.clip(0, 255, out=noisy).astype(np.uint8)
 
 
 def scale(image, factor):
     """Resize by `factor` (antialiased bicubic; at least one pixel is left) and back to the size it had."""
     height, width = image.shape[:2]
     small = max(1, round(width * factor)), max(1, round(height * factor))
+    if small == (width, height):
+        return image
     resized = Image.fromarray(image).resize(small, Image.Resampling.BICUBIC)
     return np.asarray(resized.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def random_damage(image, rng, probability=0.5):
+def random_damage(image, rng, probability=0.5, max_blur=3.0, min_scale=0.25, max_noise=0.1, min_quality=30):
     """Damage an image at random: blur, scaling, noise and JPEG, each on its own with `probability`, in this order.
 
-    The ranges are CNNDetection's where it has them (arXiv 1912.11035: blur sigma 0 to 3, JPEG quality 30 to 100 cut
-    here at Pillow's 95); scaling is by 0.25 to 1 and noise has a sigma of 0 to 0.1.
+    Amounts are drawn evenly from a range. The ranges are CNNDetection's where it has them (arXiv 1912.11035: blur sigma
+    0 to 3, JPEG quality 30 to 100, cut here at Pillow's 95).
 
     Args:
         image: (h, w, 3) uint8, RGB.
         rng: numpy.random.Generator; the same state gives the same damage.
         probability: chance of each damage, 0 to 1.
+        max_blur: sigma is drawn from 0 to this, in pixels.
+        min_scale: the factor is drawn from this to 1.
+        max_noise: sigma is drawn from 0 to this, as a share of the full range.
+        min_quality: JPEG quality is drawn from this to 95, 1 to 95.
     """
-    chosen = rng.random(4) < probability
+    draws = rng.random(8).tolist()
+    chosen, amounts = [draw < probability for draw in draws[:4]], draws[4:]
     if chosen[0]:
-        image = blur(image, rng.uniform(0, 3))
+        image = blur(image, max_blur * amounts[0])
     if chosen[1]:
-        image = scale(image, rng.uniform(0.25, 1))
+        image = scale(image, min_scale + (1 - min_scale) * amounts[1])
     if chosen[2]:
-        image = noise(image, rng.uniform(0, 0.1), rng)
+        image = noise(image, max_noise * amounts[2], rng)
     if chosen[3]:
-        image = jpeg(image, int(rng.integers(30, 96)))
+        image = jpeg(image, min_quality + int((96 - min_quality) * amounts[3]))
     return image
