@@ -1,0 +1,193 @@
+"""Kill every data stage at random moments, run it again, and compare the tree with that of an undisturbed run.
+
+    python benchmarks/faults.py data/raw/cifake                  twenty kills for each stage
+    python benchmarks/faults.py data/raw/cifake --only split     only the rows whose name holds the word
+
+reads   a published data set with train and test folders; hard links to some of its files are made, it is not changed
+prints  for each stage: kills, how many of them hit while files were being changed, trees that came out the same
+
+Each trial starts from fresh inputs. SIGKILL goes to the stage's own process, in every other trial at a moment drawn evenly from
+the time that an undisturbed run takes, in the others from the time after its first change; then the same command runs to its
+end. Compared is everything below the folder: names, bytes and what is left of the inputs.
+"""
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TRANSFERS = ("hardlink", "copy", "move")
+
+
+@dataclass
+class Case:
+    """One row: the inputs that a trial starts from (names of the stock), and the command, in which {0} is the trial's folder."""
+
+    name: str
+    inputs: tuple
+    command: str
+    deletes: str = ""  # what the command removes: where it has gone, there is nothing to run again
+
+
+CASES = [
+    Case("unzip", ("set.zip",), "data_unzipper.py {0}/set.zip --to {0}/raw"),
+    Case("zip", ("set",), "data_zipper.py {0}/set {0}/packed.zip"),
+    *(Case(f"split, {t}", ("set",), f"data_split.py {{0}}/set --data {{0}}/data --transfer {t}") for t in TRANSFERS),
+    *(Case(f"merge, {t}", ("tree", "more"), f"data_merger.py {{0}}/more --into {{0}}/tree --transfer {t}") for t in TRANSFERS),
+    Case("augmentation", ("tree",), "data_augmentation.py --data {0}/tree --images 100"),
+    Case("delete", ("tree", "more"), "data_deleter.py {0}/tree --yes", deletes="tree"),
+    Case("delete, augmented", ("augmented",), "data_deleter.py {0}/augmented --augmented --yes"),
+]
+
+
+def start(command, *folders):
+    """Start a stage, with the folders in the place of {0}, {1} …"""
+    stage, *arguments = (part.format(*folders) for part in command.split())
+    command = [sys.executable, ROOT / stage, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(command, *folders):
+    """Run a stage to its end; returns the seconds it took."""
+    began = time.perf_counter()
+    process = start(command, *folders)
+    _, said = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"error: {command}: {said.strip()}")
+    return time.perf_counter() - began
+
+
+def make_stock(source, stock, images):
+    """Make what trials start from: a published set, its zip, two split trees, one of them augmented."""
+    for folder in sorted(folder for folder in source.glob("*/*") if folder.is_dir()):
+        names = sorted(os.listdir(folder))
+        for part, chosen in (("set", names[: images // 4]), ("other", names[-images // 8 :])):
+            there = stock / part / folder.relative_to(source)
+            there.mkdir(parents=True)
+            for name in chosen:
+                os.link(folder / name, there / name)
+    with zipfile.ZipFile(stock / "set.zip", "w") as archive:
+        for path in sorted((stock / "set").rglob("*.*")):
+            archive.write(path, path.relative_to(stock))
+    for part, tree in (("set", "tree"), ("other", "more"), ("set", "augmented")):
+        finish("data_split.py {0} --data {1}", stock / part, stock / tree)
+    if (ROOT / "data_augmentation.py").exists():
+        finish("data_augmentation.py --data {0} --images 100", stock / "augmented")
+
+
+def fresh(stock, here, case):
+    """Make the inputs of a trial by hard link."""
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir()
+    for name in case.inputs:
+        if (stock / name).is_dir():
+            shutil.copytree(stock / name, here / name, copy_function=os.link)
+        else:
+            os.link(stock / name, here / name)
+
+
+def digest(folder):
+    """Return one SHA-256 of all names and bytes below a folder."""
+    whole = hashlib.sha256()
+    for here, folders, names in os.walk(folder):
+        folders.sort()
+        whole.update(f"{here[len(str(folder)) :]}/\n".encode())
+        for name in sorted(names):
+            whole.update(f"{name} {hashlib.sha256(Path(here, name).read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def state(here):
+    """Return what changes as soon as a stage changes anything in the folder or in the two levels below it."""
+    folders = [here, *(path for depth in ("*", "*/*") for path in here.glob(depth) if path.is_dir())]
+    return [(folder, folder.stat().st_mtime_ns) for folder in folders if folder.exists()]
+
+
+def wait_for_change(process, here):
+    """Wait until the process has changed something, or has ended; returns the seconds that took."""
+    began, before = time.perf_counter(), state(here)
+    while process.poll() is None:
+        try:
+            if state(here) != before:
+                break
+        except FileNotFoundError:  # a folder went while it was looked at
+            break
+    return time.perf_counter() - began
+
+
+def trial(case, here, stock, moment, changing, before, wanted):
+    """Kill once, run again: (killed, killed in the midst of changes, same tree as undisturbed).
+
+    The moment counts from the start, or from the first change where `changing`.
+    """
+    fresh(stock, here, case)
+    process = start(case.command, here)
+    if changing:
+        wait_for_change(process, here)
+    try:
+        process.communicate(timeout=moment)
+        killed = False
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        killed = process.returncode != 0
+    midst = killed and digest(here) not in (before, wanted)
+    if not case.deletes or (here / case.deletes).exists():
+        finish(case.command, here)
+    return killed, midst, digest(here) == wanted
+
+
+def run_case(case, work, stock, kills, chance):
+    """Run one undisturbed run, then trials until `kills` of them hit before the end; print the row, return whether all agree."""
+    here = work / "here"  # one folder for all: what a stage writes may tell its path
+    fresh(stock, here, case)
+    before, began = digest(here), time.perf_counter()
+    process = start(case.command, here)
+    until_change = wait_for_change(process, here)
+    _, said = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"error: {case.command}: {said.strip()}")
+    seconds, wanted, done = time.perf_counter() - began, digest(here), []
+    while sum(killed for killed, *_ in done) < kills and len(done) < 4 * kills:
+        changing = len(done) % 2 == 1
+        moment = chance.uniform(0, seconds - until_change if changing else seconds)
+        done.append(trial(case, here, stock, moment, changing, before, wanted))
+    killed, midst, same = (sum(column) for column in zip(*done, strict=True))
+    print(f"{case.name:18} {seconds:7.2f} {killed:6} {midst:6} {same:6} of {len(done)}", flush=True)
+    return same == len(done)
+
+
+def main(argv=None):
+    """Run the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="unpacked data set with train and test; only read")
+    parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: beside the source)")
+    parser.add_argument("--kills", type=int, default=20, help="for each stage (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=4000, help="of the source to work with (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument("--only", default="", help="only the rows whose name holds this")
+    args = parser.parse_args(argv)
+    source = args.source.resolve()
+    chance, fine = random.Random(args.seed), True
+    with tempfile.TemporaryDirectory(dir=args.work or source.parent, prefix="faults-") as work:
+        stock = Path(work) / "stock"
+        make_stock(source, stock, args.images)
+        print(f"{'':18} {'seconds':>7} {'kills':>6} {'midst':>6} {'same':>6}")
+        for case in CASES:
+            if not (ROOT / case.command.split()[0]).exists():
+                print(f"{case.name:18} skipped: there is no {case.command.split()[0]}")
+            elif args.only in case.name:
+                fine &= run_case(case, Path(work), stock, args.kills, chance)
+    raise SystemExit(0 if fine else 1)
+
+
+if __name__ == "__main__":
+    main()
