@@ -19,7 +19,7 @@ from pathlib import Path
 
 from detector import data_tree
 from detector.console import InputError, plural, stage
-from detector.data_tree import CLASSES, SPLITS, TRANSFERS, Image, counts_table
+from detector.data_tree import AUGMENTED, CLASSES, SPLITS, TRANSFERS, Image, counts_table
 
 SHOWN = 10  # pairs of a list
 
@@ -34,7 +34,6 @@ def read_target(target):
     """
     if not os.path.lexists(target):
         return []
-    data_tree.require_folder(target, holding="splits or class folders")
     names = [entry.name for entry in os.scandir(target) if entry.is_dir() and not entry.name.startswith(".")]
     if any(data_tree.class_of(name) for name in names):
         wrong = [name for name in names if name not in CLASSES and name not in data_tree.NOT_STRAY]
@@ -53,9 +52,10 @@ def read_target(target):
 
 
 def read_sources(sources):
-    """Return ([Image], paths of files that are no images) of all sources, in order.
+    """Return (images, files that are no images) of all sources, in order, both as [Image].
 
-    Raises InputError where a source is not understood, or where some are split and others are not.
+    Raises InputError where a source is not understood, where some are split and others are not, or where an augmented image
+    is not in train.
     """
     for source in sources:
         data_tree.refuse_unfinished(source)
@@ -65,7 +65,10 @@ def read_sources(sources):
         unsplit = next(source for source in sources if source not in split)
         raise InputError(f"{unsplit}: expected splits as in {split[0]}, found class folders; divide it with data_split.py first")
     files = [file for layout in layouts for file in data_tree.find_images(layout)]
-    return [file for file in files if file.kind], [file.path for file in files if not file.kind]
+    astray = [file.path for file in files if AUGMENTED in file.inside and file.split not in (None, "train")]
+    if astray:
+        raise InputError(f"{astray[0]}: expected augmented images in train only, found {len(astray):,} elsewhere; remove them")
+    return [file for file in files if file.kind], [file for file in files if not file.kind]
 
 
 def check_same_kind(target, there, images):
@@ -78,6 +81,7 @@ def check_same_kind(target, there, images):
 
 def check_apart(sources, target):
     """Raise InputError where two of the folders are the same, or where the target is in a source."""
+    data_tree.check_is_folder(target)
     goal, real = Path(os.path.realpath(target)), [Path(os.path.realpath(source)) for source in sources]
     for i, (source, path) in enumerate(zip(sources, real, strict=True)):
         if path == goal or path in goal.parents:
@@ -167,8 +171,7 @@ def make_plan(sources, target, transfer, on_conflict):
         report.append(f"left out: {plural(len(conflicts), 'image')} (in another split or under the other label already)")
     if within:
         report.append(f"warning: {plural(len(within), 'image')} of {target} under both labels or in two splits before this merge")
-    if others:
-        report.append(f"no images: {plural(len(others), 'file')} (first: {', '.join(others[:3])})")
+    report += data_tree.report_refused(others)
     # a move also takes away the sources whose content is there already
     return report, [(source, destination) for source, destination, state in plan if state != "there" or transfer == "move"]
 

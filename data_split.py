@@ -37,7 +37,7 @@ REASONS = {
 
 
 def read_source(source):
-    """Return (images, paths of files that are no images) of a published data set.
+    """Return (images, files that are no images) of a published data set, both as [Image].
 
     Raises InputError where the layout is not understood, or where it holds augmented images.
     """
@@ -48,7 +48,7 @@ def read_source(source):
             f"{source}: expected originals only, found {plural(len(augmented), 'augmented image')} (first: {augmented[0]}); "
             "an original and its augmented images would come apart: split first, then run data_augmentation.py"
         )
-    return [file for file in files if file.kind], [file.path for file in files if not file.kind]
+    return [file for file in files if file.kind], [file for file in files if not file.kind]
 
 
 def set_aside(images):
@@ -285,8 +285,7 @@ def make_plan(source, data, sizes, seed):
     report = [f"left out: {plural(len(some), 'image')} ({REASONS[reason]})" for reason, some in sorted(left_out.items())]
     if unplaced:
         report.append(f"not asked for: {plural(unplaced, 'image')}")
-    if others:
-        report.append(f"no images: {plural(len(others), 'file')} (first: {', '.join(others[:3])})")
+    report += data_tree.report_refused(others)
     mislabelled = [twins for twins in _labels(image for image in keep).values() if len(twins) > 1]
     if mislabelled:
         report.append(f"warning: {plural(len(mislabelled), 'image')} of the published validation or test under both labels")
@@ -301,6 +300,7 @@ def moved_before(source, data):
 
 def check_apart(source, data):
     """Raise InputError where `data` is the source or in it: a second run would take it for a class folder."""
+    data_tree.check_is_folder(data)
     inner, outer = Path(os.path.realpath(data)), Path(os.path.realpath(source))
     if inner == outer or outer in inner.parents:
         raise InputError(f"{data}: expected a folder outside the source {source}; choose another --data")

@@ -13,6 +13,8 @@ def stage(main):
 
     @functools.wraps(main)
     def run(argv=None):
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
         try:
             return main(argv)
         except InputError as error:

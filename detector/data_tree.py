@@ -390,6 +390,23 @@ def find_images(layout):
     return [Image(*file, digest, kind) for file, (digest, kind) in zip(found, facts, strict=True)]
 
 
+def report_refused(files):
+    """Return lines for a stage's report on the files, among what `find_images` listed, that are no images."""
+    unreadable = [file.path for file in files if file.digest is None]
+    others = [file.path for file in files if file.digest and not file.kind]
+    return [
+        f"{what}: {plural(len(paths), 'file')} (first: {', '.join(paths[:3])})"
+        for what, paths in (("no images", others), ("not readable", unreadable))
+        if paths
+    ]
+
+
+def check_is_folder(data):
+    """Raise InputError where something that is no folder stands where a stage is to place files."""
+    if os.path.lexists(data):
+        require_folder(data)
+
+
 def _apart(folders):
     names = {folder: list(scan(folder)) for folder in folders}
     clash = len(folders) > 1 and len({name.casefold() for some in names.values() for name in some}) < sum(map(len, names.values()))

@@ -180,6 +180,10 @@ def test_what_does_not_fit_is_refused(make_files, tmp_path, run):
     assert error(tmp_path / "no", "--into", flat) == (
         f"{tmp_path}/no: expected a folder with class folders, found nothing of that name; check the path"
     )
+    astray = tree(make_files, tmp_path / "astray", **{"test/Fake/1__augmented-00.jpg": "z"})
+    assert error(astray, "--into", tmp_path / "data") == (
+        f"{astray}/test/Fake/1__augmented-00.jpg: expected augmented images in train only, found 1 elsewhere; remove them"
+    )
     (split / data_tree.JOURNAL).write_text('{"job": ["data_split.py", "raw"]}\n')
     assert error(split, "--into", tmp_path / "data") == (
         f"{split}: a command was interrupted here; run it again to finish it: data_split.py raw"

@@ -1,6 +1,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from fractions import Fraction
 
@@ -312,6 +314,25 @@ def test_bad_sources(make_files, tmp_path, run):
     assert run(data_split.main, source, "--data", source / "x")[2] == (
         f"error: {source}/x: expected a folder outside the source {source}; choose another --data\n"
     )
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+def test_names_that_are_no_text(make_files, tmp_path, contents):
+    source = flat(make_files, tmp_path / "in")
+    os.rename(source / "fake_images/1.jpg", os.path.join(os.fsencode(source), b"fake_images/\xff\n.jpg"))
+    command = [sys.executable, data_split.__file__, source, "--data", tmp_path / "data"]
+    for option in (["--dry-run"], []):
+        done = subprocess.run([*command, *option], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (r"fake_images/\udcff" in done.stdout) is bool(option)
+    assert any(path.endswith("\udcff\n.jpg") for path in contents(tmp_path / "data"))
+
+
+def test_a_file_where_the_data_folder_should_be(make_files, tmp_path, run):
+    source = flat(make_files, tmp_path / "in")
+    (tmp_path / "data").write_text("")
+    code, _, err = run(data_split.main, source, "--data", tmp_path / "data")
+    assert (code, err) == (1, f"error: {tmp_path}/data: expected a folder with images, found a file; check the path\n")
 
 
 def test_usage(tmp_path, run):
