@@ -2,19 +2,29 @@
 
 One decoding and one fitting for training, evaluation and the app: a score is the same wherever it is computed.
 """
+import contextlib
 import io
 import os
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from detector.console import InputError
 
-MAX_PIXELS = 200_000_000  # a 200-megapixel image is 600 MB decoded; more is taken for a decompression bomb
+MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded): it takes more for a decompression bomb
 SMALL = 64  # data sets whose median shorter side is at most this are judged at 32 px, others at 224 px
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+ORIENTATIONS = {  # the EXIF tag's values that are not upright, and what makes them so
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(source):
@@ -33,7 +43,8 @@ def read_image(source):
         InputError: the file is no image, is damaged or cut off, or has more than MAX_PIXELS pixels.
     """
     with _opened(source) as image:
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        image.load()
+        return np.asarray(_to_rgb(_upright(image)))
 
 
 def image_size(source):
@@ -44,53 +55,52 @@ def image_size(source):
     """
     with _opened(source) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return (height, width) if turned else (width, height)
+        if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+            return width, height  # Pillow turns TIFF by itself, and would decode a whole PNG to look for EXIF at its end
+        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
-class _opened:
+def _orientation(image):
+    return image.getexif().get(0x0112, 1)
+
+
+def _upright(image):
+    """Turn a loaded Pillow image as its EXIF says (ImageOps.exif_transpose fails where another EXIF tag is damaged)."""
+    orientation = _orientation(image)
+    known = isinstance(orientation, int) and orientation in ORIENTATIONS
+    return image.transpose(ORIENTATIONS[orientation]) if known else image
+
+
+@contextlib.contextmanager
+def _opened(source):
     """Open an image with Pillow; what Pillow raises on bad files, here or in the body, becomes an InputError."""
-
-    def __init__(self, source):
-        self.name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
-        self.source = io.BytesIO(source) if isinstance(source, bytes) else source
-
-    def __enter__(self):
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of large images and odd metadata
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; the limit is checked below
-                self.image = Image.open(self.source, formats=FORMATS)
+            with Image.open(file, formats=FORMATS) as image:
+                yield image
+        except InputError:
+            raise
         except Exception as error:
-            raise self.translated(error) from None
-        width, height = self.image.size
-        if width * height > MAX_PIXELS:
-            self.image.close()
-            raise InputError(f"{self.name}: expected at most {MAX_PIXELS:,} pixels, found {width} x {height}; scale the image down")
-        return self.image
+            raise _translated(error, name) from None
 
-    def __exit__(self, kind, error, trace):
-        self.image.close()
-        if isinstance(error, Exception):
-            raise self.translated(error) from None
 
-    def translated(self, error):
-        """Return the exception to raise in place of `error`: errors of the file system keep their own kind."""
-        kinds = ", ".join(FORMATS)
-        if isinstance(error, UnidentifiedImageError):
-            return InputError(f"{self.name}: expected an image ({kinds}), found another kind of file; leave it out")
-        if isinstance(error, IsADirectoryError):
-            return InputError(f"{self.name}: expected an image ({kinds}), found a folder")
-        if isinstance(error, FileNotFoundError):
-            return InputError(f"{self.name}: expected an image, found nothing of that name; check the path")
-        if isinstance(error, OSError) and error.errno is not None:
-            return error
-        if isinstance(error, Image.DecompressionBombError):
-            return InputError(f"{self.name}: expected at most {MAX_PIXELS:,} pixels, found more; scale the image down")
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        return InputError(
-            f"{self.name}: expected a whole image, found a damaged one ({reason}); "
-            "get the file again or leave it out"
-        )
+def _translated(error, name):
+    """Return the exception to raise in place of Pillow's: errors of the file system keep their own kind."""
+    kinds = ", ".join(FORMATS)
+    if isinstance(error, UnidentifiedImageError):
+        return InputError(f"{name}: expected an image ({kinds}), found another kind of file; leave it out")
+    if isinstance(error, IsADirectoryError):
+        return InputError(f"{name}: expected an image ({kinds}), found a folder")
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{name}: expected an image, found nothing of that name; check the path")
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    if isinstance(error, Image.DecompressionBombError):
+        return InputError(f"{name}: expected at most {MAX_PIXELS:,} pixels, found more; scale the image down")
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return InputError(f"{name}: expected a whole image, found a damaged one ({reason}); get the file again or leave it out")
 
 
 def _to_rgb(image):
