@@ -138,14 +138,29 @@ def inspect_block(root, paths):
     return digests, reasons, kinds, hashes, np.array([none if row is None else row for row in facts])
 
 
+def hash_block(root, paths):
+    """Return the SHA-256 hex digests of some files, None for a file that may not be read."""
+    digests = []
+    for path in paths:
+        try:
+            digests.append(data_tree.digest_of(os.path.join(root, path)))
+        except PermissionError:
+            digests.append(None)
+    return digests
+
+
+def in_blocks(function, root, paths, size):
+    """Call function(root, block of paths) over all files on all cores and return the results, block by block."""
+    blocks = [paths[i : i + size] for i in range(0, len(paths), size)]
+    return data_tree.parallel(functools.partial(function, root), blocks, f"block of {plural(size, 'image')}", chunk=1)
+
+
 def inspect_all(root, paths):
     """Run `inspect_block` over all files on all cores and return its five results, joined."""
     import numpy as np
 
     size = min(256, max(32, len(paths) // 32))  # few large photographs are spread as evenly as many small images
-    blocks = [paths[i : i + size] for i in range(0, len(paths), size)]
-    done = data_tree.parallel(functools.partial(inspect_block, root), blocks, f"block of {size}", chunk=1)
-    digests, reasons, kinds, hashes, facts = zip(*done, strict=True)
+    digests, reasons, kinds, hashes, facts = zip(*in_blocks(inspect_block, root, paths, size), strict=True)
     return *(list(chain(*column)) for column in (digests, reasons, kinds)), np.concatenate(hashes), np.concatenate(facts)
 
 
@@ -168,7 +183,7 @@ def audit(folder, paths, places, quick=False):
 
 def look_quickly(root, paths, places):
     """Return the report's entries that need no decoding."""
-    digests = [digest for digest, _ in data_tree.file_facts(root, paths)]
+    digests = list(chain(*in_blocks(hash_block, root, paths, 1024)))
     unreadable = [{"path": path, "reason": "Permission denied"} for path, digest in zip(paths, digests, strict=True) if not digest]
     return {"unreadable": unreadable, "odd": None, "near": None, "shortcut": None} | twins(paths, digests, places)
 

@@ -66,16 +66,17 @@ def render(report, paths, places):
 
     Args:
         report: what audit.json holds.
-        paths, places: every file and its (split, class), for the contact sheets; the same images are drawn each time.
+        paths, places: every file and its (split, class), for the contact sheets (none with --quick); the same images are drawn
+            each time.
     """
-    sheets = choose_sheets(paths, places)
+    sheets = {} if report["quick"] else choose_sheets(paths, places)
     shown = dict.fromkeys(path for sheet in sheets.values() for path in sheet)
     shown |= dict.fromkeys(path for group in report["identical"]["groups"][:SHOWN] for path in group[:4])
     near = report["near"]["found"][:SHOWN] if report["near"] else []
     shown |= dict.fromkeys(path for pair in near for path in pair["paths"])
     odd = {kind: found for kind, found in (report["odd"] or {}).items() if found}
     shown |= dict.fromkeys(path for found in odd.values() for path in found[:SHOWN])
-    pictures = data_tree.parallel(functools.partial(picture, report["folder"]), list(shown), chunk=16)
+    pictures = data_tree.parallel(functools.partial(picture, report["folder"]), list(shown), chunk=64)
     figures = {path: figure(path, image) for path, image in zip(shown, pictures, strict=True)}
     place_of = dict(zip(paths, places, strict=True))
     sections = [
