@@ -1,0 +1,379 @@
+"""Add images to train: each original turned, shifted, sheared, zoomed and mirrored, damaged, or both.
+
+    python data_augmentation.py                                        ten new images for each original
+    python data_augmentation.py --images 2000                          for 2,000 of the originals
+    python data_augmentation.py --total 114000                         as many as make train that large
+    python data_augmentation.py --recipe damage --into augmented       to a tree of its own, for data_merger.py
+
+reads   data/train/{Fake,Real}/…, originals only
+writes  data/train/{Fake,Real}/NAME__augmented-00.jpg, …-01.jpg, … beside NAME, or the same below --into
+
+Both classes get the same treatment, format and quality. What an earlier run made is replaced; originals are never
+touched. The same seed gives the same images, on any number of cores; killed and run again, it ends with the same tree.
+"""
+import argparse
+import functools
+import hashlib
+import io
+import math
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from detector.console import InputError, plural, stage
+from detector.data_tree import AUGMENTED, CLASSES, NOT_STRAY, UNFINISHED, counts_table, parallel, read_tree, scan
+
+UNASKED = 100_000  # more new files than this are made only when asked for by number
+PER_IMAGE = 10
+SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
+LONGEST_SIDE = 65_500  # of a JPEG, in pixels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a new image is made from an original, and how it is written."""
+
+    affine: dict | None  # arguments of geometry.random_affine; None leaves it out
+    damage: dict | None  # arguments of damage.random_damage, done after that; None leaves it out
+    format: str
+    quality: int
+    seed: int
+
+
+# --- the plan ----------------------------------------------------------------------------------------------------------
+
+
+def plan_augmentation(originals, images=None, per_image=PER_IMAGE, total=None, seed=0):
+    """Say how many images to make from which originals.
+
+    Both classes are taken in proportion. Which originals are picked, and which of them give one image more than the
+    others, follows from the seed and their paths alone.
+
+    Args:
+        originals: {class: [relative paths]}, both classes with at least one.
+        images: number of originals to pick; None for all.
+        per_image: new images for each of them; ignored where `total` is given.
+        total: number of images, originals and new ones together, to end with.
+        seed: any integer.
+
+    Returns:
+        {path: number of new images}, sorted by path; none of them 0.
+
+    Raises:
+        InputError: `images` or `total` cannot be met.
+    """
+    sizes = [len(originals[name]) for name in CLASSES]
+    picked = sizes if images is None else share(_check_images(images, sum(sizes)), sizes)
+    new = [per_image * number for number in picked]
+    if total is not None:
+        new = share(_check_total(total, sum(sizes)), picked)
+    plan = {}
+    for name, number, wanted in zip(CLASSES, picked, new, strict=True):
+        ranked = sorted(originals[name], key=lambda path: _hash(seed, path))[:number]
+        for place, path in enumerate(ranked):
+            plan[path] = wanted // number + (place < wanted % number)
+    return {path: plan[path] for path in sorted(plan) if plan[path]}
+
+
+def share(total, weights):
+    """Divide `total` in proportion to whole numbers, into whole numbers that sum to it (largest remainder)."""
+    counts = [total * weight // sum(weights) for weight in weights]
+    by_remainder = sorted(range(len(weights)), key=lambda i: -(total * weights[i] % sum(weights)))
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def _check_images(images, there):
+    if not 1 <= images <= there:
+        raise InputError(f"--images {images}: expected 1 to {there}, the number of originals in train")
+    return images
+
+
+def _check_total(total, there):
+    if total <= there:
+        raise InputError(f"--total {total}: expected more than {there}, the number of originals in train")
+    return total - there
+
+
+def _hash(*parts):
+    return hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogateescape")).digest()
+
+
+def check_number_of_files(plan, asked):
+    """Raise InputError where the plan makes more than UNASKED files and nobody asked for that by number."""
+    new = sum(plan.values())
+    if new > UNASKED and not asked:
+        per_image = max(plan.values())
+        raise InputError(
+            f"expected at most {UNASKED:,} new images where no number is given, this makes {new:,} ({len(plan):,} x {per_image}); "
+            f"say --images {len(plan)} --per-image {per_image} for all of them, or fewer, or --total"
+        )
+
+
+def output_name(source, index, format):
+    """Return the name of a new image: it holds the whole name of its original, so that a.jpg and a.png do not clash."""
+    return f"{source}{AUGMENTED}{index:02d}{SUFFIXES[format]}"
+
+
+def is_planned(path, plan, format):
+    """Tell whether a path is that of an image which the plan makes."""
+    source, _, end = path.rpartition(AUGMENTED)
+    index = end.removesuffix(SUFFIXES[format])
+    return index.isdecimal() and int(index) < plan.get(source, 0) and path == output_name(source, int(index), format)
+
+
+# --- the images --------------------------------------------------------------------------------------------------------
+
+
+def augment(image, source, copies, recipe):
+    """Yield new images as Pillow images; what becomes of each follows from the recipe, the path and its own number alone.
+
+    Args:
+        image: (h, w, 3) uint8, RGB.
+        source: relative path of the original; together with the seed and a number it seeds the generators.
+        copies: number of new images.
+    """
+    from numpy import asarray
+    from PIL import Image
+
+    from detector.damage import random_damage
+    from detector.geometry import random_affines
+
+    if recipe.affine is None:
+        images = [Image.fromarray(image)] * copies
+    else:
+        images = random_affines(image, _generator(recipe.seed, source), copies, **recipe.affine)
+    for index, new in enumerate(images):
+        if recipe.damage is not None:
+            rng = _generator(recipe.seed, source, index)
+            new = Image.fromarray(random_damage(asarray(new), rng, **recipe.damage))
+        yield new
+
+
+def _generator(*key):
+    from numpy.random import default_rng
+
+    return default_rng(int.from_bytes(_hash(*key)[:16]))
+
+
+def encode(image, recipe):
+    """Return the bytes of a Pillow image as a file, without metadata."""
+    file = io.BytesIO()
+    image.save(file, recipe.format, **({"quality": recipe.quality} if recipe.format == "jpeg" else {}))
+    return file.getvalue()
+
+
+def augment_file(job, data, into, recipe):
+    """Make the new images of one original.
+
+    Args:
+        job: (relative path of the original, number of new images).
+        data: folder that the path is relative to.
+        into: folder that the new images' paths are relative to.
+
+    Returns:
+        None, or why the original could not be read; what an earlier run made of it is then removed.
+
+    Raises:
+        OSError: the original has vanished, or there is no writing.
+    """
+    from detector.pixels import read_image
+
+    source, copies = job
+    try:
+        image = read_image(os.path.join(data, source))
+        if recipe.format == "jpeg" and max(image.shape) > LONGEST_SIDE:
+            raise InputError(f"{source}: expected sides of at most {LONGEST_SIDE:,} px, found more; say --format png")
+    except InputError as error:
+        os.stat(os.path.join(data, source))
+        for index in range(copies):
+            Path(into, output_name(source, index, recipe.format)).unlink(missing_ok=True)
+        return str(error)
+    os.makedirs(os.path.dirname(os.path.join(into, source)), exist_ok=True)
+    for index, new in enumerate(augment(image, source, copies, recipe)):
+        write(os.path.join(into, output_name(source, index, recipe.format)), encode(new, recipe))
+    return None
+
+
+def write(path, content):
+    """Write a file beside its place and rename it. Plain system calls: small files are written in two thirds of the time."""
+    unfinished = path + UNFINISHED
+    try:
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            while content:
+                content = content[os.write(handle, content) :]
+        finally:
+            os.close(handle)
+        os.replace(unfinished, path)
+    except OSError as error:
+        if os.path.isfile(unfinished):
+            os.unlink(unfinished)
+        raise OSError(error.errno, error.strerror, path) from None  # the system names no file where the disk is full
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------------
+
+
+def read_originals(data):
+    """Return {class: [paths relative to `data`]} of the images in train that no earlier run made.
+
+    Raises InputError where train or one of its classes is missing, or holds none.
+    """
+    paths, labels = read_tree(data, ("train",))["train"]
+    originals = {name: [] for name in CLASSES}
+    for path, label in zip(paths, labels, strict=True):
+        if not is_augmented(path):
+            originals[CLASSES[label]].append(path)
+    for name, found in originals.items():
+        if not found:
+            folder = Path(data, "train", name)
+            raise InputError(f"{folder}: expected originals, found only augmented images; run data_split.py first")
+    return originals
+
+
+def is_augmented(path):
+    """Tell whether a path is that of an augmented image."""
+    return AUGMENTED in path.rpartition("/")[2]
+
+
+def left_overs(into, plan, format):
+    """Yield the paths, relative to `into`, of what earlier runs made there and the plan does not hold, unfinished files too."""
+    for here, _, names in os.walk(os.path.join(into, "train")):
+        folder = os.path.relpath(here, into).replace(os.sep, "/")
+        for name in names:
+            if AUGMENTED in name and not is_planned(f"{folder}/{name}", plan, format):
+                yield f"{folder}/{name}"
+
+
+def carry_out(plan, data, into, recipe):
+    """Make the images of a plan and remove what earlier runs made beyond it.
+
+    Returns:
+        List of messages, one for each original that could not be read.
+    """
+    for path in list(left_overs(into, plan, recipe.format)):
+        os.unlink(os.path.join(into, path))
+    make = functools.partial(augment_file, data=os.fspath(data), into=os.fspath(into), recipe=recipe)
+    few = sum(plan.values()) < 200  # they are made before other processes would have started
+    chunk = len(plan) if few else max(1, min(16, len(plan) // 32))  # small enough to end at the same time on all cores
+    results = parallel(make, list(plan.items()), unit="original", chunk=chunk)
+    return [message for message in results if message]
+
+
+def count(data):
+    """Return a Counter {(row, class): images} of a data tree; augmented images of train have a row of their own."""
+    counts = Counter()
+    for split in ("train", "validation", "test"):
+        for name in CLASSES:
+            folder = Path(data, split, name)
+            for path in scan(folder) if folder.is_dir() else ():
+                counts["train, augmented" if split == "train" and is_augmented(path) else split, name] += 1
+    return counts
+
+
+def check_numbers(args):
+    """Raise InputError for a number out of its range."""
+    ranges = {
+        "per_image": (1, math.inf), "rotation": (0, 180), "shift": (0, 1), "shear": (0, 1), "zoom": (0, 0.9),
+        "damage": (0, 1), "blur": (0, 100), "scale": (0.01, 1), "noise": (0, 1), "jpeg": (1, 95), "quality": (1, 95),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        number = getattr(args, name)
+        if number is not None and not low <= number <= high:
+            expected = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise InputError(f"--{name.replace('_', '-')} {number}: expected {expected}")
+
+
+def check_into(data, into):
+    """Raise InputError where the new tree would be a stray folder in the data tree."""
+    inside = os.path.relpath(os.path.realpath(into), os.path.realpath(data)).split(os.sep)
+    if inside[0] not in {os.curdir, os.pardir} | NOT_STRAY:
+        raise InputError(f"{into}: expected a folder outside {data}, where it would be taken for a split; choose another --into")
+
+
+def parse(argv):
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("data"), help="data tree (default: %(default)s)")
+    add("--images", type=int, metavar="K", help="pick so many originals, of both classes in proportion (default: all)")
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument("--per-image", type=int, metavar="N", help=f"new images for each original (default: {PER_IMAGE})")
+    number.add_argument("--total", type=int, metavar="N", help="images that train is to end with, spread evenly over the originals")
+    add("--recipe", choices=("geometric", "damage", "both"), default="geometric", help="what is done (default: %(default)s)")
+    add("--seed", type=int, default=0, help="same seed, same images (default: %(default)s)")
+    add("--format", choices=tuple(SUFFIXES), default="jpeg", help="of the new images (default: %(default)s, as most originals)")
+    add("--quality", type=int, default=95, help="of JPEG, 4:2:0 chroma; below this, fine traces are lost (default: %(default)s)")
+    add("--into", type=Path, metavar="FOLDER", help="data tree to write to, where augmented images are replaced (default: --data)")
+    add("--dry-run", action="store_true", help="print what would be made, change nothing")
+    geometric = parser.add_argument_group("geometric recipe", "largest amounts; each image draws its own, evenly")
+    geometric.add_argument("--rotation", type=float, default=20.0, help="degrees to either side (default: %(default)s)")
+    geometric.add_argument("--shift", type=float, default=0.2, help="share of width and of height (default: %(default)s)")
+    geometric.add_argument(
+        "--shear", type=float, default=0.2,
+        help="radians, as in the original recipe; today's Keras would take the number as degrees (default: %(default)s)",
+    )  # fmt: skip
+    geometric.add_argument("--zoom", type=float, default=0.2, help="shows 1 - ZOOM to 1 + ZOOM of each side (default: %(default)s)")
+    geometric.add_argument("--no-flip", dest="flip", action="store_false", help="do not mirror half of the images")
+    damage = parser.add_argument_group("damage recipe", "blur, scaling, noise and JPEG, in this order")
+    damage.add_argument("--damage", type=float, default=0.5, metavar="P", help="chance of each of the four (default: %(default)s)")
+    damage.add_argument("--blur", type=float, default=3.0, help="largest sigma, in pixels (default: %(default)s)")
+    damage.add_argument("--scale", type=float, default=0.25, help="smallest factor, down and up again (default: %(default)s)")
+    damage.add_argument("--noise", type=float, default=0.1, help="largest sigma, as a share of full range (default: %(default)s)")
+    damage.add_argument("--jpeg", type=int, default=30, help="lowest quality, up to 95 (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def recipe_of(args):
+    """Return the Recipe that the arguments ask for."""
+    affine = {"rotation": args.rotation, "shift": args.shift, "shear": args.shear, "zoom": args.zoom, "flip": args.flip}
+    damage = {"probability": args.damage, "max_blur": args.blur, "min_scale": args.scale}
+    damage |= {"max_noise": args.noise, "min_quality": args.jpeg}
+    return Recipe(
+        affine=affine if args.recipe != "damage" else None,
+        damage=damage if args.recipe != "geometric" else None,
+        format=args.format,
+        quality=args.quality,
+        seed=args.seed,
+    )
+
+
+def print_plan(plan, into, format):
+    """Print every file that would be made and removed."""
+    for source, copies in plan.items():
+        sys.stdout.writelines(f"{source} -> {Path(into, output_name(source, index, format))}\n" for index in range(copies))
+    removed = list(left_overs(into, plan, format))
+    sys.stdout.writelines(f"remove {Path(into, path)}\n" for path in removed)
+    for name in CLASSES:
+        made = [copies for source, copies in plan.items() if source.startswith(f"train/{name}/")]
+        print(f"{name}: {plural(sum(made), 'new image')} from {plural(len(made), 'original')}")
+    print(f"to remove: {plural(len(removed), 'image')} of earlier runs")
+
+
+@stage
+def main(argv=None):
+    """Run the stage."""
+    args = parse(argv)
+    check_numbers(args)
+    into = args.into or args.data
+    originals = read_originals(args.data)
+    check_into(args.data, into)
+    plan = plan_augmentation(originals, args.images, args.per_image or PER_IMAGE, args.total, args.seed)
+    check_number_of_files(plan, asked=args.total is not None or None not in (args.images, args.per_image))
+    if args.dry_run:
+        return print_plan(plan, into, args.format)
+    unread = carry_out(plan, args.data, into, recipe_of(args))
+    print(*unread, sep="\n", end="\n" if unread else "", file=sys.stderr)
+    print(counts_table(count(into)))
+    if unread:
+        print(f"could not be read and gave no new images: {plural(len(unread), 'original')}")
+    if len(unread) == len(plan):
+        raise InputError(f"{args.data}: expected images in train, found none that can be read; run data_audit.py")
+
+
+if __name__ == "__main__":
+    main()
