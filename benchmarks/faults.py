@@ -37,11 +37,12 @@ class Case:
     deletes: str = ""  # what the command removes: where it has gone, there is nothing to run again
 
 
+MERGE = "data_merger.py {0}/more --into {0}/tree --on-conflict skip"  # in CIFAKE, train twins of the other part's test
 CASES = [
     Case("unzip", ("set.zip",), "data_unzipper.py {0}/set.zip --to {0}/raw"),
     Case("zip", ("set",), "data_zipper.py {0}/set {0}/packed.zip"),
     *(Case(f"split, {t}", ("set",), f"data_split.py {{0}}/set --data {{0}}/data --transfer {t}") for t in TRANSFERS),
-    *(Case(f"merge, {t}", ("tree", "more"), f"data_merger.py {{0}}/more --into {{0}}/tree --transfer {t}") for t in TRANSFERS),
+    *(Case(f"merge, {t}", ("tree", "more"), f"{MERGE} --transfer {t}") for t in TRANSFERS),
     Case("augmentation", ("tree",), "data_augmentation.py --data {0}/tree --images 100"),
     Case("delete", ("tree", "more"), "data_deleter.py {0}/tree --yes", deletes="tree"),
     Case("delete, augmented", ("augmented",), "data_deleter.py {0}/augmented --augmented --yes"),
