@@ -1,0 +1,543 @@
+"""Unpack archives into data/raw: ARCHIVE -> data/raw/<archive name>/, kaggle:OWNER/DATASET -> data/raw/DATASET/.
+
+    python data_unzipper.py cifake.tar.xz photos.zip
+    python data_unzipper.py kaggle:OWNER/DATASET --to data/raw
+
+zip and tar (plain, gz, bz2, xz, zst), recognised by content. Nothing that could land outside its folder is unpacked. A folder
+appears under its own name once it is complete; stopped at any moment and run again, the command goes on where it stopped.
+"""
+import argparse
+import os
+import re
+import shutil
+import stat
+import sys
+import zlib
+from collections import Counter
+from pathlib import Path
+
+from detector.archive import (
+    BLOCK,
+    HEADER,
+    PIECE,
+    Damaged,
+    Names,
+    Stream,
+    check_size,
+    content_start,
+    entry_pieces,
+    kind_of,
+    least_size,
+    read_directory,
+    show_size,
+    tar_entries,
+    whole_entry,
+    without_case,
+)
+from detector.console import InputError, plural, printable, progress, stage, table
+from detector.data_tree import (
+    UNFINISHED,
+    carry_out,
+    class_of,
+    counts_table,
+    is_junk,
+    place,
+    read_bytes,
+    same_content,
+    scan,
+    split_of,
+)
+
+WHOLE = 8 << 20  # bytes; an entry up to this size is held in memory and written by one call
+CHUNK = 256  # zip entries per task
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_SUFFIXES = re.compile(r"(\.(tar|zip|gz|bz2|xz|zst|tgz|tbz2?|txz|tzst))+$", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
+
+
+def parse_size(text):
+    """Return a number of bytes for '50GB', '1.5 TiB' or '1000'."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    if not match or match[2] not in _UNITS:
+        raise argparse.ArgumentTypeError(f"expected a size such as 50GB, received {text!r}")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def check_room(folder, needed):
+    """Raise InputError where the disk of `folder` (which may not exist yet) has less than `needed` bytes free."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(f"it needs {show_size(needed)} of disk, {show_size(free)} are free in {folder}; free some room")
+
+
+# --- where it goes -----------------------------------------------------------------------------------------------------
+
+
+class Target:
+    """The folder that one archive is unpacked into, and what has been done in it.
+
+    Unpacking goes into a hidden folder beside it, which gets its name when everything is there: one rename, where a rename
+    for each of 120,000 files would double the system calls. A file cut short by `kill -9` is therefore seen by nobody, and the
+    next run finds it, because it compares what is there with the archive (zip: size and CRC-32, tar: the bytes themselves).
+    Where the folder exists already, it is completed in place, by the same comparison: a file that is the beginning of what
+    it should be was cut short and is written again, any other content belongs to somebody and is never overwritten.
+    """
+
+    def __init__(self, to, name):
+        self.final = os.path.join(to, name)
+        self.complete_in_place = os.path.lexists(self.final)
+        if self.complete_in_place and not os.path.isdir(self.final):
+            raise InputError(f"{self.final} is no folder; move it away")
+        self.root = self.final if self.complete_in_place else os.path.join(to, f".{name}.unfinished")
+        self.was_there = os.path.isdir(self.root)
+        self.extracted = self.present = self.junk = self.links = 0
+        self.damaged = []  # names, or what is wrong with the archive
+        self.files_in = Counter()  # folder: files
+        self._made = set()
+
+    def make_folder(self, folder):
+        """Make a folder below the root, unless that is done; a link in its place is not followed."""
+        if folder in self._made:
+            return
+        if not self._made:
+            os.makedirs(self.root, exist_ok=True)
+            self._made.add("")
+        if folder:
+            self.make_folder(os.path.dirname(folder))
+            path = f"{self.root}/{folder}"
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                if not stat.S_ISDIR(os.lstat(path).st_mode):
+                    raise InputError(f"{path} is no folder, the archive has one there; move it away") from None
+        self._made.add(folder)
+
+    def write(self, name, content):
+        """Write one file whose folder is there. Returns False where the same content is there already.
+
+        Raises InputError where another content is there.
+        """
+        path = f"{self.root}/{name}"
+        try:
+            handle = os.open(path, NEW_FILE, 0o666)
+        except FileExistsError:
+            if not self._clear_the_way(path, content):
+                return False
+            handle = os.open(path, NEW_FILE, 0o666)
+        try:
+            written = os.write(handle, content)
+            while written < len(content):
+                written += os.write(handle, content[written:])
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+        finally:
+            os.close(handle)
+        return True
+
+    def _clear_the_way(self, path, content):
+        found = os.lstat(path)
+        existing = read_bytes(path) if stat.S_ISREG(found.st_mode) and found.st_size <= len(content) else None
+        if existing == content:
+            return False
+        if self.complete_in_place and (existing is None or not content.startswith(existing)):
+            raise self._other_content(path)
+        os.unlink(path)  # not emptied in place: other hard links to it keep what they have
+        return True
+
+    def _other_content(self, path):
+        return InputError(f"{path}: another content of that name is there and is not overwritten; move {self.final} away")
+
+    def write_large(self, name, pieces):
+        """Write one file of any size from an iterable of bytes: beside, then renamed. Returns and raises as `write`."""
+        path = f"{self.root}/{name}"
+        unfinished = f"{path}.unpacking{UNFINISHED}"
+        try:
+            with open(unfinished, "wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+            if os.path.lexists(path):
+                if os.path.isfile(path) and same_content(path, unfinished):
+                    return False
+                if self.complete_in_place:
+                    raise self._other_content(path)
+            os.replace(unfinished, path)
+            return True
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, error.filename or path) from None
+        finally:
+            if os.path.lexists(unfinished):
+                os.unlink(unfinished)
+
+    def agrees(self, entry):
+        """Tell whether a zip entry is there already, with its size and its CRC-32."""
+        path = f"{self.root}/{entry.name}"
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
+            return False
+        crc = 0
+        with open(path, "rb", buffering=0) as file:
+            while piece := file.read(PIECE):
+                crc = zlib.crc32(piece, crc)
+        return crc == entry.crc
+
+    def note(self, name, written):
+        """Count one file as extracted or as there already."""
+        self.extracted += written
+        self.present += not written
+        self.files_in[os.path.dirname(name)] += 1
+
+    def finish(self, names):
+        """Give the finished folder its name."""
+        if self.complete_in_place:
+            return
+        self.make_folder("")
+        if self.was_there:
+            self._remove_strangers(names)
+        os.rename(self.root, self.final)
+
+    def _remove_strangers(self, names):
+        # a run that was killed may have unpacked another archive of this name: what this one does not hold goes
+        for here, _, files in os.walk(self.root, topdown=False):
+            prefix = os.path.relpath(here, self.root).replace(os.sep, "/")
+            prefix = "" if prefix == "." else prefix + "/"
+            for file in files:
+                if without_case(prefix + file) not in names.files:
+                    os.unlink(os.path.join(here, file))
+            if prefix and without_case(prefix[:-1]) not in names.folders:
+                shutil.rmtree(here)
+
+    def discard(self):
+        """Remove what was unpacked of an archive that is refused; a folder that was there before keeps what it has."""
+        if not self.complete_in_place:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+# --- zip ---------------------------------------------------------------------------------------------------------------
+
+
+def unpack_zip(archive, target, max_size):
+    """Unpack a zip into its target, in threads. Raises InputError, before anything is written, for what may not be unpacked."""
+    names = Names()
+    entries, left_out = read_directory(archive, names)
+    target.junk, target.links = left_out["junk"], left_out["links"]
+    archive_size = os.stat(archive).st_size
+    check_size(sum(entry.size for entry in entries), archive_size, max_size)
+    check_room(target.root, room_for(entries, target))
+    for folder in ["", *names.folders.values()]:
+        target.make_folder(folder)
+    # Threads, not processes: nearly all of the time is spent in system calls and in zlib, which other threads do not wait
+    # for; nothing is pickled; and whoever kills this process has killed all that writes.
+    chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
+    with progress(None, total=archive_size, unit="B", unit_scale=True) as bar:
+        for chunk, results in _in_threads(lambda chunk: unpack_chunk(archive, chunk, target), chunks):
+            for entry, written in zip(chunk, results, strict=True):
+                if written is None:
+                    target.damaged.append(entry.name)
+                else:
+                    target.note(entry.name, written)
+            bar.update(sum(entry.packed for entry in chunk))
+    return names
+
+
+def room_for(entries, target):
+    """Return the bytes of disk that the entries will take, without those that have their size already."""
+    needed = 0
+    for entry in entries:
+        if target.was_there:
+            try:
+                if os.lstat(f"{target.root}/{entry.name}").st_size == entry.size:
+                    continue
+            except OSError:
+                pass  # not there: it will need room
+        needed += -(-entry.size // BLOCK) * BLOCK
+    return needed
+
+
+def _in_threads(work, chunks):
+    """Yield (chunk, work(chunk)) in order, worked on by a thread for each core; a failure stops those not yet begun."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        yield from zip(chunks, pool.map(work, chunks), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def unpack_chunk(archive, entries, target):
+    """Unpack some entries of a zip. Returns for each of them: True written, False there already, None damaged."""
+    import mmap
+
+    results = []
+    with open(archive, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for entry in entries:
+            try:
+                if target.was_there and target.agrees(entry):
+                    results.append(False)
+                elif entry.size <= WHOLE and entry.method in (0, 8):
+                    results.append(target.write(entry.name, whole_entry(content, entry)))
+                else:
+                    file.seek(content_start(content, entry))
+                    results.append(target.write_large(entry.name, entry_pieces(file, entry)))
+            except Damaged:
+                results.append(None)
+    return results
+
+
+# --- tar ---------------------------------------------------------------------------------------------------------------
+
+
+def unpack_tar(archive, packing, target, max_size):
+    """Unpack a tar into its target, as it streams past: one thread unpacks, this one writes.
+
+    Raises InputError at the first entry that may not be unpacked; Damaged where the archive ends early or does not hold.
+    What can be told beforehand (room, size) is checked beforehand; reading all headers first would take as long again.
+    """
+    archive_size, expected = os.stat(archive).st_size, least_size(archive, packing)
+    check_size(expected, archive_size, max_size)
+    check_room(target.root, 0 if target.was_there else expected)
+    names, declared = Names(), 0
+    with progress(None, total=archive_size, unit="B", unit_scale=True) as bar:
+        stream = Stream(archive, packing, lambda position: bar.update(position - bar.n))
+        try:
+            for name, kind, size, link in tar_entries(stream):
+                declared += size
+                check_size(max(declared, stream.size) if packing else declared, archive_size, max_size)
+                unpack_tar_entry(stream, target, names, name, kind, size, link)
+            while stream.take(PIECE):  # the packing's own checksum comes at the very end
+                check_size(stream.size, archive_size, max_size)
+        except Damaged as error:
+            target.damaged.append(f"the archive itself: {error}; fetch it again")
+        finally:
+            stream.close()
+    return names
+
+
+def unpack_tar_entry(stream, target, names, name, kind, size, link):
+    """Unpack one entry, whose content comes next in the stream; leave the stream at the next header."""
+    if kind in b"07\0" and not (kind == b"\0" and name.endswith("/")):
+        path = names.add(name)
+        if path is None:
+            target.junk += 1
+            for _ in stream.pieces(size):
+                pass
+        else:
+            target.make_folder(os.path.dirname(path))
+            target.note(path, _write_tar_file(stream, target, path, size))
+        stream.take(-size % HEADER)
+    elif kind in b"5\0":
+        path = names.add_folder(name.rstrip("/\\"))
+        if path:
+            target.make_folder(path)
+    elif kind == b"2":
+        target.links += names.add_link(name, link) is not None
+    elif kind == b"1":
+        linked = names.add_link(name, link, hard=True)
+        if linked:
+            _write_hard_link(target, names, *linked)
+    elif kind in b"346":
+        raise InputError(f"the entry {printable(name)} is a device or a pipe")
+    elif kind == b"S":
+        raise InputError(f"the entry {printable(name)} is a sparse file; pack the folder anew, without --sparse")
+    elif kind != b"V":  # a volume label carries nothing
+        raise InputError(f"the entry {printable(name)} is of the unknown type {kind!a}; pack the folder anew")
+
+
+def _write_tar_file(stream, target, path, size):
+    if size > WHOLE:
+        return target.write_large(path, stream.pieces(size))
+    content = stream.take(size)
+    if len(content) < size:
+        raise Damaged(f"it ends early, in {printable(path)}")
+    return target.write(path, content)
+
+
+def _write_hard_link(target, names, path, original):
+    """A hard link is the same file under a second name: it is unpacked as such, or as a copy where that is not possible."""
+    if without_case(original) not in names.files or not os.path.isfile(f"{target.root}/{original}"):
+        target.damaged.append(path)
+        return
+    target.make_folder(os.path.dirname(path))
+    if target.was_there and not target.complete_in_place and os.path.lexists(f"{target.root}/{path}"):
+        os.unlink(f"{target.root}/{path}")  # of a run that was killed; it costs nothing to link it again
+    target.note(path, place(f"{target.root}/{original}", f"{target.root}/{path}", "hardlink"))
+
+
+# --- kaggle ------------------------------------------------------------------------------------------------------------
+
+
+_TOKEN = (
+    "make an API token at https://www.kaggle.com/settings/api and put it into the environment variable KAGGLE_API_TOKEN "
+    "or the file ~/.kaggle/access_token"
+)
+
+
+def fetch_kaggle(source, target):
+    """Download a Kaggle dataset through kagglehub, which keeps it in its cache, and place its files in the target."""
+    folder = download_kaggle(source)
+    paths = list(scan(folder))
+    target.make_folder("")
+    plan = [(os.path.join(folder, path), os.path.join(target.root, path)) for path in paths]
+    target.extracted, vanished = carry_out(plan, "hardlink", unit="file")
+    if vanished:
+        raise InputError(f"{plural(len(vanished), 'file')} vanished from {folder}; run the same command again")
+    target.present = len(plan) - target.extracted
+    target.files_in.update(os.path.dirname(path) for path in paths)
+    names = Names()
+    for path in paths:
+        names.add(path)
+    return names
+
+
+def download_kaggle(source):
+    """Return the folder in kagglehub's cache that holds the dataset 'kaggle:OWNER/DATASET'.
+
+    Raises InputError, with the way out, where kagglehub, the network, the credentials or the dataset is missing.
+    """
+    import contextlib
+    import io
+    import logging
+    import tarfile
+    import zipfile
+
+    try:
+        import kagglehub
+        import requests
+        from kagglehub import exceptions
+    except ImportError:
+        raise InputError(f"{source}: downloading needs kagglehub: pip install kagglehub") from None
+    logging.getLogger("kagglehub").setLevel(logging.WARNING)
+    # stdout is for results; and off a terminal, its bar would be printed line by line
+    quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
+    broken_archive = zipfile.BadZipFile, tarfile.TarError
+    try:
+        with contextlib.redirect_stdout(sys.stderr), quiet:
+            return kagglehub.dataset_download(source.removeprefix("kaggle:"))
+    except exceptions.KaggleApiHTTPError as error:
+        raise InputError(f"{source}: {_refusal(error.response.status_code)}") from None
+    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
+        raise InputError(f"{source}: Kaggle cannot be reached; check the network, or give an archive fetched elsewhere") from None
+    except (exceptions.UnauthenticatedError, exceptions.CredentialError):
+        raise InputError(f"{source}: Kaggle wants credentials: {_TOKEN}") from None
+    except (exceptions.DataCorruptionError, requests.RequestException, EOFError, zlib.error, *broken_archive) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{source}: the download failed ({what}); run the same command again") from None
+    except ValueError as error:  # an archive that kagglehub cannot unpack, or a kaggle.json that it cannot read
+        what = " ".join(str(error).split())
+        if "credentials" in what:
+            raise InputError(f"{source}: {what}; {_TOKEN}") from None
+        raise InputError(f"{source}: the download failed ({what}); run the same command again") from None
+
+
+def _refusal(status):
+    if status in (401, 403):
+        return f"Kaggle refuses it ({status}): it is private, or wants your consent on its page, or your credentials: {_TOKEN}"
+    if status == 404:
+        return "Kaggle knows no such dataset (404); check OWNER/DATASET in its address"
+    return f"Kaggle answered {status}; try again later"
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------------
+
+
+def folder_name(source):
+    """Return the name of the folder that an archive, or kaggle:OWNER/DATASET, is unpacked into."""
+    if source.startswith("kaggle:"):
+        if not re.fullmatch(r"kaggle:[\w-]+/[\w-]+(/versions/\d+)?", source):
+            raise InputError(f"{source}: expected kaggle:OWNER/DATASET, as in the address of the dataset")
+        return source.split("/")[1]
+    name = _SUFFIXES.sub("", os.path.basename(os.path.normpath(source)))
+    if name.strip(".") == "" or is_junk(name):
+        raise InputError(f"{source}: no folder can have the name of this archive; rename it")
+    return name
+
+
+def unpack(source, to, max_size):
+    """Unpack one source into its folder below `to`. Returns its Target. Raises InputError; a refused archive leaves nothing."""
+    target = Target(os.fspath(to), folder_name(source))
+    try:
+        if source.startswith("kaggle:"):
+            names = fetch_kaggle(source, target)
+        else:
+            kind = kind_of(source)
+            if kind == "zip":
+                names = unpack_zip(source, target, max_size)
+            else:
+                names = unpack_tar(source, kind.partition(".")[2], target, max_size)
+            if not target.files_in:
+                raise InputError("; ".join(target.damaged) or "it holds no files")
+        target.finish(names)
+    except Damaged as error:
+        raise InputError(f"{source}: {error}") from None
+    except InputError as error:
+        target.discard()
+        raise InputError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
+    return target
+
+
+def report(target):
+    """Return what was done, and the counts per split and class as far as the folders' names tell them."""
+    parts = [f"{plural(target.extracted, 'file')} extracted", f"{target.present:,} already there"]
+    parts += [f"{plural(target.junk, 'junk file')} left out"] if target.junk else []
+    parts += [f"{plural(target.links, 'symbolic link')} left out"] if target.links else []
+    parts += [f"{len(target.damaged):,} damaged"] if target.damaged else []
+    lines = [f"{target.final}: {', '.join(parts)}"]
+    known, other = Counter(), Counter()
+    for folder, files in target.files_in.items():
+        parts = folder.split("/")
+        split, name = (next(filter(None, map(find, parts)), None) for find in (split_of, class_of))
+        if name:
+            known[split or "no split", name] += files
+        else:
+            other[parts[0] or "(top)"] += files
+    if known:
+        lines.append(counts_table(known))
+    if other:
+        lines.append(table(sorted(other.items()), ["other folders" if known else "folder", "files"]))
+    return "\n".join(lines)
+
+
+def check_distinct(sources):
+    """Raise InputError where two sources would be unpacked into the same folder."""
+    taken = {}
+    for source in sources:
+        name = folder_name(source)
+        other = taken.setdefault(without_case(name), source)
+        if other is not source:
+            raise InputError(f"{other} and {source} would both be unpacked into {name}; give them in two calls, with another --to")
+
+
+@stage
+def main(argv=None):
+    """Unpack every source; go on with the next where one fails; fail at the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="+", metavar="ARCHIVE", help="a zip or a tar, or kaggle:OWNER/DATASET")
+    parser.add_argument("--to", type=Path, default=Path("data/raw"), help="each is unpacked into a folder here (default: data/raw)")
+    parser.add_argument(
+        "--max-size", type=parse_size, default="200GB", help="refuse an archive that unpacks to more (default: 200GB)"
+    )
+    args = parser.parse_args(argv)
+    check_distinct(args.sources)
+    failures = []
+    for source in args.sources:
+        try:
+            target = unpack(source, args.to, args.max_size)
+        except InputError as error:
+            failures.append(str(error))
+            continue
+        print(report(target), flush=True)
+        if target.damaged:
+            shown = ", ".join(map(printable, target.damaged[:20])) + (" ..." if len(target.damaged) > 20 else "")
+            failures.append(f"{source}: {plural(len(target.damaged), 'damaged entry')}: {shown}")
+    if failures:
+        raise InputError("; ".join(failures))
+
+
+if __name__ == "__main__":
+    main()
