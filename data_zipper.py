@@ -1,0 +1,141 @@
+"""Pack a folder: FOLDER -> ARCHIVE.zip. The same folder gives the same bytes, whenever and by whomever it is packed.
+
+    python data_zipper.py data/train train.zip
+
+Images are stored (they are compressed already), everything else is deflated (to the same bytes as far as zlib is the same). The
+archive is read back and compared with the folder before it gets its name. Operating-system litter, hidden names and unfinished
+files are left out. data_unzipper.py unpacks it.
+"""
+import argparse
+import os
+import stat
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path
+
+from detector.archive import Names, show_size
+from detector.console import InputError, plural, printable, progress, stage, table
+from detector.data_tree import UNFINISHED, image_format, require_folder, scan
+
+PIECE = 1 << 20  # bytes read at a time
+LEVEL = 6  # of deflate
+# What differs between two machines or two days is fixed: the oldest time that a zip can tell, and the permissions of a
+# plain file as Unix writes them.
+TIME = (1980, 1, 1, 0, 0, 0)
+PERMISSIONS = (stat.S_IFREG | 0o644) << 16
+UNIX = 3
+
+
+def check_archive(folder, archive, overwrite):
+    """Raise InputError where the archive would lie in the packed folder, or exists already."""
+    if archive.is_dir() or (archive.exists() and not overwrite):
+        came = "a folder of that name is there" if archive.is_dir() else "it is there already; --overwrite replaces it"
+        raise InputError(f"{archive}: {came}")
+    if not archive.parent.is_dir():
+        raise InputError(f"{archive.parent}: expected a folder to write {archive.name} to; make it")
+    if archive.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{archive} lies in {folder}, it would hold itself; write it elsewhere")
+
+
+def list_files(folder):
+    """Return the relative POSIX paths of the files to pack, sorted by their UTF-8 bytes: the same order on every machine.
+
+    Raises InputError where there are none, or where two names would be one on a system that ignores case.
+    """
+    paths = sorted(scan(folder), key=os.fsencode)
+    if not paths:
+        raise InputError(f"{folder}: expected files to pack, found none")
+    names = Names()
+    for path in paths:
+        try:
+            path.encode()
+            names.add(path)
+        except UnicodeEncodeError:
+            raise InputError(f"{folder}: the name {printable(path)} is no UTF-8; rename it") from None
+        except InputError as error:
+            raise InputError(f"{folder}: {error}; rename it") from None
+    return paths
+
+
+def entry_for(path, head, size):
+    """Return the ZipInfo of a file: nothing in it depends on the machine or the day."""
+    info = zipfile.ZipInfo(path, TIME)
+    info.create_system = UNIX  # zipfile would write the system it runs on
+    info.external_attr = PERMISSIONS
+    info.compress_type = zipfile.ZIP_STORED if image_format(head) else zipfile.ZIP_DEFLATED
+    info.file_size = size
+    return info
+
+
+def pack(folder, paths, unfinished):
+    """Write the archive. Returns {path: CRC-32 of what was read from the folder} and the bytes read."""
+    checksums, total = {}, 0
+    with zipfile.ZipFile(unfinished, "w", compresslevel=LEVEL) as archive:
+        for path in progress(paths, unit="file"):
+            with open(folder / path, "rb", buffering=0) as file:
+                piece = file.read(PIECE)
+                info = entry_for(path, piece[:16], os.fstat(file.fileno()).st_size)
+                crc = 0
+                with archive.open(info, "w") as entry:
+                    while piece:
+                        crc = zlib.crc32(piece, crc)
+                        total += len(piece)
+                        entry.write(piece)
+                        piece = file.read(PIECE)
+            checksums[path] = crc
+    return checksums, total
+
+
+def verify(unfinished, checksums):
+    """Read the whole archive back. Raises InputError unless it holds every file with the checksum of the folder's."""
+    with zipfile.ZipFile(unfinished) as archive:
+        if archive.namelist() != list(checksums):
+            raise InputError("the archive, read back, does not hold the names that were packed; is the disk sound?")
+        for info in progress(archive.infolist(), unit="file"):
+            crc = 0
+            try:
+                with archive.open(info) as entry:
+                    while piece := entry.read(PIECE):
+                        crc = zlib.crc32(piece, crc)
+            except (zipfile.BadZipFile, zlib.error, EOFError):
+                crc = None
+            if crc != checksums[info.filename]:
+                raise InputError(f"the archive, read back, differs in {printable(info.filename)}; is the disk sound?")
+
+
+def report(paths):
+    """Return a table of the files in each folder."""
+    counts = Counter(os.path.dirname(path) or "(top)" for path in paths)
+    return table(sorted(counts.items()), ["folder", "files"])
+
+
+@stage
+def main(argv=None):
+    """Pack a folder: beside, verified, then renamed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to pack; names in the archive start below it")
+    parser.add_argument("archive", type=Path, metavar="ARCHIVE.zip", help="the archive to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there already")
+    args = parser.parse_args(argv)
+    if args.archive.suffix.lower() != ".zip":
+        parser.error(f"expected a name that ends in .zip, received {args.archive}")
+    require_folder(args.folder, holding="files")
+    check_archive(args.folder, args.archive, args.overwrite)
+    paths = list_files(args.folder)
+    unfinished = args.archive.with_name(f".{args.archive.name}{UNFINISHED}")
+    try:
+        checksums, total = pack(args.folder, paths, unfinished)
+        verify(unfinished, checksums)
+        os.replace(unfinished, args.archive)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or os.fspath(unfinished)) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    size = show_size(args.archive.stat().st_size)
+    print(f"{args.archive}: {plural(len(paths), 'file')}, {show_size(total)} packed into {size}, read back and compared")
+    print(report(paths))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import data_unzipper
+import data_zipper
+from data_zipper import main
+
+ROOT = Path(__file__).parent.parent
+FILES = {
+    "Fake/b.png": b"\x89PNG\r\n\x1a\n" + bytes(3000), "Fake/a.jpg": b"\xff\xd8\xff" + bytes(3000), "Real/é.webp": b"RIFF0000WEBP1",
+    "notes.txt": b"a long text " * 1000, "Real/empty.txt": b"",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path / "data", FILES)
+
+
+def write(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def test_pack(run, tmp_path, folder):
+    code, out, err = run(main, folder, tmp_path / "x.zip")
+    assert (code, err) == (0, "")
+    size = (tmp_path / "x.zip").stat().st_size
+    assert out == (
+        f"{tmp_path}/x.zip: 5 files, 18.0 KB packed into {size / 1000:.1f} KB, read back and compared\n"
+        "folder  files\n(top)       1\nFake        2\nReal        2\n"
+    )
+    with zipfile.ZipFile(tmp_path / "x.zip") as file:
+        assert [(info.filename, info.compress_type) for info in file.infolist()] == [
+            ("Fake/a.jpg", 0), ("Fake/b.png", 0), ("Real/empty.txt", 8), ("Real/é.webp", 0), ("notes.txt", 8),
+        ]  # fmt: skip
+        assert {info.date_time for info in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert {info.external_attr >> 16 for info in file.infolist()} == {0o100644}
+        assert {info.extra for info in file.infolist()} == {b""}
+        assert file.testzip() is None
+    assert sorted(os.listdir(tmp_path)) == ["data", "x.zip"]
+
+
+def test_the_same_folder_gives_the_same_bytes(run, tmp_path, folder):
+    assert run(main, folder, tmp_path / "one.zip")[0] == 0
+    for name, content in reversed(FILES.items()):  # another order on the disk, other times, other permissions
+        path = tmp_path / "copy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o700)
+        os.utime(path, (10**9, 10**9))
+    for litter in (".DS_Store", "Fake/Thumbs.db", "__MACOSX/Fake/._a.jpg", "Real/c.jpg.part", ".hidden/x.jpg"):
+        write(tmp_path / "copy", {litter: b"x"})
+    assert run(main, tmp_path / "copy", tmp_path / "two.zip")[0] == 0
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+
+
+NAMES = st.text(alphabet="abcäß .-_()0", min_size=1, max_size=8).filter(lambda name: name[0] != "." and name[-1] not in " .")
+PATHS = st.tuples(st.sampled_from(["", "Fake/", "Real/x/"]), NAMES)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(PATHS, st.binary(max_size=300), min_size=1, max_size=6))
+def test_unpacked_it_is_the_same(contents, drawn):
+    files = {folder + name: content for (folder, name), content in drawn.items()}
+    if len({name.casefold() for name in files}) < len(files) or {"Fake", "Real"} & set(files):
+        return
+    with tempfile.TemporaryDirectory() as here:
+        write(Path(here) / "data", files)
+        main([f"{here}/data", f"{here}/x.zip"])
+        data_unzipper.main([f"{here}/x.zip", "--to", f"{here}/raw"])
+        assert contents(f"{here}/raw/x") == files
+
+
+def test_what_is_refused(run, tmp_path, folder):
+    def fails(line, *arguments):
+        assert run(main, *arguments) == (1, "", f"error: {line}\n")
+
+    archive = tmp_path / "x.zip"
+    archive.write_bytes(b"mine")
+    fails(f"{archive}: it is there already; --overwrite replaces it", folder, archive)
+    assert archive.read_bytes() == b"mine"
+    assert run(main, folder, archive, "--overwrite")[0] == 0
+    assert zipfile.is_zipfile(archive)
+    fails(f"{folder}/y.zip lies in {folder}, it would hold itself; write it elsewhere", folder, folder / "y.zip")
+    fails(f"{tmp_path}/no: expected a folder to write y.zip to; make it", folder, tmp_path / "no/y.zip")
+    (tmp_path / "f.zip").mkdir()
+    fails(f"{tmp_path}/f.zip: a folder of that name is there", folder, tmp_path / "f.zip", "--overwrite")
+    fails(f"{tmp_path}/absent: expected a folder with files, found nothing of that name; check the path",
+          tmp_path / "absent", tmp_path / "y.zip")  # fmt: skip
+    (tmp_path / "empty/inside").mkdir(parents=True)
+    (tmp_path / "empty/.DS_Store").touch()
+    fails(f"{tmp_path}/empty: expected files to pack, found none", tmp_path / "empty", tmp_path / "y.zip")
+    code, _, err = run(main, folder, tmp_path / "y.tar")
+    assert code == 2 and err.endswith(f"error: expected a name that ends in .zip, received {tmp_path}/y.tar\n")
+
+
+def test_names_that_would_be_one(run, tmp_path):
+    write(tmp_path / "data", {"a.jpg": b"1", "A.JPG": b"2"})
+    if len(os.listdir(tmp_path / "data")) == 1:
+        pytest.skip("this file system ignores case: the two names are one")
+    line = "two entries are called a.jpg, upper and lower case ignored: one would overwrite the other; rename it"
+    assert run(main, tmp_path / "data", tmp_path / "x.zip") == (1, "", f"error: {tmp_path}/data: {line}\n")
+
+
+def test_a_disk_that_writes_something_else(run, tmp_path, folder, monkeypatch):
+    """What is read back is compared: an archive that does not hold the folder never gets its name."""
+    pack = data_zipper.pack
+
+    def spoil(folder, paths, unfinished):
+        result = pack(folder, paths, unfinished)
+        data = bytearray(unfinished.read_bytes())
+        data[data.index(b"\xff\xd8\xff") + 10] ^= 1
+        unfinished.write_bytes(data)
+        return result
+
+    monkeypatch.setattr(data_zipper, "pack", spoil)
+    line = "error: the archive, read back, differs in Fake/a.jpg; is the disk sound?\n"
+    assert run(main, folder, tmp_path / "x.zip") == (1, "", line)
+    assert os.listdir(tmp_path) == ["data"]
+
+
+def test_a_full_disk(run, small_disk, tmp_path):
+    disk, remount = small_disk
+    folder = write(tmp_path / "data", {"a.bin": random.Random(0).randbytes(2_000_000)})
+    code, out, err = run(main, folder, disk / "x.zip")
+    assert (code, out) == (1, "")
+    cure = "No space left on device: free some room and run the same command again: it goes on where it stopped"
+    assert err == f"error: {disk}/.x.zip.part: {cure}\n"
+    assert os.listdir(disk) == []
+    assert remount("size=4m")
+    assert run(main, folder, disk / "x.zip")[0] == 0
+    assert remount("ro")
+    assert run(main, folder, disk / "y.zip") == (
+        1, "", f"error: {disk}/.y.zip.part: Read-only file system: choose a folder that can be written to\n")  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGKILL")
+def test_killed(tmp_path, folder):
+    """Killed while it writes, it leaves no archive; run again, it leaves the same one, and nothing else."""
+    script = "import os, data_zipper; data_zipper.verify = lambda *_: os.kill(os.getpid(), 9); data_zipper.main()"
+    command = [sys.executable, "-c", script, str(folder), str(tmp_path / "x.zip")]
+    assert subprocess.run(command, cwd=ROOT).returncode == -9
+    assert not (tmp_path / "x.zip").exists()
+    main([str(folder), str(tmp_path / "x.zip")])
+    main([str(folder), str(tmp_path / "y.zip")])
+    assert sorted(os.listdir(tmp_path)) == ["data", "x.zip", "y.zip"]
+    assert (tmp_path / "x.zip").read_bytes() == (tmp_path / "y.zip").read_bytes()
+
+
+def test_as_from_the_shell(tmp_path, folder):
+    command = [sys.executable, str(ROOT / "data_zipper.py"), str(folder), str(tmp_path / "x.zip")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 1
