@@ -1,7 +1,7 @@
 """Kill every data stage at random moments, run it again, and compare the tree with that of an undisturbed run.
 
     python benchmarks/faults.py data/raw/cifake                  twenty kills for each stage
-    python benchmarks/faults.py data/raw/cifake --only split     only the rows whose name holds the word
+    python benchmarks/faults.py data/raw/cifake --only split     only the rows whose name begins with the word
 
 reads   a published data set with train and test folders; hard links to some of its files are made, it is not changed
 prints  for each stage: kills, how many of them hit while files were being changed, trees that came out the same
@@ -40,7 +40,7 @@ class Case:
 MERGE = "data_merger.py {0}/more --into {0}/tree --on-conflict skip"  # in CIFAKE, train twins of the other part's test
 CASES = [
     Case("unzip", ("set.zip",), "data_unzipper.py {0}/set.zip --to {0}/raw"),
-    Case("zip", ("set",), "data_zipper.py {0}/set {0}/packed.zip"),
+    Case("zip", ("set",), "data_zipper.py {0}/set {0}/packed.zip --overwrite"),
     *(Case(f"split, {t}", ("set",), f"data_split.py {{0}}/set --data {{0}}/data --transfer {t}") for t in TRANSFERS),
     *(Case(f"merge, {t}", ("tree", "more"), f"{MERGE} --transfer {t}") for t in TRANSFERS),
     Case("augmentation", ("tree",), "data_augmentation.py --data {0}/tree --images 100"),
@@ -174,7 +174,7 @@ def main(argv=None):
     parser.add_argument("--kills", type=int, default=20, help="for each stage (default: %(default)s)")
     parser.add_argument("--images", type=int, default=4000, help="of the source to work with (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    parser.add_argument("--only", default="", help="only the rows whose name holds this")
+    parser.add_argument("--only", default="", help="only the rows whose name begins with this")
     args = parser.parse_args(argv)
     source = args.source.resolve()
     chance, fine = random.Random(args.seed), True
@@ -185,7 +185,7 @@ def main(argv=None):
         for case in CASES:
             if not (ROOT / case.command.split()[0]).exists():
                 print(f"{case.name:18} skipped: there is no {case.command.split()[0]}")
-            elif args.only in case.name:
+            elif case.name.startswith(args.only):
                 fine &= run_case(case, Path(work), stock, args.kills, chance)
     raise SystemExit(0 if fine else 1)
 
