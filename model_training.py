@@ -19,7 +19,10 @@ from detector.console import InputError, plural, stage
 
 def train(model, feed, validation, callbacks, first_epoch, epochs):
     """Run `fit` on a compiled model; the callbacks write what is kept. Nothing else touches the disk."""
-    feed.start_epoch(first_epoch)
+    import keras
+
+    order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: feed.start_epoch(epoch))
+    callbacks = [order, *callbacks]
     given = {"validation_data": validation, "epochs": epochs, "initial_epoch": first_epoch, "callbacks": callbacks}
     model.fit(feed, **given, shuffle=False, verbose=1 if sys.stdout.isatty() else 2)
 
@@ -181,9 +184,9 @@ def prepare(args):
     rate = args.learning_rate or architecture.learning_rate
     compile_model(model, architecture.output, rate, args.end_learning_rate, args.power, args.epochs * len(feed))
     print(f"{args.architecture}: {model.count_params():,} parameters, {size} px, {plural(len(feed), 'step')} an epoch", flush=True)
-    ignored = ("output", "log_dir", "description")
-    same = {name: str(value) for name, value in vars(args).items() if name not in ignored}
-    return model, feed, validation, size, sizes, counts, {"arguments": same, "data": fingerprint(args.data, splits)}
+    ignored = ("data", "output", "log_dir", "description", "max_error", "overwrite")
+    same = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in ignored}
+    return model, feed, validation, size, sizes, counts, {**same, "the images": fingerprint(args.data, splits)}
 
 
 def run(args):
@@ -212,19 +215,23 @@ def run(args):
     print(told(rule, checkpoint.history, args, interrupted))
     model.load_weights(best)
     draw_architecture(model, args.log_dir)
-    model.optimizer = None
     is_fake, margins = score_validation(model, validation, architecture.output)
     temperature, thresholds = metrics.calibrate(is_fake, margins, args.max_error)
     restore_activation(model, architecture.output)
-    made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": same["data"]}
+    made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": same["the images"]}
     facts = make_facts(args, architecture, size, sizes, counts, made, temperature, thresholds)
     model_file.save(model, args.output, facts)
     if checkpoint.history:
         write_history(with_f1(checkpoint.history), args.log_dir)
     report(args, is_fake, margins, facts, {**feed.unreadable, **validation.unreadable})
     if not interrupted:
-        for file in [*args.log_dir.glob("last-*.weights.h5"), best, args.log_dir / "state.json"]:
-            file.unlink(missing_ok=True)
+        remove_checkpoint(args.log_dir)
+
+
+def remove_checkpoint(folder):
+    """Remove what a killed run would need, the JSON first: without it the rest counts for nothing."""
+    for file in [folder / "state.json", *folder.glob("*.weights.h5")]:
+        file.unlink(missing_ok=True)
 
 
 def restore_activation(model, output):
@@ -286,6 +293,7 @@ def make_parser():
     add("--stop-patience", type=positive, default=1, help="epochs in a row with validation loss above training loss that stop it")
     add("--stop-after-epoch", type=whole, default=0, help="the rule looks only at epochs after this one")
     add("--max-error", type=probability, default=0.01, help="share of each class on the wrong side of its threshold, on validation")
+    add("--overwrite", action="store_true", help="replace a model file, or the checkpoint of another run, that is there")
     add("--description", help="what the images are, for people (a part of the model file)")
     return parser
 
@@ -317,6 +325,10 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     if args.output.suffix != ".h5":
         raise InputError(f"--output {args.output}: expected a name that ends in .h5")
+    if args.overwrite:
+        remove_checkpoint(args.log_dir)
+    elif args.output.exists() and not (args.log_dir / "state.json").exists():
+        raise InputError(f"{args.output}: a model is there already; give another --output, or --overwrite")
     run(args)
 
 

@@ -57,7 +57,7 @@ def compact(image_size, weights, l2):
 
     def convolution(x, channels, size=3, strides=1):
         x = layers.Conv2D(channels, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
-        return layers.BatchNormalization()(x)
+        return layers.BatchNormalization(momentum=0.9)(x)  # Keras's 0.99 needs hundreds of steps: a small set has not so many
 
     def residual_block(x, channels, strides):
         y = layers.ReLU()(convolution(x, channels, strides=strides))

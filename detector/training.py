@@ -41,14 +41,10 @@ class ImageFeed(keras.utils.PyDataset):
         return -(-len(self.paths) // self.batch_size)
 
     def start_epoch(self, epoch):
-        """Set the order of the images for an epoch, counted from 0."""
+        """Set the order of the images for an epoch, counted from 0. `fit` calls on_epoch_end once too often to count by it."""
         self.epoch = epoch
         rng = np.random.default_rng([self.seed, epoch])
         self.order = rng.permutation(len(self.paths)) if self.shuffle else np.arange(len(self.paths))
-
-    def on_epoch_end(self):
-        """Move on to the next epoch."""
-        self.start_epoch(self.epoch + 1)
 
     def __getitem__(self, index):
         """Return batch `index` of this epoch."""
@@ -161,15 +157,25 @@ class Checkpoint(keras.callbacks.Callback):
         """Take up an interrupted run.
 
         Returns:
-            The number of epochs done; 0 where there is nothing to take up or it is another run's.
+            The number of epochs done; 0 where there is nothing to take up.
+
+        Raises:
+            InputError: the folder holds the checkpoint of another run, with other arguments or other data.
         """
         try:
             state = json.loads((self.folder / "state.json").read_text("utf-8"))
-        except (OSError, ValueError):
+        except FileNotFoundError:
             return 0
         if state["facts"] != self.facts:
-            return 0
+            changed = [name for name, value in self.facts.items() if state["facts"].get(name) != value]
+            raise InputError(
+                f"{self.folder}: expected the checkpoint of this run, found one that differs in {', '.join(changed)}; "
+                "run its command again, give another --log-dir, or start anew with --overwrite"
+            )
+        self.model.optimizer.build(self.model.trainable_variables)  # else its state is passed over without a word
         self.model.load_weights(self.folder / state["weights"])
+        for variable, value in zip(random_states(self.model), state["random_states"], strict=True):
+            variable.assign(value)
         self.rule.resume(state["rule"])
         self.history = state["history"]
         return len(self.history)
@@ -179,13 +185,19 @@ class Checkpoint(keras.callbacks.Callback):
         self.history.append({"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}})
         name = f"last-{epoch + 1}.weights.h5"
         save_weights(self.model, self.folder / name)
-        state = {"facts": self.facts, "weights": name, "rule": self.rule.state(), "history": self.history}
+        states = [keras.ops.convert_to_numpy(variable).tolist() for variable in random_states(self.model)]
+        state = {"facts": self.facts, "weights": name, "random_states": states, "rule": self.rule.state(), "history": self.history}
         unfinished = self.folder / f"state.json{UNFINISHED}"
         unfinished.write_text(json.dumps(state, indent=1), "utf-8")
         os.replace(unfinished, self.folder / "state.json")
         for old in self.folder.glob("last-*.weights.h5"):
             if old.name != name:
                 old.unlink()
+
+
+def random_states(model):
+    """Return the variables that dropout and noise draw from; a weights file does not hold them."""
+    return [variable for variable in model.variables if "seed_generator" in variable.path]
 
 
 def save_weights(model, path):

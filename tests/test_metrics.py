@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from scipy.stats import beta
+from sklearn import metrics as sk
+
+from detector import metrics
+from detector.model_file import p_fake_of
+
+LIMITS = {"fake": 0.8, "real": 0.2}
+
+
+def test_ten_cases_by_hand():
+    is_fake = [True, True, True, True, True, False, False, False, False, False]
+    p_fake = [0.95, 0.85, 0.7, 0.5, 0.1, 0.9, 0.4, 0.3, 0.2, 0.05]
+    found = metrics.figures(is_fake, p_fake, LIMITS)
+    assert found["n"] == 10
+    assert found["confusion"] == [[4, 1], [1, 4]]
+    assert found["accuracy"] == found["balanced_accuracy"] == 0.8
+    assert found["per_class"]["Fake"] == {"precision": 0.8, "recall": 0.8, "f1": pytest.approx(0.8)}
+    # 25 pairs of a Fake and a Real; the Fake scores lower in 0.85, 0.7, 0.5 against 0.9 and in 0.1 against 0.9, 0.4, 0.3, 0.2.
+    assert found["auc"] == pytest.approx(18 / 25)
+    assert found["tpr_at_1pct_fpr"] == 0.2
+    # Certain: 0.95, 0.85, 0.9 (Fake) and 0.1, 0.2, 0.05 (Real); 0.9 and 0.1 are wrong.
+    assert found["uncertain_share"] == pytest.approx(0.4)
+    assert found["accuracy_when_certain"] == pytest.approx(4 / 6)
+    assert found["real_called_fake"] == 0.2
+    assert found["fake_called_real"] == 0.2
+
+
+def test_figures_follow_the_class_and_not_the_order():
+    rng = np.random.default_rng(0)
+    is_fake = rng.random(300) < 0.3
+    p_fake = np.round(np.clip(rng.normal(0.3 + 0.4 * is_fake, 0.25), 0, 1), 1)  # many ties
+    found = metrics.figures(is_fake, p_fake, LIMITS)
+    said = p_fake >= 0.5
+    assert found["auc"] == pytest.approx(sk.roc_auc_score(is_fake, p_fake))
+    assert found["average_precision"] == pytest.approx(sk.average_precision_score(is_fake, p_fake))
+    assert found["brier"] == pytest.approx(sk.brier_score_loss(is_fake, p_fake))
+    assert found["per_class"]["Real"]["recall"] == pytest.approx((~said[~is_fake]).mean())
+    assert found["per_class"]["Real"]["precision"] == pytest.approx((~is_fake[~said]).mean())
+    assert sum(map(sum, found["confusion"])) == 300
+    assert found["confusion"][1][0] == int((said & ~is_fake).sum())
+
+
+def test_tpr_at_fpr_takes_no_threshold_that_splits_a_tie():
+    is_fake = [True, True, False, False]
+    assert metrics.tpr_at_fpr(is_fake, [0.9, 0.5, 0.5, 0.1], 0.01) == 0.5
+    assert metrics.tpr_at_fpr(is_fake, [0.5, 0.5, 0.5, 0.5], 0.01) == 0.0
+
+
+def test_calibration_error_of_a_calibrated_and_of_a_hopeless_model():
+    rng = np.random.default_rng(1)
+    p_fake = rng.random(200_000)
+    assert metrics.expected_calibration_error(rng.random(200_000) < p_fake, p_fake) < 0.01
+    assert metrics.expected_calibration_error([False] * 50, [1.0] * 50) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_calibration_error_never_exceeds_the_root_of_the_brier_score(seed):
+    rng = np.random.default_rng(seed)
+    p_fake, is_fake = rng.random(40) ** rng.uniform(0.1, 5), rng.random(40) < rng.random()
+    brier = np.mean((p_fake - is_fake) ** 2)
+    assert metrics.expected_calibration_error(is_fake, p_fake) <= np.sqrt(brier) + 1e-12
+
+
+def test_temperature_is_found_again():
+    rng = np.random.default_rng(2)
+    margins = rng.normal(0, 3, 100_000)
+    is_fake = rng.random(100_000) < p_fake_of(margins, 1.0)
+    assert metrics.fit_temperature(is_fake, margins * 2.5) == pytest.approx(2.5, rel=0.03)
+
+
+def test_thresholds_keep_their_promise_on_the_images_they_were_fitted_on():
+    rng = np.random.default_rng(3)
+    is_fake = rng.random(5000) < 0.5
+    p_fake = p_fake_of(rng.normal(np.where(is_fake, 1, -1), 1.0), 1.0)
+    limits = metrics.fit_thresholds(is_fake, p_fake, 0.01)
+    real, fake = p_fake[~is_fake], p_fake[is_fake]
+    assert limits["real"] < limits["fake"]
+    assert (real >= limits["fake"]).mean() <= 0.01
+    assert (fake <= limits["real"]).mean() <= 0.01
+    # The smallest and the largest that do: one more image would break the promise.
+    assert (real >= np.sort(real[real < limits["fake"]])[-1]).mean() > 0.01
+    assert (fake <= np.sort(fake[fake > limits["real"]])[0]).mean() > 0.01
+
+
+def test_thresholds_that_cross_become_one_of_least_error():
+    is_fake = np.array([True] * 200 + [False] * 200)
+    p_fake = np.concatenate([np.linspace(0.6, 1, 200), np.linspace(0, 0.5, 200)])
+    limits = metrics.fit_thresholds(is_fake, p_fake, 0.05)
+    assert limits["fake"] == limits["real"] == 0.6
+    assert metrics.three_way(is_fake, p_fake, limits)["accuracy_when_certain"] == 1.0
+    assert limits["real_called_fake_bound"] == pytest.approx(1 - 0.05 ** (1 / 200))
+
+
+def test_thresholds_where_all_scores_are_the_same():
+    limits = metrics.fit_thresholds([True] * 10 + [False] * 10, [0.5] * 20, 0.01)
+    assert metrics.three_way(np.array([True, False]), np.array([0.5, 0.5]), limits)["uncertain_share"] == 1.0
+
+
+def test_upper_bound_is_clopper_and_pearsons():
+    assert metrics.upper_bound(0, 100) == pytest.approx(1 - 0.05 ** (1 / 100))
+    assert metrics.upper_bound(3, 50) == pytest.approx(beta.ppf(0.95, 4, 47))
+    assert metrics.upper_bound(7, 7) == 1.0

@@ -1,0 +1,194 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from detector import model_file
+from detector.console import InputError
+from tests.conftest import ROOT
+
+FACTS = {
+    "format": 1,
+    "architecture": "compact",
+    "class_names": ["Fake", "Real"],
+    "output": "softmax",
+    "fitting": "resize",
+    "image_size": 8,
+    "temperature": 2.0,
+    "thresholds": {"fake": 0.9, "real": 0.2, "max_error": 0.01},
+    "seen": {"shorter_side": [8, 8], "aspect": [1.0, 1.0]},
+    "trained_on": "nothing",
+    "made": {},
+}
+
+
+def bias_model(bias, activation="softmax"):
+    """A network whose logits are its bias, whatever the image."""
+    keras = model_file.import_keras()
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    x = keras.layers.Dense(len(bias), activation=activation, kernel_initializer="zeros")(x)
+    model = keras.Model(image, x)
+    model.layers[-1].set_weights([np.zeros((3, len(bias)), np.float32), np.array(bias, np.float32)])
+    return model
+
+
+def test_margin_of_both_kinds_of_output_by_hand():
+    # softmax: columns Fake, Real. sigmoid_real: the logit of Real.
+    assert model_file.margins_of([[3.0, 1.0]], "softmax") == [2.0]
+    assert model_file.margins_of([[-2.0]], "sigmoid_real") == [2.0]
+    assert model_file.p_fake_of(2.0, 1.0) == pytest.approx(np.exp(2) / (1 + np.exp(2)))
+    assert model_file.p_fake_of(2.0, 2.0) == pytest.approx(np.exp(1) / (1 + np.exp(1)))
+
+
+def test_probabilities_do_not_saturate_before_the_temperature():
+    cold, colder = model_file.p_fake_of([40.0, 60.0], 20.0)
+    assert cold < colder < 1
+    assert model_file.p_fake_of([-1e6, 1e6], 1.0).tolist() == pytest.approx([0, 1])
+
+
+@pytest.mark.parametrize("p, said", [(0.9, "Fake"), (0.89, "uncertain"), (0.2, "Real"), (0.21, "uncertain"), (0.0, "Real")])
+def test_three_way_verdict(p, said):
+    assert model_file.verdict_of(p, FACTS["thresholds"]) == said
+
+
+@pytest.mark.parametrize("bias, activation, output, margin", [
+    ([1.5, 0.5], "softmax", "softmax", 1.0),
+    ([0.75], "sigmoid", "sigmoid_real", -0.75),
+])  # fmt: skip
+def test_score_direction_survives_saving_compiling_and_loading(tmp_path, bias, activation, output, margin):
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model(bias, activation), path, {**FACTS, "output": output})
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    detector = model_file.open_detector(path)
+    assert detector.margins(images) == pytest.approx([margin] * 5, abs=1e-6)
+    assert detector.p_fake(images) == pytest.approx([1 / (1 + np.exp(-margin / 2))] * 5, abs=1e-6)
+    model, facts = model_file.load(path)
+    assert facts == {**FACTS, "output": output}
+    assert model_file.keras_margins(model_file.to_logits(model), images, output) == pytest.approx([margin] * 5, abs=1e-6)
+
+
+def test_compiled_and_keras_agree_for_any_batch(trained):
+    path, _ = trained
+    images = np.random.default_rng(1).integers(0, 256, (70, 32, 32, 3), np.uint8)
+    detector = model_file.open_detector(path)
+    model, facts = model_file.load(path)
+    by_keras = model_file.keras_margins(model_file.to_logits(model), images, facts["output"])
+    by_litert = detector.margins(images)
+    assert np.abs(by_keras - by_litert).max() < 1e-3
+    assert np.abs(model_file.p_fake_of(by_keras, 1.0) - model_file.p_fake_of(by_litert, 1.0)).max() < 1e-5
+    assert np.concatenate([detector.margins(images[i : i + 1]) for i in range(70)]) == pytest.approx(by_litert, abs=1e-4)
+
+
+def test_a_fresh_process_gives_the_same_scores(trained, tmp_path):
+    path, _ = trained
+    images = np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    model, facts = model_file.load(path)
+    here = model_file.keras_margins(model_file.to_logits(model), images, facts["output"])
+    np.save(tmp_path / "images.npy", images)
+    program = (
+        "import sys, numpy as np; from detector import model_file as m; model, facts = m.load(sys.argv[1]);"
+        "print(m.keras_margins(m.to_logits(model), np.load(sys.argv[2]), facts['output']).tolist())"
+    )
+    command = [sys.executable, "-c", program, str(path), str(tmp_path / "images.npy")]
+    there = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert there == here.tolist()
+
+
+def test_compiled_form_is_made_once_and_again_when_the_model_changes(trained, tmp_path, capfd):
+    path = tmp_path / "detector.h5"
+    shutil.copy(trained[0], path)
+    capfd.readouterr()
+    model_file.open_detector(path)
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    first = model_file.open_detector(path)
+    assert "compiling" in capfd.readouterr().err
+    second = model_file.open_detector(path)
+    assert capfd.readouterr().err == ""
+    assert first.facts == second.facts == FACTS
+
+
+def test_a_compiled_file_beside_a_strangers_model_is_not_trusted(tmp_path, trained):
+    path = tmp_path / "detector.h5"
+    shutil.copy(trained[0], path)
+    path.with_suffix(".tflite").write_bytes(b"not a flatbuffer")
+    path.with_suffix(".json").write_text("{}")
+    assert model_file.open_detector(path).facts["architecture"] == "compact"
+
+
+def test_save_leaves_nothing_unfinished_and_no_optimizer(trained):
+    import h5py
+
+    path, _ = trained
+    assert sorted(file.name for file in path.parent.iterdir()) == ["detector.h5", "training"]
+    with h5py.File(path) as file:
+        assert "optimizer_weights" not in file
+
+
+def refused(path):
+    with pytest.raises(InputError) as caught:
+        model_file.open_detector(path)
+    return str(caught.value).replace(str(path), "M")
+
+
+def test_what_is_no_detector_is_refused_in_one_line(tmp_path, trained):
+    import h5py
+
+    missing = tmp_path / "missing.h5"
+    assert refused(missing) == (
+        "M: expected a model file (.h5), found nothing of that name; train one with model_training.py or check the path"
+    )
+    text = tmp_path / "text.h5"
+    text.write_text("hello")
+    assert refused(text) == "M: expected a model file (.h5), found another kind of file; give the .h5 that model_training.py wrote"
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(trained[0].read_bytes()[:5000])
+    assert refused(cut) == "M: expected a whole HDF5 file, found a damaged or cut one; get it again or train it again"
+    empty = tmp_path / "empty.h5"
+    h5py.File(empty, "w").close()
+    assert refused(empty) == (
+        "M: expected a detector that model_training.py saved, found an HDF5 file that is no model; train it with model_training.py"
+    )
+    foreign = tmp_path / "foreign.h5"
+    bias_model([1.0, 0.0]).save(foreign)
+    assert refused(foreign) == (
+        "M: expected a detector that model_training.py saved, found a Keras model without a detector's facts; "
+        "train it with model_training.py"
+    )
+
+
+def test_a_model_that_brings_code_is_refused(tmp_path):
+    keras = model_file.import_keras()
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Lambda(lambda values: values / 255)(image)
+    x = keras.layers.Dense(2, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    path = tmp_path / "lambda.h5"
+    model_file.save(keras.Model(image, x), path, FACTS)
+    assert refused(path) == "M: expected only layers that this project uses, found 'Lambda'; it could run code, so it is not loaded"
+
+
+def test_facts_of_another_version_are_refused(tmp_path):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    with h5py.File(path, "r+") as file:
+        file.attrs["detector"] = json.dumps({**FACTS, "format": 99})
+    assert refused(path) == "M: expected a detector of format 1, found 99; train it again with model_training.py"
+
+
+def test_an_unlike_image_is_said_to_be_so():
+    class Facts(model_file.Detector):
+        def __init__(self):
+            self.facts = FACTS
+
+    detector = Facts()
+    assert detector.unlike_seen(8, 8) is None
+    assert detector.unlike_seen(640, 427) == (
+        "it is 640 x 427 pixels; the detector has only seen images with a shorter side of 8 pixels"
+    )
+    assert detector.unlike_seen(16, 8) == "its sides are 2.0 to 1; the detector has only seen up to 1.0 to 1"
+    assert detector.unlike_seen(8, 8, blank=True) == "it is blank: there is nothing in it to judge"

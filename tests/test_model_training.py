@@ -1,0 +1,260 @@
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import model_training
+from detector import model_file
+from detector.architectures import ARCHITECTURES
+from detector.console import InputError
+from tests.conftest import ROOT, draw
+
+
+def arguments(data, folder, *more):
+    places = ["--data", str(data), "--output", str(folder / "d.h5"), "--log-dir", str(folder / "log")]
+    return [*places, "--architecture", "compact", *more]
+
+
+def test_what_a_run_leaves(trained, small_data):
+    path, log = trained
+    assert {file.name for file in log.iterdir()} >= {
+        "history.csv", "architecture.txt", "loss.png", "accuracy.png", "precision.png", "recall.png", "auc.png", "f1.png",
+    }  # fmt: skip
+    assert not list(log.glob("*.weights.h5"))
+    with (log / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
+    facts = model_file.read_facts(path)
+    assert facts["image_size"] == 32
+    assert facts["seen"] == {"shorter_side": [32, 32], "aspect": [1.0, 1.0]}
+    assert facts["made"]["counts"] == {"train": {"Fake": 64, "Real": 64}, "validation": {"Fake": 32, "Real": 32}}
+    assert facts["made"]["arguments"]["epochs"] == 6
+    assert facts["thresholds"]["n_fake"] == 32
+    losses = [float(row["val_loss"]) for row in history]
+    assert facts["made"]["best_epoch"] == losses.index(min(losses)) + 1
+
+
+def test_labels_order_and_targets_by_hand(small_data):
+    from detector.training import ImageFeed
+
+    paths = [small_data / "train/Fake/0.png", small_data / "train/Real/0.png", small_data / "train/Real/1.png"]
+    images, targets, weights = ImageFeed(paths, [0, 1, 1], 32, "softmax", 3)[0]
+    assert images.shape == (3, 32, 32, 3) and images.dtype == np.float32 and images.max() > 100
+    assert targets.tolist() == [[1, 0], [0, 1], [0, 1]]
+    assert weights.tolist() == [1.5, 0.75, 0.75]  # both classes weigh the same in all
+    _, targets, _ = ImageFeed(paths, [0, 1, 1], 32, "sigmoid_real", 3)[0]
+    assert targets.tolist() == [[0], [1], [1]]
+
+
+@pytest.mark.parametrize("output, columns", [("softmax", lambda p: [p, 1 - p]), ("sigmoid_real", lambda p: [1 - p])])
+def test_metrics_are_of_fake(output, columns):
+    from detector.training import fake_metrics
+
+    p_fake, is_fake = [0.9, 0.6, 0.2, 0.7], [True, True, True, False]
+    given = np.array([columns(p) for p in p_fake], np.float32)
+    truth = np.array([columns(float(fake)) for fake in is_fake], np.float32)
+    found = {}
+    for metric in fake_metrics(output):
+        metric.update_state(truth, given)
+        found[metric.name] = float(metric.result())
+    assert found["accuracy"] == 0.5
+    assert found["precision"] == pytest.approx(2 / 3)
+    assert found["recall"] == pytest.approx(2 / 3)
+    assert found["auc"] == pytest.approx(1 / 3, abs=0.01)
+    assert found["cross_entropy"] == pytest.approx(-np.log([0.9, 0.6, 0.2, 0.3]).mean(), rel=1e-5)
+
+
+def test_the_loss_is_the_cross_entropy_of_the_probabilities_plus_the_penalty():
+    keras = model_file.import_keras()
+    model = ARCHITECTURES["compact"].build(32, "none", 0.5)
+    model_training.compile_model(model, "softmax", 1e-3, 1e-5, 2.0, 10)
+    images = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3)).astype(np.float32)
+    targets = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 1, 0]]
+    by_hand = -np.log(model.predict(images, verbose=0)[targets == 1]).mean()
+    penalty = 0.5 * float((np.asarray(model.layers[-1].kernel) ** 2).sum())
+    found = model.evaluate(images, targets, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(by_hand + penalty, rel=1e-4)
+    assert found["cross_entropy"] == pytest.approx(by_hand, rel=1e-4)
+    assert keras.backend.backend() == "tensorflow"
+
+
+class Model:
+    """What the callbacks touch of a model."""
+
+    def __init__(self):
+        self.stop_training, self.saved = False, []
+
+    def save_weights(self, path, overwrite):
+        self.saved.append(self.epoch)
+        path.write_text("weights")
+
+
+def follow(rule, losses):
+    model = Model()
+    rule.set_model(model)
+    for epoch, (loss, val_loss) in enumerate(losses):
+        model.epoch = epoch + 1
+        rule.on_epoch_end(epoch, {"loss": loss, "val_loss": val_loss})
+        if model.stop_training:
+            break
+    return rule.stopped_epoch, rule.best_epoch, model.saved
+
+
+@pytest.mark.parametrize("options, losses, stopped, best, saved", [
+    ({}, [(0.9, 0.8), (0.7, 0.6), (0.5, 0.55), (0.4, 0.3)], 3, 3, [1, 2, 3]),
+    ({}, [(0.9, 0.8), (0.7, 0.7)], 0, 2, [1, 2]),
+    ({}, [(0.9, 0.8), (0.7, 0.85)], 2, 1, [1]),
+    ({"patience": 2}, [(0.9, 1.0), (0.7, 0.6), (0.5, 0.7), (0.4, 0.8)], 4, 2, [1, 2]),
+    ({"after_epoch": 2}, [(0.9, 1.0), (0.7, 0.9), (0.5, 0.8), (0.4, 0.3)], 3, 3, [1, 2, 3]),
+])  # fmt: skip
+def test_the_stopping_rule_by_hand(tmp_path, options, losses, stopped, best, saved):
+    from detector.training import StopTrainingOnValidationLoss
+
+    rule = StopTrainingOnValidationLoss(tmp_path / "best.weights.h5", **options)
+    assert follow(rule, losses) == (stopped, best, saved)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    from detector.training import StopTrainingOnValidationLoss
+
+    rule = StopTrainingOnValidationLoss(tmp_path / "best.weights.h5")
+    with pytest.raises(InputError, match="epoch 1: expected finite losses, found nan"):
+        follow(rule, [(float("nan"), 0.5)])
+
+
+def test_the_same_seed_gives_the_same_history(small_data, tmp_path, trained):
+    histories = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        model_training.main(arguments(small_data, tmp_path / name, "--epochs", "2", "--batch-size", "16", "--damage", "0.3"))
+        histories.append((tmp_path / name / "log" / "history.csv").read_text())
+    assert histories[0] == histories[1]
+
+
+def test_a_killed_run_is_taken_up_and_ends_the_same(small_data, tmp_path, trained):
+    def command(folder):
+        more = arguments(small_data, folder, "--epochs", "4", "--batch-size", "8", "--stop-after-epoch", "4")
+        return [sys.executable, str(ROOT / "model_training.py"), *more]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    subprocess.run(command(whole), check=True, capture_output=True)
+    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = killed / "log" / "state.json"
+    while not (state.exists() and len(json.loads(state.read_text())["history"]) >= 2):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    again = subprocess.run(command(killed), check=True, capture_output=True, text=True)
+    assert "taking up the run in" in again.stdout
+
+    def numbers(folder):
+        with (folder / "log" / "history.csv").open() as file:
+            return np.array([[float(value) for value in row.values()] for row in csv.DictReader(file)])
+
+    assert numbers(killed) == pytest.approx(numbers(whole), rel=1e-4)
+    one, other = (model_file.load(folder / "d.h5")[0].get_weights() for folder in (whole, killed))
+    assert max(np.abs(a - b).max() for a, b in zip(one, other, strict=True)) < 1e-4
+
+
+def test_resnet101_is_the_specified_network_and_loads_with_equal_scores(small_data, tmp_path, run):
+    code, out, err = run(
+        model_training.main, "--data", small_data, "--output", tmp_path / "r.h5", "--log-dir", tmp_path / "log",
+        "--architecture", "resnet101", "--weights", "none", "--epochs", "0",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "no epoch was trained" in out
+    model, facts = model_file.load(tmp_path / "r.h5")
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == ["InputLayer", "Conv2D", "Functional", "GaussianNoise", "GlobalAveragePooling2D", "Dense", "Dropout", "Dense"]
+    assert model.layers[3].stddev == 0.1 and model.layers[6].rate == 0.4
+    assert model.layers[5].units == 1024 and float(model.layers[5].kernel_regularizer.l2) == pytest.approx(1e-3)
+    assert not model.layers[1].trainable and model.layers[2].trainable
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    again, _ = model_file.load(tmp_path / "r.h5")
+    one, other = (model_file.keras_margins(model_file.to_logits(m), images, facts["output"]) for m in (model, again))
+    assert one.tolist() == other.tolist()
+
+
+def test_resnets_normalisation_is_bit_identical_to_that_of_its_weights():
+    keras = model_file.import_keras()
+    from detector.architectures import _caffe_normalisation
+
+    image = keras.Input((4, 4, 3))
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.float32)
+    ours = keras.Model(image, _caffe_normalisation(image)).predict(images, verbose=0)
+    assert (ours == keras.applications.resnet.preprocess_input(images.copy())).all()
+
+
+@pytest.mark.parametrize("name, output", [("resnet50v2", (None, 1)), ("mobilenetv2", (None, 2))])
+def test_the_other_architectures(name, output):
+    model_file.import_keras()
+    assert ARCHITECTURES[name].build(32, "none", 1e-3).output_shape == output
+
+
+def test_weights_from_a_file_are_really_loaded(tmp_path):
+    keras = model_file.import_keras()
+    backbone = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    backbone.save_weights(tmp_path / "b.weights.h5")
+    model = ARCHITECTURES["mobilenetv2"].build(32, str(tmp_path / "b.weights.h5"), 1e-3)
+    inside = next(layer for layer in model.layers if layer.name.startswith("mobilenetv2"))
+    assert all((a == b).all() for a, b in zip(inside.get_weights(), backbone.get_weights(), strict=True))
+
+
+def test_bad_input_is_one_line(tmp_path, run, small_data, make_tree):
+    log = ["--log-dir", tmp_path / "log", "--output", tmp_path / "x.h5", "--architecture", "compact"]
+    nowhere = tmp_path / "nowhere"
+    assert run(model_training.main, "--data", nowhere, *log) == (
+        1, "", f"error: {nowhere}: expected a folder with train, validation and test, found nothing of that name; check the path\n"
+    )  # fmt: skip
+    one_class = make_tree(tmp_path / "one", {"train/Fake": 3, "validation/Fake": 2})
+    assert run(model_training.main, "--data", one_class, *log) == (
+        1, "", f"error: {one_class / 'train/Real'}: expected images of class Real, found no such folder; run data_split.py first\n"
+    )  # fmt: skip
+    code, _, err = run(model_training.main, "--data", small_data, *log, "--weights", tmp_path / "none.h5")
+    assert (code, err) == (1, f"error: --weights {tmp_path / 'none.h5'}: expected imagenet, none or a weights file, "
+                              "found nothing of that name; check the path\n")  # fmt: skip
+    code, _, err = run(model_training.main, "--data", small_data, *log, "--weights", "imagenet")
+    assert (code, err) == (1, "error: --weights imagenet: expected none or a file for compact, which nobody has trained on "
+                              "ImageNet; use --weights none\n")  # fmt: skip
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, run, small_data):
+    (tmp_path / "d.h5").write_text("mine")
+    short = arguments(small_data, tmp_path, "--epochs", "0")
+    assert run(model_training.main, *short) == (
+        1, "", f"error: {tmp_path / 'd.h5'}: a model is there already; give another --output, or --overwrite\n"
+    )  # fmt: skip
+    assert (tmp_path / "d.h5").read_text() == "mine"
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "state.json").write_text(json.dumps({"facts": {"--epochs": "7"}}))
+    code, _, err = run(model_training.main, *short)
+    assert code == 1
+    assert err.startswith(f"error: {log}: expected the checkpoint of this run, found one that differs in --architecture, ")
+    assert err.endswith("run its command again, give another --log-dir, or start anew with --overwrite\n")
+    assert run(model_training.main, *short, "--overwrite")[0] == 0
+    assert (tmp_path / "d.h5").read_bytes()[:4] == b"\x89HDF"
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_told(tmp_path, run, make_tree):
+    data = make_tree(tmp_path / "data", {"train/Fake": 8, "train/Real": 8, "validation/Fake": 8, "validation/Real": 8})
+    (data / "train/Fake/broken.jpg").write_bytes((data / "train/Fake/0.jpg").read_bytes()[:200])
+    code, out, err = run(model_training.main, *arguments(data, tmp_path, "--epochs", "1", "--batch-size", "4"))
+    assert (code, err) == (0, "")
+    assert f"not read: {data / 'train/Fake/broken.jpg'}: expected a whole image, found a damaged one" in out
+    assert "1 image could not be read and were left out" in out
+
+
+def test_image_size_follows_the_data(tmp_path, make_tree):
+    from detector import pixels
+
+    for side, expected in ((32, 32), (64, 32), (65, 224)):
+        draw(0, (side, side + 9)).save(tmp_path / f"{side}.png")
+        assert pixels.choose_size(pixels.sample_sizes([tmp_path / f"{side}.png"])) == expected
