@@ -99,8 +99,9 @@ def fit_temperature(is_fake, margins):
 def fit_thresholds(is_fake, p_fake, max_error=0.01):
     """Choose the thresholds of the three-way verdict on validation images.
 
-    t_F is the smallest score that at most `max_error` of the Real images reach; t_R the largest that at most `max_error` of
-    the Fake images are under or at. Where the two cross, both become the threshold of least error.
+    t_F is the smallest threshold that at most `max_error` of the Real images reach; t_R the largest that at most `max_error`
+    of the Fake images are under or at. Each lies in the middle between two scores, so that float noise does not move an
+    image across it. Where the two cross, both become the threshold of least error.
 
     Returns:
         {'fake': t_F, 'real': t_R, 'max_error', 'real_called_fake_bound', 'fake_called_real_bound', 'n_real', 'n_fake'}; a bound is
@@ -108,8 +109,8 @@ def fit_thresholds(is_fake, p_fake, max_error=0.01):
     """
     is_fake, p_fake = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64)
     real, fake = np.sort(p_fake[~is_fake]), np.sort(p_fake[is_fake])
-    upper = np.nextafter(real[len(real) - 1 - int(max_error * len(real))], 2)
-    lower = np.nextafter(fake[int(max_error * len(fake))], -1)
+    upper = _middle(real[len(real) - 1 - int(max_error * len(real))], real, 1)
+    lower = _middle(fake[int(max_error * len(fake))], fake, 0)
     if lower >= upper:
         upper = lower = _least_error(is_fake, p_fake)
     wrong_real, wrong_fake = int((real >= upper).sum()), int((fake[fake < upper] <= lower).sum())
@@ -122,6 +123,13 @@ def fit_thresholds(is_fake, p_fake, max_error=0.01):
         "n_real": len(real),
         "n_fake": len(fake),
     }
+
+
+def _middle(score, scores, end):
+    """Return the middle between a score and the next of sorted scores towards `end` (0 or 1), or `end` where there is none."""
+    beyond = scores[scores > score] if end else scores[scores < score][::-1]
+    middle = (score + (beyond[0] if len(beyond) else end)) / 2
+    return middle if middle != score else np.nextafter(score, 2 * end - 0.5)
 
 
 def _least_error(is_fake, p_fake):
