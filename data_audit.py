@@ -25,7 +25,6 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
 from pathlib import Path
 
@@ -173,10 +172,7 @@ def audit(folder, paths, places, quick=False):
     for split, name in places:
         counts[split][name] += 1
     report = {"tool": TOOL, "folder": os.fspath(folder), "quick": quick, "images": len(paths), "counts": counts}
-    try:
-        report |= (look_quickly if quick else look)(os.fspath(folder), paths, places)
-    except BrokenProcessPool:
-        raise InputError(f"{folder}: a worker process was ended, most likely for want of memory; close other programs") from None
+    report |= (look_quickly if quick else look)(os.fspath(folder), paths, places)
     report["findings"], report["warnings"] = judge(report)
     return report
 

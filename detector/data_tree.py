@@ -15,6 +15,7 @@ import signal
 import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
@@ -341,12 +342,21 @@ def file_facts(root, paths, unit="image"):
 
 
 def parallel(function, items, unit="image", chunk=256):
-    """Map a picklable function over a list on all cores, in order, with a progress bar; small lists stay in this process."""
+    """Map a picklable function over a list on all cores, in order, with a progress bar; small lists stay in this process.
+
+    Raises:
+        InputError: a worker was ended from outside, as the system does where memory runs out.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cores == 1 or len(items) <= 2 * chunk:
         return [function(item) for item in progress(items, unit=unit)]
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
-        return list(progress(pool.map(function, items, chunksize=chunk), total=len(items), unit=unit))
+        try:
+            return list(progress(pool.map(function, items, chunksize=chunk), total=len(items), unit=unit))
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process was ended, most likely for want of memory; close other programs and run the same command again"
+            ) from None
 
 
 def _start_worker():

@@ -1,5 +1,6 @@
 import errno
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -302,3 +303,14 @@ def test_a_begun_plan_is_found_from_anywhere(two, monkeypatch, tmp_path):
     (tmp_path / "data" / data_tree.JOURNAL).write_text("{")
     with pytest.raises(InputError, match=r"\.unfinished\.jsonl: expected an interrupted plan, found something else; "):
         data_tree.unfinished_plan("../data", ["job"])
+
+
+def _end_this_process(_):
+    assert multiprocessing.parent_process(), "only a worker is to be ended"
+    os._exit(9)
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core: no workers")
+def test_a_worker_that_is_killed_ends_in_one_line():
+    with pytest.raises(InputError, match=r"^a worker process was ended, most likely for want of memory; close other programs"):
+        data_tree.parallel(_end_this_process, list(range(1000)))
