@@ -46,8 +46,7 @@ _SPLIT_ALIASES = {
     "validation": {"validation", "valid", "val", "dev", "validationset"},
     "test": {"test", "testing", "testdata", "testset"},
 }
-_JUNK_FILES = {".ds_store", "thumbs.db", "desktop.ini"}
-_JUNK_FOLDERS = {"__macosx"}
+_JUNK = {".ds_store", "thumbs.db", "desktop.ini", "__macosx"}
 
 
 def _known_as(name, aliases):
@@ -67,7 +66,7 @@ def split_of(folder_name):
 
 def is_junk(name):
     """Tell whether a file or folder name is an operating system's litter (__MACOSX, .DS_Store, Thumbs.db, ._x)."""
-    return name.lower() in _JUNK_FILES | _JUNK_FOLDERS or name.startswith("._")
+    return name.lower() in _JUNK or name.startswith("._")
 
 
 def image_format(head):
