@@ -13,13 +13,12 @@ import shutil
 import stat
 import sys
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 
 from detector.archive import (
     BLOCK,
     HEADER,
-    PIECE,
     Damaged,
     Names,
     Stream,
@@ -47,6 +46,7 @@ from detector.data_tree import (
     scan,
     split_of,
 )
+from detector.packing import PIECE
 
 WHOLE = 8 << 20  # bytes; an entry up to this size is held in memory and written by one call
 CHUNK = 256  # zip entries per task
@@ -190,7 +190,7 @@ class Target:
         """Count one file as extracted or as there already."""
         self.extracted += written
         self.present += not written
-        self.files_in[os.path.dirname(name)] += 1
+        self.files_in[name.rpartition("/")[0]] += 1
 
     def finish(self, names):
         """Give the finished folder its name."""
@@ -293,8 +293,58 @@ def unpack_chunk(archive, entries, target):
 # --- tar ---------------------------------------------------------------------------------------------------------------
 
 
+class Writers:
+    """Writes files in threads, in batches; counts them in the target.
+
+    Two threads: making the files is most of the time, and the system makes those of one folder one after the other. A second
+    thread has the content written meanwhile; a third one gained nothing.
+    """
+
+    THREADS = 2
+    AHEAD = 8  # batches that may wait
+    BATCH = 128  # files
+    BATCH_SIZE = 4 << 20  # bytes
+
+    def __init__(self, target):
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._pool = ThreadPoolExecutor(self.THREADS)
+        self._target, self._batch, self._size, self._pending = target, [], 0, deque()
+
+    def add(self, folder, path, content):
+        """Have one file written whose folder is there."""
+        self._batch.append((folder, path, content))
+        self._size += len(content)
+        if len(self._batch) >= self.BATCH or self._size >= self.BATCH_SIZE:
+            self._submit()
+            while len(self._pending) > self.AHEAD:
+                self._collect()
+
+    def _submit(self):
+        batch, write = self._batch, self._target.write
+        self._batch, self._size = [], 0
+        self._pending.append((batch, self._pool.submit(lambda: sum(write(path, content) for _, path, content in batch))))
+
+    def _collect(self):
+        batch, future = self._pending.popleft()
+        written = future.result()
+        self._target.extracted += written
+        self._target.present += len(batch) - written
+        self._target.files_in.update(folder for folder, _, _ in batch)
+
+    def flush(self):
+        """Return when everything is written. Raises what a thread has raised."""
+        self._submit()
+        while self._pending:
+            self._collect()
+
+    def close(self):
+        """Stop; what no thread has begun is not written."""
+        self._pool.shutdown(cancel_futures=True)
+
+
 def unpack_tar(archive, packing, target, max_size):
-    """Unpack a tar into its target, as it streams past: one thread unpacks, this one writes.
+    """Unpack a tar into its target, as it streams past: this thread looks at the entries, others write.
 
     Raises InputError at the first entry that may not be unpacked; Damaged where the archive ends early or does not hold.
     What can be told beforehand (room, size) is checked beforehand; reading all headers first would take as long again.
@@ -302,36 +352,56 @@ def unpack_tar(archive, packing, target, max_size):
     archive_size, expected = os.stat(archive).st_size, least_size(archive, packing)
     check_size(expected, archive_size, max_size)
     check_room(target.root, 0 if target.was_there else expected)
-    names, declared = Names(), 0
-    with progress(None, total=archive_size, unit="B", unit_scale=True) as bar:
-        stream = Stream(archive, packing, lambda position: bar.update(position - bar.n))
+    names = Names()
+    with progress(None, total=expected, unit="B", unit_scale=True) as bar:
+
+        def moved(unpacked):
+            check_size(unpacked, archive_size, max_size)
+            bar.update(unpacked - bar.n)
+
+        stream, writers = Stream(archive, packing, moved), Writers(target)
         try:
-            for name, kind, size, link in tar_entries(stream):
-                declared += size
-                check_size(max(declared, stream.size) if packing else declared, archive_size, max_size)
-                unpack_tar_entry(stream, target, names, name, kind, size, link)
-            while stream.take(PIECE):  # the packing's own checksum comes at the very end
-                check_size(stream.size, archive_size, max_size)
+            _unpack_entries(stream, writers, target, names, lambda size: check_size(size, archive_size, max_size))
         except Damaged as error:
             target.damaged.append(f"the archive itself: {error}; fetch it again")
+            writers.flush()
         finally:
             stream.close()
+            writers.close()
     return names
 
 
-def unpack_tar_entry(stream, target, names, name, kind, size, link):
-    """Unpack one entry, whose content comes next in the stream; leave the stream at the next header."""
-    if kind in b"07\0" and not (kind == b"\0" and name.endswith("/")):
+def _unpack_entries(stream, writers, target, names, check):
+    for name, kind, size, link in tar_entries(stream):
+        if kind not in b"07\0" or (kind == b"\0" and name.endswith("/")):
+            unpack_special(writers, target, names, name, kind, link)
+            continue
+        if size > WHOLE:  # what is smaller is read before it is written, and so counted in time
+            check(size)
         path = names.add(name)
         if path is None:
             target.junk += 1
-            for _ in stream.pieces(size):
-                pass
+            deque(stream.pieces(size), maxlen=0)
+            stream.take(-size % HEADER)
+            continue
+        folder = path.rpartition("/")[0]
+        target.make_folder(folder)
+        if size > WHOLE:
+            target.note(path, target.write_large(path, stream.pieces(size)))
+            stream.take(-size % HEADER)
         else:
-            target.make_folder(os.path.dirname(path))
-            target.note(path, _write_tar_file(stream, target, path, size))
-        stream.take(-size % HEADER)
-    elif kind in b"5\0":
+            content = stream.take(size, -size % HEADER)
+            if len(content) < size:
+                raise Damaged(f"it ends early, in {printable(path)}")
+            writers.add(folder, path, content)
+    while stream.take(PIECE):
+        pass  # the packing's own checksum comes at the very end
+    writers.flush()
+
+
+def unpack_special(writers, target, names, name, kind, link):
+    """Unpack one entry that is no plain file. Raises InputError for what may not be unpacked."""
+    if kind in b"5\0":
         path = names.add_folder(name.rstrip("/\\"))
         if path:
             target.make_folder(path)
@@ -339,6 +409,7 @@ def unpack_tar_entry(stream, target, names, name, kind, size, link):
         target.links += names.add_link(name, link) is not None
     elif kind == b"1":
         linked = names.add_link(name, link, hard=True)
+        writers.flush()
         if linked:
             _write_hard_link(target, names, *linked)
     elif kind in b"346":
@@ -347,15 +418,6 @@ def unpack_tar_entry(stream, target, names, name, kind, size, link):
         raise InputError(f"the entry {printable(name)} is a sparse file; pack the folder anew, without --sparse")
     elif kind != b"V":  # a volume label carries nothing
         raise InputError(f"the entry {printable(name)} is of the unknown type {kind!a}; pack the folder anew")
-
-
-def _write_tar_file(stream, target, path, size):
-    if size > WHOLE:
-        return target.write_large(path, stream.pieces(size))
-    content = stream.take(size)
-    if len(content) < size:
-        raise Damaged(f"it ends early, in {printable(path)}")
-    return target.write(path, content)
 
 
 def _write_hard_link(target, names, path, original):

@@ -1,4 +1,5 @@
 """What an archive may hold and how it is read: names checked, zip and tar taken apart entry by entry, nothing written."""
+import errno
 import os
 import re
 import stat
@@ -8,10 +9,10 @@ from collections import Counter, namedtuple
 
 from detector.console import InputError, printable
 from detector.data_tree import is_junk
+from detector.packing import DAMAGED, PIECE, open_packed, unpacking_errors
 
 MAX_RATIO = 1000  # an archive of images hardly shrinks at all; deflate cannot exceed 1032:1, so more than this is made to harm
 RATIO_FLOOR = 64 << 20  # bytes; below this size no ratio does harm
-PIECE = 1 << 18  # bytes read, and handed from thread to thread, at a time: little enough to stay in a core's cache
 BLOCK = 4096  # bytes; what a file takes on the disk is a multiple of this
 HEADER = 512  # bytes of a tar header; also what tar rounds every entry up to
 _END = bytes(HEADER)
@@ -282,58 +283,6 @@ def entry_pieces(file, entry):
 # --- tar ---------------------------------------------------------------------------------------------------------------
 
 
-def open_packed(file, packing):
-    """Return the unpacked content of an open tar as a file. `packing` is one of '', 'gz', 'bz2', 'xz', 'zst'."""
-    if packing == "gz":
-        import gzip
-
-        return gzip.GzipFile(fileobj=file)
-    if packing == "bz2":
-        import bz2
-
-        return bz2.BZ2File(file)
-    if packing == "xz":
-        import lzma
-
-        return lzma.LZMAFile(file)
-    return zstd_open(file) if packing == "zst" else file
-
-
-def zstd_open(file):
-    """Return the content of a Zstandard file, by Python 3.14's own module or by the library zstandard."""
-    try:
-        from compression import zstd
-
-        return zstd.ZstdFile(file)
-    except ImportError:
-        pass
-    try:
-        import zstandard
-    except ImportError:
-        raise InputError("it is packed with Zstandard; install what unpacks it: pip install zstandard") from None
-    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-
-
-def unpacking_errors(packing):
-    """Return the exceptions by which a decompressor tells of damage."""
-    errors = [EOFError, zlib.error]
-    if packing in ("gz", "bz2"):
-        import gzip
-
-        errors.append(gzip.BadGzipFile if packing == "gz" else OSError)
-    if packing == "xz":
-        import lzma
-
-        errors.append(lzma.LZMAError)
-    if packing == "zst":
-        try:
-            from compression.zstd import ZstdError
-        except ImportError:
-            from zstandard import ZstdError
-        errors.append(ZstdError)
-    return tuple(errors)
-
-
 def least_size(archive, packing):
     """Return the unpacked bytes as far as a tar tells them without being unpacked: a lower bound.
 
@@ -367,51 +316,67 @@ def _xz_index_total(index):
     return sum(numbers[2 : 1 + 2 * count : 2]) if len(numbers) > 2 * count else 0
 
 
-class Stream:
-    """The unpacked bytes of a tar, read by a thread of its own that stays some pieces ahead of whoever takes them."""
+# A small archive is unpacked here; for a larger one, a process of its own unpacks while this one writes. Not a thread: beside
+# 120,000 files made by this process, waiting for each other's interpreter lock costs more than the pipe. The process writes
+# to the pipe only and ends when nobody reads it any more, also where this process was killed.
+OWN_PROCESS = 4 << 20  # bytes of archive
+_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from detector import packing; packing.unpack_to_stdout(*sys.argv[2:])"
 
-    AHEAD = 64  # pieces
+
+class Stream:
+    """The unpacked bytes of a tar, in order."""
 
     def __init__(self, archive, packing, moved):
-        """Args: `moved` is called after each piece with (bytes unpacked, bytes of the archive read) so far; it may raise."""
-        import queue
-        import threading
-
+        """Args: `moved` is called after each piece with the bytes unpacked so far; it may raise."""
         self.size = 0  # bytes that came so far
-        self._moved, self._packing = moved, packing
-        self._buffer, self._at, self._ended = b"", 0, False
-        self._queue = queue.Queue(self.AHEAD)
-        self._stopped = threading.Event()
-        self._file = open(archive, "rb")  # noqa: SIM115 (the thread closes it)
-        self._content = open_packed(self._file, packing)
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
+        self._archive, self._packing, self._moved = archive, packing, moved
+        self._buffer, self._at, self._ended, self._process = b"", 0, False, None
+        self._file = open(archive, "rb")  # noqa: SIM115 (closed by `close`)
+        self._content = open_packed(self._file, packing)  # here too: it tells what is not installed
+        if packing and os.stat(archive).st_size > OWN_PROCESS:
+            self._start()
 
-    def _read(self):
-        try:
-            with self._file:
-                while not self._stopped.is_set():
-                    piece = self._content.read(PIECE)
-                    self._queue.put((piece, self._file.tell()))
-                    if not piece:
-                        return
-        except BaseException as error:  # whatever it is, it is raised where the bytes are taken
-            self._queue.put((error, 0))
+    def _start(self):
+        import subprocess
+        import sys
+
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        command = [sys.executable, "-c", _CHILD, root, self._archive, self._packing]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, pipesize=1 << 20)
+        self._content = self._process.stdout
 
     def _next(self):
         """Return the next piece, b'' at the end. Raises Damaged where the packing does not hold."""
         if self._ended:
             return b""
-        piece, position = self._queue.get()
-        if isinstance(piece, BaseException):
+        try:
+            piece = self._content.read(PIECE)
+        except unpacking_errors(self._packing) as error:
             self._ended = True
-            if isinstance(piece, unpacking_errors(self._packing)):
-                raise Damaged(f"{piece}") from None
-            raise piece
-        self._ended = not piece
+            raise Damaged(str(error)) from None
+        if not piece:
+            self._ended = True
+            self._check_process()
         self.size += len(piece)
-        self._moved(self.size, position)
+        self._moved(self.size)
         return piece
+
+    def _check_process(self):
+        if self._process:
+            said = self._process.stderr.read().decode("utf-8", "replace")
+            if self._process.wait() == DAMAGED:
+                raise Damaged(said)
+            if self._process.returncode:
+                raise OSError(errno.EIO, said.strip().rpartition("\n")[2] or "unpacking was stopped", self._archive)
+
+    def close(self):
+        """End what is still being unpacked."""
+        self._file.close()
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            self._process.stderr.close()
 
     def take(self, size, padding=0):
         """Return the next `size` bytes, fewer at the end, and pass over `padding` more. The bytes are held in memory."""
@@ -436,26 +401,16 @@ class Stream:
             size -= len(piece)
             yield piece
 
-    def close(self):
-        """Stop the thread."""
-        import queue
-
-        self._stopped.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get(timeout=0.01)
-            except queue.Empty:
-                continue
-
 
 def header_agrees(head):
     """Tell whether 512 bytes are a tar header: its checksum is the sum of its bytes, its own eight counted as blanks."""
+    field = head[148:156]
     try:
-        checksum = int(head[148:156].strip(b" \0") or b"-", 8)
+        checksum = int(field.strip(b" \0"), 8)
     except ValueError:
         return False
     # the lower half of Adler-32 is 1 + the sum of the bytes, modulo 65521: a tenth of the time of adding them in Python
-    return len(head) == HEADER and zlib.adler32(head) & 0xFFFF == (1 + checksum - 256 + sum(head[148:156])) % 65521
+    return len(head) == HEADER and zlib.adler32(head) & 0xFFFF == (1 + checksum - 256 + sum(field)) % 65521
 
 
 def _number(field):
@@ -466,7 +421,7 @@ def _number(field):
 
 
 def _text(field):
-    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def tar_entries(stream):

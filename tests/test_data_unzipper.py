@@ -81,6 +81,18 @@ def test_zip(run, tmp_path, contents, method):
     assert contents(tmp_path / "raw/set") == TREE
 
 
+def test_a_process_of_its_own_unpacks(run, tmp_path, contents, monkeypatch):
+    monkeypatch.setattr(reading, "OWN_PROCESS", 0)
+    path, where = make_tar(tmp_path / "set.tar.xz", TREE, "w:xz"), tmp_path / "raw/set"
+    assert run(main, path, "--to", tmp_path / "raw") == (0, f"{where}: 32 files extracted, 0 already there\n{COUNTS}", "")
+    assert contents(where) == TREE
+    make_tar(path, {"../x.jpg": b"x"} | {f"{i}.jpg": random.Random(i).randbytes(100_000) for i in range(30)}, "w:xz")
+    refused(run, tmp_path / "else", path, "the entry ../x.jpg leads out of its folder by '..'")
+    monkeypatch.setattr(reading, "_CHILD", "import sys; sys.exit('it cannot be')")
+    line = f"error: {path}: it cannot be\n"
+    assert run(main, path, "--to", tmp_path / "else/raw") == (1, "", line)
+
+
 def test_zstandard(run, tmp_path, contents):
     zstandard = pytest.importorskip("zstandard", reason="no Zstandard library is installed")
     plain = make_tar(tmp_path / "plain.tar", TREE)
@@ -304,8 +316,10 @@ def test_a_tar_cut_short_and_then_fetched_again(run, tmp_path, contents):
     assert contents(tmp_path / "raw/set") == TREE
 
 
+@pytest.mark.parametrize("own_process", [False, True])
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_a_packed_tar_cut_short_or_damaged(run, tmp_path, mode):
+def test_a_packed_tar_cut_short_or_damaged(run, tmp_path, monkeypatch, mode, own_process):
+    monkeypatch.setattr(reading, "OWN_PROCESS", 0 if own_process else 1 << 30)
     tree = {f"{i}.jpg": random.Random(i).randbytes(20_000) for i in range(30)}
     path = make_tar(tmp_path / "set.tar", tree, mode)
     whole = path.read_bytes()
