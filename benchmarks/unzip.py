@@ -1,0 +1,122 @@
+"""Time data_unzipper.py against the system's own tools and Python's zipfile, on the same archive.
+
+    python benchmarks/unzip.py ../shared/data/cifake.tar.xz [--scratch FOLDER] [--rounds 3]
+
+reads   CIFAKE as a tar (any packing); a deflated zip of the same files is made from it first
+prints  wall and CPU seconds, and the ratios to `tar -x`, `unzip -q` and `zipfile.extractall`; the rerun on the finished folder;
+        peak memory at growing numbers of files
+
+The commands take turns, so that whatever else the machine does meets all alike; the median of the rounds is printed, and the CPU
+seconds (user and system, all processes of a command) for machines that are never quiet. Each run gets a new folder and nothing is
+deleted before the end: ext4 passes over recently deleted inodes one by one, and files made after a deletion take ten times as long.
+"""
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = (1_000, 10_000, 120_000)
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+EXTRACTALL = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])"
+
+
+def measure(command, **options):
+    """Run a command: (wall seconds, CPU seconds, peak memory in MB of its largest process)."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"error: {command} ended with {os.waitstatus_to_exitcode(status)}")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def make_zip(folder, path, files=None):
+    """Pack the first `files` files of a folder, deflated, as a published data set is."""
+    names = sorted(name.relative_to(folder) for name in folder.rglob("*") if name.is_file())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in names[:files]:
+            packed.write(folder / name, name)
+    return path
+
+
+def compare(title, contenders, work, rounds):
+    """Run the contenders in turns, each into a new folder, and print their medians and our ratio to each.
+
+    Args:
+        contenders: {name: function of a folder that returns the command}; the first is ours.
+    """
+    taken = {name: [] for name in contenders}
+    for turn in range(rounds):
+        order = list(contenders) if turn % 2 == 0 else list(contenders)[::-1]
+        for number, name in enumerate(order):
+            target = work / f"{title}-{turn}-{number}"
+            target.mkdir()
+            os.sync()  # nobody pays for what another has written
+            taken[name].append(measure(contenders[name](target))[:2])
+    ours = [statistics.median(column) for column in zip(*taken[next(iter(taken))], strict=True)]
+    for name, results in taken.items():
+        wall, processor = (statistics.median(column) for column in zip(*results, strict=True))
+        ratios = f"ours/this {ours[0] / wall:.2f}, CPU {ours[1] / processor:.2f}"
+        print(f"{title:8} {name:24} {wall:7.2f} s  {processor:6.2f} s CPU   {ratios}")
+
+
+def unpacker(archive):
+    """Return the function from a folder to our command."""
+    return lambda folder: [sys.executable, ROOT / "data_unzipper.py", archive, "--to", folder]
+
+
+def measure_memory(folder, work):
+    """Print the peak memory at growing numbers of files."""
+    for files in SIZES:
+        path = make_zip(folder, work / f"memory{files}.zip", files)
+        # started from a small process: on Linux a new process's peak begins at the peak of the one that starts it
+        command = [sys.executable, "-c", PEAK, *unpacker(path)(work / f"memory{files}")]
+        peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"memory   {files:7,} files in a zip of {path.stat().st_size / 1e6:.0f} MB: {peak / 1024:.0f} MB", flush=True)
+
+
+def main():
+    """Compare, measure, clean up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, help="CIFAKE as a tar")
+    parser.add_argument("--scratch", type=Path, help="folder on the disk to be measured (default: the system's temporary folder)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each command (default: 3)")
+    args = parser.parse_args()
+    work = Path(tempfile.mkdtemp(dir=args.scratch, prefix="unzip-"))
+    try:
+        subprocess.run(unpacker(args.archive)(work / "raw"), check=True, stdout=subprocess.DEVNULL)
+        folder = next((work / "raw").iterdir())
+        packed = make_zip(folder, work / "same.zip")
+        for tool in ("tar", "unzip"):
+            if not shutil.which(tool):
+                print(f"{tool} is not installed here: no comparison with it")
+        tars = {"data_unzipper.py": unpacker(args.archive)}
+        if shutil.which("tar"):
+            tars["tar -x"] = lambda target: ["tar", "-xf", args.archive, "-C", target]
+        compare("tar", tars, work, args.rounds)
+        zips = {"data_unzipper.py": unpacker(packed)}
+        if shutil.which("unzip"):
+            zips["unzip -q"] = lambda target: ["unzip", "-q", packed, "-d", target]
+        zips["zipfile.extractall"] = lambda target: [sys.executable, "-c", EXTRACTALL, packed, target]
+        compare("zip", zips, work, args.rounds)
+        for name, archive in (("tar", args.archive), ("zip", packed)):
+            wall, processor, _ = measure(unpacker(archive)(work / f"{name}-0-0"))
+            print(f"{name:8} run again, all there: {wall:.2f} s, {processor:.2f} s CPU")
+        measure_memory(folder, work)
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
