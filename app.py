@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from detector import data_tree
-from detector.console import InputError, plural, progress, stage
+from detector.console import InputError, plural, printable, progress, stage
 
 DEFAULT_MODEL = Path(__file__).resolve().parent / "models" / "compact.h5"
 EXAMPLE = "media_assets/images/lion.jpg"  # a photograph that comes with gradio
@@ -47,8 +47,11 @@ def looks_like_image(path):
     """Tell whether a file in a folder is to be judged: it begins like an image, or its name says that it is one."""
     if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}:
         return True
-    with path.open("rb") as file:
-        return data_tree.image_format(file.read(16)) is not None
+    try:
+        with path.open("rb") as file:
+            return data_tree.image_format(file.read(16)) is not None
+    except OSError:
+        return True  # it gets a row that says why it cannot be read
 
 
 def example_image():
@@ -82,14 +85,14 @@ def judge(detector, sources, force=False):
         yield row
 
 
-def describe(row, detector):
-    """Return what a person is told of one image: a few lines of text."""
+def describe(row, detector, force=False):
+    """Return what a person is told of one image: a few lines of text; `force` as it was given to `judge`."""
     if row["error"]:
-        return f"not judged: {row['error']}"
+        return f"not judged: {printable(row['error'])}"
     limits = detector.facts["thresholds"]
-    lines = [f"{row['path']}: {row['verdict']}"]
-    if row["note"] and row["verdict"] == "uncertain":
-        lines.append(f"  {row['note']}. (With --force it is judged all the same.)")
+    lines = [f"{printable(row['path'])}: {row['verdict']}"]
+    if row["note"] and not force:
+        lines.append(f"  {row['note']}. (If forced, it is judged all the same.)")
     else:
         lines[0] += f", P(Fake) = {row['p_fake']:.4f}"
         if row["note"]:
@@ -104,29 +107,29 @@ def about(detector):
     limits = facts["thresholds"]
     return (
         f"detector: {facts['architecture']} ({detector.path.name}), trained on {facts['trained_on']}. On validation images like "
-        f"these, at most {limits['max_error']:.0%} of the Real were called Fake, and of the Fake Real."
+        f"these, at most {100 * limits['max_error']:g} % of the Real were called Fake, and of the Fake Real."
     )
 
 
 def write_csv(path, rows):
     """Write the rows as CSV, beside and then renamed."""
     unfinished = path.with_name(f"{path.name}{data_tree.UNFINISHED}")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
+    with unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     os.replace(unfinished, path)
 
 
-def show(rows, detector, few=5):
+def show(rows, detector, force, few=5):
     """Print the verdicts for a person: in words for a few images, a line each for many, and the counts."""
     if len(rows) <= few:
         for row in rows:
-            print(describe(row, detector))
+            print(describe(row, detector, force))
     else:
         for row in rows:
             score = "" if row["p_fake"] is None else f"{row['p_fake']:.4f}"
-            print(f"{row['verdict'] or 'not judged':<10}  {score:>6}  {row['path']}{'  ' + row['error'] if row['error'] else ''}")
+            print(f"{row['verdict'] or 'not judged':<10}  {score:>6}  {printable(row['error'] or row['path'])}")
         verdicts = [row["verdict"] for row in rows]
         print(", ".join(f"{verdicts.count(name):,} {name}" for name in ("Fake", "Real", "uncertain")))
     print(about(detector))
@@ -141,6 +144,7 @@ def make_parser():
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print a list of objects for a program")
     output.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
+    add("--overwrite", action="store_true", help="replace the file that --csv names")
     add("--force", action="store_true", help="judge images unlike any that the detector has seen")
     add("--example", action="store_true", help="judge a photograph that an installed package brings")
     add("--host", default="127.0.0.1", help="address of the page")
@@ -151,7 +155,14 @@ def make_parser():
 @stage
 def main(argv=None):
     """Judge images, or open the page."""
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if (args.json or args.csv) and not (args.images or args.example):
+        parser.error("--json and --csv need an IMAGE or a FOLDER")
+    if args.csv and args.csv.exists() and not args.overwrite:
+        raise InputError(f"{args.csv}: a file is there already; give another --csv, or --overwrite")
+    if args.csv and not args.csv.parent.is_dir():
+        raise InputError(f"{args.csv}: expected a folder to write to, found no {args.csv.parent}; make it or give another --csv")
     sources = find_images(args.images) + ([example_image()] if args.example else [])
     from detector.model_file import open_detector
 
@@ -167,7 +178,7 @@ def main(argv=None):
         write_csv(args.csv, rows)
         print(f"{plural(len(rows), 'row')} written to {args.csv}")
     else:
-        show(rows, detector)
+        show(rows, detector, args.force)
     failed = sum(row["error"] is not None for row in rows)
     if failed:
         raise InputError(f"{failed:,} of {plural(len(rows), 'image')} could not be read; the reason stands beside each")

@@ -7,6 +7,8 @@ zip and tar (plain, gz, bz2, xz, zst), recognised by content. Nothing that could
 appears under its own name once it is complete; stopped at any moment and run again, the command goes on where it stopped.
 """
 import argparse
+import contextlib
+import errno
 import os
 import re
 import shutil
@@ -46,7 +48,7 @@ from detector.data_tree import (
     scan,
     split_of,
 )
-from detector.packing import PIECE
+from detector.packing import OWN_PROCESS, PIECE
 
 WHOLE = 8 << 20  # bytes; an entry up to this size is held in memory and written by one call
 CHUNK = 256  # zip entries per task
@@ -293,58 +295,119 @@ def unpack_chunk(archive, entries, target):
 # --- tar ---------------------------------------------------------------------------------------------------------------
 
 
-class Writers:
-    """Writes files in threads, in batches; counts them in the target.
+# Making files is most of the time of a large tar, so a second process makes every other batch of them. Not a thread: two threads
+# that make system calls all the time wait for each other's interpreter lock, which took longer than one alone.
+_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); import data_unzipper; data_unzipper.write_from_stdin(*sys.argv[2:])"
 
-    Two threads: making the files is most of the time, and the system makes those of one folder one after the other. A second
-    thread has the content written meanwhile; a third one gained nothing.
+
+def write_from_stdin(root, final, complete_in_place, parent):
+    """Write the batches that come pickled through stdin; print, pickled, the number written or what went wrong.
+
+    Ends as soon as it notices that the process that started it has gone; what it might still write until then is what the next
+    run writes, too.
     """
+    import pickle
 
-    THREADS = 2
-    AHEAD = 8  # batches that may wait
-    BATCH = 128  # files
-    BATCH_SIZE = 4 << 20  # bytes
+    target = Target.__new__(Target)
+    target.root, target.final, target.complete_in_place = root, final, complete_in_place == "True"
+    written = 0
+    try:
+        while os.getppid() == int(parent):
+            batch = pickle.load(sys.stdin.buffer)
+            written += sum(target.write(path, content) for path, content in batch)
+    except EOFError:  # the last batch is written
+        _answer(pickle.dumps(written))
+    except (InputError, OSError) as error:
+        _answer(pickle.dumps(error))
 
-    def __init__(self, target):
-        from concurrent.futures import ThreadPoolExecutor
 
-        self._pool = ThreadPoolExecutor(self.THREADS)
-        self._target, self._batch, self._size, self._pending = target, [], 0, deque()
+def _answer(result):
+    try:
+        sys.stdout.buffer.write(result)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os._exit(1)  # nobody is left to read it
+
+
+class Writer:
+    """Writes files into a target, and counts them; every other batch in a process of its own where that is worth its start."""
+
+    BATCH = 64  # files
+    BATCH_SIZE = 1 << 20  # bytes
+
+    def __init__(self, target, own_process):
+        self._target, self._batch, self._size = target, [], 0
+        self._process, self._sent, self._is_turn = None, 0, False
+        if own_process:
+            import subprocess
+
+            facts = [target.root, target.final, str(target.complete_in_place), str(os.getpid())]
+            command = [sys.executable, "-c", _CHILD, os.path.dirname(os.path.abspath(__file__)), *facts]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            self._process = subprocess.Popen(command, **pipes, bufsize=0, pipesize=1 << 20)
 
     def add(self, folder, path, content):
         """Have one file written whose folder is there."""
-        self._batch.append((folder, path, content))
+        self._target.files_in[folder] += 1
+        self._batch.append((path, content))
         self._size += len(content)
         if len(self._batch) >= self.BATCH or self._size >= self.BATCH_SIZE:
-            self._submit()
-            while len(self._pending) > self.AHEAD:
-                self._collect()
+            self._hand_over()
 
-    def _submit(self):
-        batch, write = self._batch, self._target.write
-        self._batch, self._size = [], 0
-        self._pending.append((batch, self._pool.submit(lambda: sum(write(path, content) for _, path, content in batch))))
+    def _hand_over(self):
+        batch, self._batch, self._size = self._batch, [], 0
+        self._is_turn = not self._is_turn
+        if self._process and self._is_turn:
+            self._send(batch)
+        else:
+            self._count(len(batch), sum(self._target.write(path, content) for path, content in batch))
+
+    def _send(self, batch):
+        import pickle
+
+        left = memoryview(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL))
+        self._sent += len(batch)
+        try:
+            while left:
+                left = left[self._process.stdin.write(left) :]
+        except OSError:  # it has gone
+            self._collect()
+            raise OSError(errno.EPIPE, "the process that writes was stopped", self._target.root) from None
 
     def _collect(self):
-        batch, future = self._pending.popleft()
-        written = future.result()
+        import pickle
+
+        process, self._process = self._process, None
+        with process:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            answer = process.stdout.read()
+        result = pickle.loads(answer) if answer else OSError(errno.EPIPE, "the process that writes was stopped", self._target.root)
+        if isinstance(result, Exception):
+            raise result
+        self._count(self._sent, result)
+
+    def _count(self, files, written):
         self._target.extracted += written
-        self._target.present += len(batch) - written
-        self._target.files_in.update(folder for folder, _, _ in batch)
+        self._target.present += files - written
 
     def flush(self):
-        """Return when everything is written. Raises what a thread has raised."""
-        self._submit()
-        while self._pending:
+        """Return when everything is written. Raises what the process has raised."""
+        self._is_turn = True
+        self._hand_over()
+        if self._process:
             self._collect()
 
     def close(self):
-        """Stop; what no thread has begun is not written."""
-        self._pool.shutdown(cancel_futures=True)
+        """Stop; what is not written yet is not written any more."""
+        if self._process:
+            self._process.kill()
+            with self._process, contextlib.suppress(OSError):
+                self._process.stdin.close()
 
 
 def unpack_tar(archive, packing, target, max_size):
-    """Unpack a tar into its target, as it streams past: this thread looks at the entries, others write.
+    """Unpack a tar into its target, as it streams past.
 
     Raises InputError at the first entry that may not be unpacked; Damaged where the archive ends early or does not hold.
     What can be told beforehand (room, size) is checked beforehand; reading all headers first would take as long again.
@@ -359,22 +422,23 @@ def unpack_tar(archive, packing, target, max_size):
             check_size(unpacked, archive_size, max_size)
             bar.update(unpacked - bar.n)
 
-        stream, writers = Stream(archive, packing, moved), Writers(target)
+        stream = Stream(archive, packing, moved)
+        writer = Writer(target, own_process=archive_size > OWN_PROCESS)
         try:
-            _unpack_entries(stream, writers, target, names, lambda size: check_size(size, archive_size, max_size))
+            _unpack_entries(stream, writer, target, names, lambda size: check_size(size, archive_size, max_size))
         except Damaged as error:
             target.damaged.append(f"the archive itself: {error}; fetch it again")
-            writers.flush()
+            writer.flush()
         finally:
             stream.close()
-            writers.close()
+            writer.close()
     return names
 
 
-def _unpack_entries(stream, writers, target, names, check):
+def _unpack_entries(stream, writer, target, names, check):
     for name, kind, size, link in tar_entries(stream):
         if kind not in b"07\0" or (kind == b"\0" and name.endswith("/")):
-            unpack_special(writers, target, names, name, kind, link)
+            unpack_special(writer, target, names, name, kind, link)
             continue
         if size > WHOLE:  # what is smaller is read before it is written, and so counted in time
             check(size)
@@ -393,13 +457,13 @@ def _unpack_entries(stream, writers, target, names, check):
             content = stream.take(size, -size % HEADER)
             if len(content) < size:
                 raise Damaged(f"it ends early, in {printable(path)}")
-            writers.add(folder, path, content)
+            writer.add(folder, path, content)
     while stream.take(PIECE):
         pass  # the packing's own checksum comes at the very end
-    writers.flush()
+    writer.flush()
 
 
-def unpack_special(writers, target, names, name, kind, link):
+def unpack_special(writer, target, names, name, kind, link):
     """Unpack one entry that is no plain file. Raises InputError for what may not be unpacked."""
     if kind in b"5\0":
         path = names.add_folder(name.rstrip("/\\"))
@@ -409,7 +473,7 @@ def unpack_special(writers, target, names, name, kind, link):
         target.links += names.add_link(name, link) is not None
     elif kind == b"1":
         linked = names.add_link(name, link, hard=True)
-        writers.flush()
+        writer.flush()
         if linked:
             _write_hard_link(target, names, *linked)
     elif kind in b"346":
@@ -462,7 +526,6 @@ def download_kaggle(source):
 
     Raises InputError, with the way out, where kagglehub, the network, the credentials or the dataset is missing.
     """
-    import contextlib
     import io
     import logging
     import tarfile

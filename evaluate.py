@@ -2,7 +2,8 @@
 
     python evaluate.py detector.h5 --split test
 
-report/ holds metrics.json (the figures of detector.metrics.figures for each split), predictions.csv (path, label, p_fake,
+report/ holds metrics.json (the figures of detector.metrics.figures: those of the first split at the top, those of each
+under "splits"), predictions.csv (path, label, p_fake,
 verdict) and the pictures. Thresholds and temperature come out of the .h5; nothing is fitted here.
 """
 import argparse
@@ -12,7 +13,7 @@ import os
 from pathlib import Path
 
 from detector import data_tree
-from detector.console import InputError, plural, progress, stage, table
+from detector.console import InputError, plural, progress, require_packages, stage, table
 
 
 def score_split(detector, data, split):
@@ -53,7 +54,9 @@ def write_report(folder, model, detector, results):
     from detector import charts
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+    for old in [folder / "metrics.json", *(folder / f"{name}_{split}.png" for name in charts.NAMES for split in data_tree.SPLITS)]:
+        old.unlink(missing_ok=True)  # of an earlier report: no figure of it stays beside ours
+    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "p_fake", "verdict"])
         for rows, _, _ in results.values():
@@ -63,6 +66,7 @@ def write_report(folder, model, detector, results):
         charts.draw_all(folder, split, rows, figures, detector.facts["thresholds"])
     first = next(iter(results.values()))[2]
     report = {
+        "split": next(iter(results)),
         **first,
         "model": os.fspath(model),
         "engine": "litert",
@@ -112,6 +116,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if (args.report / "metrics.json").exists() and not args.overwrite:
         raise InputError(f"{args.report}: a report is there already; give another --report, or --overwrite")
+    require_packages("sklearn", "matplotlib")
     from detector.model_file import open_detector
 
     detector = open_detector(args.model)

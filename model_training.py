@@ -50,7 +50,7 @@ def read_splits(data, image_size):
     tree = data_tree.read_tree(data, ("train", "validation"))
     root = os.fspath(data)
     splits = {split: ([os.path.join(root, path) for path in paths], labels) for split, (paths, labels) in tree.items()}
-    sizes = pixels.sample_sizes(splits["train"][0])
+    sizes = pixels.image_sizes(splits["train"][0])
     return splits, image_size or pixels.choose_size(sizes), pixels.sizes_seen(sizes)
 
 
@@ -59,7 +59,7 @@ def fingerprint(data, splits):
     digest = hashlib.sha256()
     for paths, _ in splits.values():
         for path in paths:
-            digest.update(f"{os.path.relpath(path, data)}\0{os.stat(path).st_size}\n".encode())
+            digest.update(os.fsencode(os.path.relpath(path, data)) + f"\0{os.stat(path).st_size}\n".encode())
     return digest.hexdigest()
 
 
@@ -69,17 +69,19 @@ def counts_of(splits):
 
 
 def score_validation(model, validation, output):
-    """Return (is_fake, margins) of the validation images with the model's current weights; removes the last activation."""
+    """Return (is_fake, margins) of the validation images with the model's current weights."""
     import numpy as np
 
     from detector import model_file
 
+    activation = model.layers[-1].activation
     model = model_file.to_logits(model)
     margins, is_fake = [], []
     for index in range(len(validation)):
         images, targets, _ = validation[index]
         margins.append(model_file.margins_of(model.predict_on_batch(images), output))
         is_fake.append(targets[:, 0] == (1 if output == "softmax" else 0))
+    model.layers[-1].activation = activation
     return np.concatenate(is_fake), np.concatenate(margins)
 
 
@@ -180,11 +182,17 @@ def prepare(args):
     common = {"size": size, "output": architecture.output, "batch_size": args.batch_size, "seed": args.seed}
     feed = ImageFeed(*splits["train"], **common, shuffle=True, flip=args.flip, damage_probability=args.damage)
     validation = ImageFeed(*splits["validation"], **common)
-    model = architecture.build(size, args.weights or architecture.weights, args.l2)
-    rate = args.learning_rate or architecture.learning_rate
+    for images in (feed, validation):
+        images[0]  # where nothing can be read, it is said here and not from within `fit`
+    try:
+        model = architecture.build(size, args.weights or architecture.weights, args.l2)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"--image-size {size}: expected a size that {args.architecture} can be built for ({reason})") from None
+    rate = architecture.learning_rate if args.learning_rate is None else args.learning_rate
     compile_model(model, architecture.output, rate, args.end_learning_rate, args.power, args.epochs * len(feed))
     print(f"{args.architecture}: {model.count_params():,} parameters, {size} px, {plural(len(feed), 'step')} an epoch", flush=True)
-    ignored = ("data", "output", "log_dir", "description", "max_error", "overwrite")
+    ignored = ("data", "log_dir", "description", "max_error", "overwrite")
     same = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in ignored}
     return model, feed, validation, size, sizes, counts, {**same, "the images": fingerprint(args.data, splits)}
 
@@ -193,52 +201,53 @@ def run(args):
     """Train as the arguments say and write everything that a run leaves."""
     model, feed, validation, size, sizes, counts, same = prepare(args)
     from detector import metrics, model_file
-    from detector.training import Checkpoint, StopTrainingOnValidationLoss, save_weights
+    from detector.training import Checkpoint, StopTrainingOnValidationLoss, remove_checkpoint, save_weights
 
     architecture = ARCHITECTURES[args.architecture]
-    args.log_dir.mkdir(parents=True, exist_ok=True)
-    best = args.log_dir / "best.weights.h5"
-    rule = StopTrainingOnValidationLoss(best, args.stop_patience, args.stop_after_epoch)
+    rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, args.stop_after_epoch)
     checkpoint = Checkpoint(args.log_dir, rule, same)
     checkpoint.set_model(model)
-    done = checkpoint.load()
+    done = checkpoint.load(args.overwrite)
     if done:
         print(f"taking up the run in {args.log_dir} after epoch {done}", flush=True)
     else:
-        save_weights(model, best)
+        remove_checkpoint(args.log_dir)
+        save_weights(model, rule.best_weights)
     interrupted = False
     if not rule.stopped_epoch:
         try:
             train(model, feed, validation, [rule, checkpoint], done, args.epochs)
         except KeyboardInterrupt:
+            if not checkpoint.history:
+                raise
             interrupted = True
     print(told(rule, checkpoint.history, args, interrupted))
-    model.load_weights(best)
+    model.load_weights(rule.best_weights)
     draw_architecture(model, args.log_dir)
     is_fake, margins = score_validation(model, validation, architecture.output)
     temperature, thresholds = metrics.calibrate(is_fake, margins, args.max_error)
-    restore_activation(model, architecture.output)
     made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": same["the images"]}
     facts = make_facts(args, architecture, size, sizes, counts, made, temperature, thresholds)
     model_file.save(model, args.output, facts)
     if checkpoint.history:
         write_history(with_f1(checkpoint.history), args.log_dir)
     report(args, is_fake, margins, facts, {**feed.unreadable, **validation.unreadable})
-    if not interrupted:
-        remove_checkpoint(args.log_dir)
+    if interrupted:
+        raise KeyboardInterrupt
+    remove_checkpoint(args.log_dir)
 
 
-def remove_checkpoint(folder):
-    """Remove what a killed run would need, the JSON first: without it the rest counts for nothing."""
-    for file in [folder / "state.json", *folder.glob("*.weights.h5")]:
-        file.unlink(missing_ok=True)
-
-
-def restore_activation(model, output):
-    """Give the last layer its activation back."""
-    import keras
-
-    model.layers[-1].activation = keras.activations.get("softmax" if output == "softmax" else "sigmoid")
+def check_places(args):
+    """Make the folders to write to, and raise InputError where something is there that would be replaced unasked."""
+    if args.output.suffix != ".h5":
+        raise InputError(f"--output {args.output}: expected a name that ends in .h5")
+    if not args.overwrite and not (args.log_dir / "state.json").exists():
+        if args.output.exists():
+            raise InputError(f"{args.output}: a model is there already; give another --output, or --overwrite")
+        if (args.log_dir / "history.csv").exists():
+            raise InputError(f"{args.log_dir}: the history of another run is there; give another --log-dir, or --overwrite")
+    for folder in (args.log_dir, args.output.parent):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def told(rule, history, args, interrupted):
@@ -249,7 +258,7 @@ def told(rule, history, args, interrupted):
     if rule.stopped_epoch:
         last = history[rule.stopped_epoch - 1]
         losses = f"validation loss {last['val_loss']:.4f} exceeds training loss {last['loss']:.4f}"
-        plain = f"without L2 penalty {last['val_cross_entropy']:.4f} and {last['cross_entropy']:.4f}"
+        plain = f"the cross-entropy alone is {last['val_cross_entropy']:.4f} and {last['cross_entropy']:.4f}"
         return f"stopped after epoch {rule.stopped_epoch} of {args.epochs}: {losses} ({plain}); {kept}"
     return f"{'interrupted' if interrupted else 'done'} after epoch {len(history)} of {args.epochs}; {kept}"
 
@@ -280,19 +289,19 @@ def make_parser():
     add("--log-dir", type=Path, default=Path("training"), help="history, pictures, and the checkpoint of a run that was cut short")
     add("--architecture", choices=list(ARCHITECTURES), default="resnet101", help="the network")
     add("--weights", metavar="imagenet|none|FILE", help="what to start from (default: none for compact, imagenet for the others)")
-    add("--image-size", type=int, help="side of the network's input (default: 32 where the median shorter side is <= 64, else 224)")
+    add("--image-size", type=positive, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
     add("--epochs", type=whole, default=10, help="passes over the train images; 0 builds and saves")
     add("--batch-size", type=positive, default=64, help="images a step")
-    add("--seed", type=int, default=0, help="same seed, same history on the CPU")
-    add("--learning-rate", type=float, help="rate of the first step (default: 3e-3 for compact, 1e-4 for the others)")
-    add("--end-learning-rate", type=float, default=1e-5, help="rate of the last step")
-    add("--power", type=float, default=2.0, help="of the PolynomialDecay between them")
-    add("--l2", type=float, default=1e-3, help="L2 penalty on the head's dense kernel")
+    add("--seed", type=whole, default=0, help="same seed, same history on the CPU")
+    add("--learning-rate", type=above_0, help="rate of the first step (default: 3e-3 for compact, 1e-4 for the others)")
+    add("--end-learning-rate", type=above_0, default=1e-5, help="rate of the last step")
+    add("--power", type=above_0, default=2.0, help="of the PolynomialDecay between them")
+    add("--l2", type=probability, default=1e-3, help="L2 penalty on the head's dense kernel")
     add("--flip", action="store_true", help="mirror half of the train images, on the fly")
     add("--damage", type=probability, default=0.0, metavar="P", help="chance of each of blur, scaling, noise and JPEG, on the fly")
     add("--stop-patience", type=positive, default=1, help="epochs in a row with validation loss above training loss that stop it")
     add("--stop-after-epoch", type=whole, default=0, help="the rule looks only at epochs after this one")
-    add("--max-error", type=probability, default=0.01, help="share of each class on the wrong side of its threshold, on validation")
+    add("--max-error", type=error_rate, default=0.01, help="share of each class on the wrong side of its threshold, on validation")
     add("--overwrite", action="store_true", help="replace a model file, or the checkpoint of another run, that is there")
     add("--description", help="what the images are, for people (a part of the model file)")
     return parser
@@ -319,16 +328,26 @@ def probability(text):
     return float(text)
 
 
+def above_0(text):
+    """Return a number above 0."""
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return float(text)
+
+
+def error_rate(text):
+    """Return a number from 0 to below 0.5."""
+    if not 0 <= float(text) < 0.5:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 0.5, found {text}")
+    return float(text)
+
+
 @stage
 def main(argv=None):
     """Train a detector."""
     args = make_parser().parse_args(argv)
-    if args.output.suffix != ".h5":
-        raise InputError(f"--output {args.output}: expected a name that ends in .h5")
-    if args.overwrite:
-        remove_checkpoint(args.log_dir)
-    elif args.output.exists() and not (args.log_dir / "state.json").exists():
-        raise InputError(f"{args.output}: a model is there already; give another --output, or --overwrite")
+    data_tree.require_folder(args.data, holding="train, validation and test")
+    check_places(args)
     run(args)
 
 

@@ -9,7 +9,7 @@ from collections import Counter, namedtuple
 
 from detector.console import InputError, printable
 from detector.data_tree import is_junk
-from detector.packing import DAMAGED, PIECE, open_packed, unpacking_errors
+from detector.packing import DAMAGED, OWN_PROCESS, PIECE, open_packed, unpacking_errors
 
 MAX_RATIO = 1000  # an archive of images hardly shrinks at all; deflate cannot exceed 1032:1, so more than this is made to harm
 RATIO_FLOOR = 64 << 20  # bytes; below this size no ratio does harm
@@ -319,7 +319,6 @@ def _xz_index_total(index):
 # A small archive is unpacked here; for a larger one, a process of its own unpacks while this one writes. Not a thread: beside
 # 120,000 files made by this process, waiting for each other's interpreter lock costs more than the pipe. The process writes
 # to the pipe only and ends when nobody reads it any more, also where this process was killed.
-OWN_PROCESS = 4 << 20  # bytes of archive
 _CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from detector import packing; packing.unpack_to_stdout(*sys.argv[2:])"
 
 

@@ -3,6 +3,7 @@ import numpy as np
 
 from detector.data_tree import CLASSES
 
+NAMES = ("confusion", "roc", "precision_recall", "reliability", "scores")
 FAKE, REAL, GREY = "#d55e00", "#0072b2", "0.55"
 
 
@@ -56,8 +57,8 @@ def _roc(axes, is_fake, p_fake, thresholds, auc):
     axes.plot(false_positive, true_positive, color=FAKE, label=f"AUC {auc:.4f}")
     at = p_fake >= thresholds["fake"]
     axes.plot(at[~is_fake].mean(), at[is_fake].mean(), "o", color="black", label="threshold of the verdict Fake")
-    axes.set(xscale="symlog", xlim=(0, 1), ylim=(0, 1.01), title="ROC")
     axes.set_xscale("symlog", linthresh=0.01)
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), title="ROC")
     axes.set(xlabel="false positive rate (Real called Fake)", ylabel="true positive rate (Fake called Fake)")
     axes.legend(loc="lower right")
 

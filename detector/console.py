@@ -39,13 +39,22 @@ def describe_os_error(error):
         errno.EROFS: "choose a folder that can be written to",
         errno.EACCES: "change the permissions or choose another folder",
         errno.EPERM: "change the permissions or choose another folder",
-        errno.ENOENT: "it vanished while the command ran; run the same command again",
+        errno.ENOENT: "nothing of that name is there, or no longer; check that the folder exists and run the same command again",
         errno.ENOTDIR: "a file stands where a folder is expected; move it away",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
     }
     cure = cures.get(error.errno)
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}" + (f": {cure}" if cure else "")
+
+
+def require_packages(*names):
+    """Raise InputError unless the packages can be imported: better now than after an hour's work."""
+    from importlib.util import find_spec
+
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise InputError(f"this needs the package {missing[0]}, which is not installed; run: pip install -r requirements.txt")
 
 
 def progress(items, total=None, unit="image", **options):

@@ -19,8 +19,8 @@ def figures(is_fake, p_fake, thresholds):
     Returns:
         dict with n, accuracy, balanced_accuracy, auc, average_precision, tpr_at_1pct_fpr, tpr_at_5pct_fpr, brier, ece, log_loss,
         confusion ([[Fake as Fake, Fake as Real], [Real as Fake, Real as Real]]), per_class (precision, recall, f1 of each),
-        uncertain_share, accuracy_when_certain (None where every verdict is uncertain) and real_called_fake. An image counts as
-        Fake in accuracy, confusion and per_class from P(Fake) 0.5 on; the last three use the three-way verdict.
+        uncertain_share, accuracy_when_certain (None where every verdict is uncertain), real_called_fake and fake_called_real.
+        An image counts as Fake in accuracy, confusion and per_class from P(Fake) 0.5 on; the last four use the verdict.
     """
     from sklearn import metrics
 
@@ -70,12 +70,16 @@ def tpr_at_fpr(is_fake, p_fake, fpr):
 
 
 def reliability(is_fake, p_fake, bins=15):
-    """Return (mean P(Fake), share of Fake, count) of equal-mass bins: three arrays, one value for each bin that has images."""
-    order = np.argsort(p_fake, kind="stable")
-    parts = [part for part in np.array_split(order, min(bins, len(order))) if len(part)]
+    """Return (mean P(Fake), share of Fake, count) of equal-mass bins: three arrays, one value for each bin that has images.
+
+    Equal scores are in one bin, whatever their order.
+    """
+    edges = np.unique(np.quantile(p_fake, np.linspace(0, 1, bins + 1)[1:-1]))
+    index = np.searchsorted(edges, p_fake, side="right")
+    parts = [index == i for i in np.unique(index)]
     mean = np.array([p_fake[part].mean() for part in parts])
     share = np.array([is_fake[part].mean() for part in parts])
-    return mean, share, np.array([len(part) for part in parts])
+    return mean, share, np.array([part.sum() for part in parts])
 
 
 def expected_calibration_error(is_fake, p_fake, bins=15):
@@ -85,15 +89,21 @@ def expected_calibration_error(is_fake, p_fake, bins=15):
 
 
 def fit_temperature(is_fake, margins):
-    """Return the T, 0.05 to 20, that minimises the log loss of sigmoid(margin / T) (Guo et al. 2017, arXiv 1706.04599)."""
+    """Return the T that minimises the log loss of sigmoid(margin / T) (Guo et al. 2017, arXiv 1706.04599).
+
+    Both classes weigh the same, as in training. T is 0.5 to 20: a few images that are told apart without error do not make
+    the detector more certain than twice what it says.
+    """
     from scipy.optimize import minimize_scalar
 
+    is_fake = np.asarray(is_fake, bool)
     signed = np.where(is_fake, margins, -np.asarray(margins, np.float64))
+    weights = np.where(is_fake, 1 / max(1, is_fake.sum()), 1 / max(1, (~is_fake).sum()))
 
     def log_loss(log_temperature):
-        return np.logaddexp(0, -signed / np.exp(log_temperature)).mean()
+        return np.average(np.logaddexp(0, -signed / np.exp(log_temperature)), weights=weights)
 
-    return float(np.exp(minimize_scalar(log_loss, bounds=np.log([0.05, 20]), method="bounded").x))
+    return float(np.exp(minimize_scalar(log_loss, bounds=np.log([0.5, 20]), method="bounded").x))
 
 
 def fit_thresholds(is_fake, p_fake, max_error=0.01):
@@ -105,14 +115,15 @@ def fit_thresholds(is_fake, p_fake, max_error=0.01):
 
     Returns:
         {'fake': t_F, 'real': t_R, 'max_error', 'real_called_fake_bound', 'fake_called_real_bound', 'n_real', 'n_fake'}; a bound is
-        the one-sided 95 % Clopper-Pearson limit of that error. With t_F = t_R the verdict at the threshold itself is Fake.
+        the one-sided 95 % Clopper-Pearson limit of that error, on the very images the thresholds were chosen on: other images
+        can do a little worse. With t_F = t_R the verdict at the threshold itself is Fake.
     """
     is_fake, p_fake = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64)
     real, fake = np.sort(p_fake[~is_fake]), np.sort(p_fake[is_fake])
     upper = _middle(real[len(real) - 1 - int(max_error * len(real))], real, 1)
     lower = _middle(fake[int(max_error * len(fake))], fake, 0)
     if lower >= upper:
-        upper = lower = _least_error(is_fake, p_fake)
+        upper = lower = np.clip(_least_error(is_fake, p_fake), upper, lower)  # between them both promises hold
     wrong_real, wrong_fake = int((real >= upper).sum()), int((fake[fake < upper] <= lower).sum())
     return {
         "fake": float(upper),
@@ -133,12 +144,12 @@ def _middle(score, scores, end):
 
 
 def _least_error(is_fake, p_fake):
-    """Return the score from which on calling Fake makes the fewest errors, each class weighing the same."""
+    """Return the threshold from which on calling Fake makes the fewest errors, each class weighing the same."""
     from sklearn.metrics import roc_curve
 
     false_positive, true_positive, thresholds = roc_curve(is_fake, p_fake, drop_intermediate=False)
-    best = int(np.argmax(true_positive - false_positive))
-    return float(min(thresholds[best], 1.0))
+    best = min(thresholds[int(np.argmax(true_positive - false_positive))], 1.0)
+    return _middle(best, np.sort(p_fake), 0)
 
 
 def upper_bound(errors, n, confidence=0.95):

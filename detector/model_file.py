@@ -122,8 +122,32 @@ def check_facts(facts, path):
             f"{path}: expected a detector's facts, {', '.join(missing)} missing; "
             "train it again with model_training.py"
         )
-    if facts["class_names"] != list(CLASSES) or facts["output"] not in OUTPUTS or facts["fitting"] != "resize":
-        raise InputError(f"{path}: expected the classes {', '.join(CLASSES)}, found facts of another kind; train it again")
+    if not _sound(facts):
+        raise InputError(f"{path}: expected a detector's facts, found some of another kind; train it again with model_training.py")
+
+
+def _sound(facts):
+    """Tell whether the facts that scoring relies on are of the right kind and range: they can come from a stranger."""
+
+    def number(value, low, high):
+        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+    try:
+        limits, seen = facts["thresholds"], facts["seen"]
+        return (
+            facts["class_names"] == list(CLASSES)
+            and facts["output"] in OUTPUTS
+            and facts["fitting"] == "resize"
+            and isinstance(facts["image_size"], int)
+            and number(facts["image_size"], 1, 4096)
+            and number(facts["temperature"], 1e-3, 1e3)
+            and all(number(limits[name], 0, 2) for name in ("fake", "real", "max_error"))
+            and all(number(value, 0, 1e9) for name in ("shorter_side", "aspect") for value in seen[name])
+            and len(seen["shorter_side"]) == len(seen["aspect"]) == 2
+            and isinstance(facts["trained_on"], str)
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 def read_facts(path):
@@ -149,20 +173,23 @@ def read_facts(path):
         raise InputError(f"{path}: expected a detector that model_training.py saved, found {came}; train it with model_training.py")
     try:
         facts = json.loads(text)
-    except ValueError:
+    except (ValueError, TypeError):
         raise InputError(f"{path}: expected a detector's facts as JSON, found something else; train it again") from None
     check_facts(facts, path)
     return facts
 
 
 def check_is_hdf5(path):
-    """Raise InputError unless the file is there and begins as an HDF5 file does."""
+    """Raise InputError unless the file is there, is named .h5 and begins as an HDF5 file does.
+
+    The name matters: Keras chooses by it how to load, and what was checked must be what is loaded.
+    """
     path = Path(path)
     if not path.is_file():
         came = "a folder" if path.is_dir() else "nothing of that name"
         raise InputError(f"{path}: expected a model file (.h5), found {came}; train one with model_training.py or check the path")
     with path.open("rb") as file:
-        if file.read(8) != b"\x89HDF\r\n\x1a\n":
+        if path.suffix != ".h5" or file.read(8) != b"\x89HDF\r\n\x1a\n":
             raise InputError(
                 f"{path}: expected a model file (.h5), found another kind of file; "
                 "give the .h5 that model_training.py wrote"
@@ -182,11 +209,11 @@ def load(path):
 
     facts = read_facts(path)
     keras = import_keras()
-    with h5py.File(path, "r") as file:
-        _check_layers(json.loads(file.attrs["model_config"]), path)
     try:
+        with h5py.File(path, "r") as file:
+            _check_layers(json.loads(file.attrs["model_config"]), path)
         return keras.models.load_model(path, compile=False), facts
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: expected a whole detector, found one that does not load ({reason}); train it again") from None
 
@@ -197,9 +224,9 @@ def _check_layers(config, path):
         for part in config:
             _check_layers(part, path)
     elif isinstance(config, dict):
-        name = config.get("class_name")
-        foreign = config.get("registered_name") not in (None, name) or not str(config.get("module") or "keras").startswith("keras")
-        if name is not None and (foreign or name not in _LAYERS | _HELPERS):
+        name, module = config.get("class_name"), str(config.get("module") or "keras")
+        foreign = config.get("registered_name") not in (None, name) or not (module == "keras" or module.startswith("keras."))
+        if name is not None and (foreign or not isinstance(name, str) or name not in _LAYERS | _HELPERS):
             raise InputError(
                 f"{path}: expected only layers that this project uses, found {name!r}; "
                 "it could run code, so it is not loaded"
@@ -301,8 +328,9 @@ class Detector:
             span = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]} to {sides[1]}"
             return f"it is {width} x {height} pixels; the detector has only seen images with a shorter side of {span} pixels"
         aspect = max(width, height) / min(width, height)
-        if aspect > aspects[1] * 1.01:
-            return f"its sides are {aspect:.1f} to 1; the detector has only seen up to {aspects[1]:.1f} to 1"
+        if not aspects[0] / 1.01 <= aspect <= aspects[1] * 1.01:
+            span = f"{aspects[0]:.2g}" if aspects[0] == aspects[1] else f"{aspects[0]:.2g} to {aspects[1]:.2g}"
+            return f"its sides are {aspect:.2g} to 1; the detector has only seen images of {span} to 1"
         return "it is blank: there is nothing in it to judge" if blank else None
 
 
@@ -332,7 +360,11 @@ def open_detector(path, threads=None):
     flatbuffer, facts_file = _cache() / f"{key}.tflite", _cache() / f"{key}.json"
     if not (flatbuffer.is_file() and facts_file.is_file()):
         _compile_in_subprocess(path, key)
-    return Detector(path, json.loads(facts_file.read_text("utf-8")), flatbuffer, threads=threads)
+    made = json.loads(facts_file.read_text("utf-8"))
+    if not key.startswith(made["sha256"]):
+        facts_file.unlink()
+        raise InputError(f"{path}: it was replaced while it was compiled; run the same command again")
+    return Detector(path, made["facts"], flatbuffer, threads=threads)
 
 
 def _shipped(path):
@@ -377,36 +409,32 @@ def _write(path, text):
 
 def _compile_in_subprocess(path, key):
     """Compile in a process of its own, so that TensorFlow's gigabyte is gone again when it is done."""
-    read_facts_error = _facts_error_without_keras(path)
-    if read_facts_error:
-        raise read_facts_error
+    try:
+        read_facts(path)
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{path}: its first use needs TensorFlow, which is not installed; run: pip install -r requirements.txt"
+        ) from None
     print(f"{path}: compiling it for fast use, once (about half a minute) ...", file=sys.stderr)
     command = [sys.executable, "-m", "detector.model_file", os.fspath(path.resolve()), os.fspath(_cache() / key)]
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.fspath(PROJECT)}
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    # In the project's folder: `-m` imports from the current one first, and that may be anybody's.
+    done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         last = (said or done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise InputError(last.removeprefix("error: ") if said else f"{path}: compiling failed: {last}")
 
 
-def _facts_error_without_keras(path):
-    try:
-        read_facts(path)
-    except InputError as error:
-        return error
-    except ModuleNotFoundError:
-        return InputError(f"{path}: its first use needs TensorFlow, which is not installed; run: pip install -r requirements.txt")
-    return None
+def compile_detector(path, stem):
+    """Write <stem>.tflite and <stem>.json for a .h5, checked against Keras on 16 images, the JSON last.
 
-
-def compile_detector(path, stem, whole=False):
-    """Write <stem>.tflite and <stem>.json for a .h5, checked against Keras on 16 images, the facts last.
+    The JSON is {'sha256': of the .h5, 'facts': its facts}. For a detector that is to ship:
+    python -m detector.model_file models/NAME.h5 models/NAME
 
     Args:
         path: the .h5.
         stem: path without suffix for the two files.
-        whole: write {'sha256', 'facts'} rather than the facts alone, as files in models/ have it.
 
     Raises:
         InputError: TensorFlow is missing, or the compiled form's logits differ from Keras's by more than 1e-3.
@@ -429,7 +457,7 @@ def compile_detector(path, stem, whole=False):
         )
     os.replace(unfinished, stem.with_name(f"{stem.name}.tflite"))
     sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    _write(stem.with_name(f"{stem.name}.json"), json.dumps({"sha256": sha256, "facts": facts} if whole else facts, indent=1) + "\n")
+    _write(stem.with_name(f"{stem.name}.json"), json.dumps({"sha256": sha256, "facts": facts}, indent=1) + "\n")
 
 
 def _to_flatbuffer(model):

@@ -5,6 +5,7 @@ import zlib
 from detector.console import InputError
 
 PIECE = 1 << 18  # bytes unpacked at a time: little enough to stay in the cache of a core
+OWN_PROCESS = 4 << 20  # bytes of archive from which the start of another process is worth its time
 DAMAGED = 3  # exit code of `unpack_to_stdout`
 
 

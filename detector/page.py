@@ -1,4 +1,6 @@
 """The page: drop images, get verdicts. Gradio, on this machine alone, without network."""
+from pathlib import Path
+
 from detector.console import InputError
 
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
@@ -10,16 +12,17 @@ def build_page(detector, judge, describe, about):
     Args:
         detector: detector.model_file.Detector.
         judge: function (detector, list of paths, force) -> iterable of dicts, as app.judge.
-        describe: function (dict, detector) -> text for a person.
+        describe: function (dict, detector, force) -> text for a person.
         about: function (detector) -> a line on the detector.
     """
     import gradio as gr
 
     def verdicts(paths, force):
         # The files themselves are judged: an image widget would re-encode them and change the score.
-        return "\n\n".join(describe(row, detector) for row in judge(detector, paths or [], force))
+        rows = judge(detector, paths or [], force)
+        return "\n\n".join(describe({**row, "path": Path(row["path"]).name}, detector, force) for row in rows)
 
-    with gr.Blocks(title="Real or Fake?", analytics_enabled=False) as page:
+    with gr.Blocks(title="Real or Fake?", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.Markdown(f"# Was this picture made by a machine?\n{about(detector)}")
         files = gr.File(label="Images", file_count="multiple", type="filepath")
         force = gr.Checkbox(label="Judge images unlike any that the detector has seen, too")

@@ -144,22 +144,25 @@ def read_fitted(source, size):
     return fit(read_image(source), size)
 
 
-def sample_sizes(paths, sample=1000):
-    """Return (n, 2) int, the (width, height) in pixels of at most `sample` images, evenly spread over the list.
+def image_sizes(paths):
+    """Return (n, 2) int, the (width, height) in pixels of all of the images whose header can be read, on all cores.
 
     Raises:
         InputError: none of them is an image.
     """
-    step = max(1, len(paths) // sample)
-    sizes = []
-    for path in paths[::step]:
-        try:
-            sizes.append(image_size(path))
-        except InputError:
-            continue  # counted and reported where the image is read
+    from detector.data_tree import parallel
+
+    sizes = [size for size in parallel(_size_or_none, paths) if size]
     if not sizes:
         raise InputError(f"{paths[0]}: expected images, found none that can be opened; run data_audit.py")
     return np.array(sizes)
+
+
+def _size_or_none(path):
+    try:
+        return image_size(path)
+    except (InputError, OSError):
+        return None  # counted and reported where the image is read
 
 
 def choose_size(sizes):

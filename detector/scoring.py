@@ -52,30 +52,27 @@ def score_files(detector, sources, threads=None):
 
         def decode_ahead():
             for batch in iter(lambda: list(islice(sources, BATCH)), []):
-                waiting.append((batch, pool.submit(_decode_all, batch, detector.size)))
-                if len(waiting) > 2 * threads:
+                waiting.append((batch, [pool.submit(_decode, source, detector.size) for source in batch]))
+                if len(waiting) > 2:
                     return
 
         decode_ahead()
         while waiting:
             batch, decoded = waiting.popleft()
-            yield from _score_batch(detector, batch, decoded.result())
+            yield from _score_batch(detector, batch, [image.result() for image in decoded])
             decode_ahead()
 
 
-def _decode_all(batch, size):
-    """Return [(fitted image, width, height, blank) or a line that says why not] for a batch of sources."""
-    decoded = []
-    for source in batch:
-        try:
-            image = pixels.read_image(source)
-            fitted = pixels.fit(image, size)
-            decoded.append((fitted, image.shape[1], image.shape[0], bool(np.ptp(fitted) < BLANK)))
-        except InputError as error:
-            decoded.append(str(error))
-        except OSError as error:
-            decoded.append(describe_os_error(error))
-    return decoded
+def _decode(source, size):
+    """Return (fitted image, width, height, blank), or a line that says why the file cannot be read."""
+    try:
+        image = pixels.read_image(source)
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return describe_os_error(error)
+    fitted = pixels.fit(image, size)
+    return fitted, image.shape[1], image.shape[0], bool(np.ptp(fitted) < BLANK)
 
 
 def _score_batch(detector, batch, decoded):

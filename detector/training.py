@@ -1,6 +1,7 @@
 """What `fit` is given: a feed of images, the metrics, and the callbacks. Needs Keras at once: import it inside functions."""
 import json
 import os
+import re
 
 import keras
 import numpy as np
@@ -49,18 +50,27 @@ class ImageFeed(keras.utils.PyDataset):
     def __getitem__(self, index):
         """Return batch `index` of this epoch."""
         rng = np.random.default_rng([self.seed, self.epoch, index])
+        start = index * self.batch_size
+        images, labels = self._read(self.order[start : start + self.batch_size], rng)
+        if not images:  # `fit` cannot do without a batch: the next image that can be read makes one
+            images, labels = self._read(np.roll(self.order, -start), rng, at_most=1)
+        if not images:
+            raise InputError(f"{next(iter(self.unreadable.values()))}; no image of the split can be read: run data_audit.py")
+        images, labels = np.stack(images), np.array(labels)
+        targets = np.eye(2, dtype=np.float32)[labels] if self.output == "softmax" else labels[:, None].astype(np.float32)
+        return images.astype(np.float32), targets, self.class_weights[labels]
+
+    def _read(self, chosen, rng, at_most=None):
         images, labels = [], []
-        for i in self.order[index * self.batch_size : (index + 1) * self.batch_size]:
+        for i in chosen:
             try:
                 images.append(self.augmented(pixels.read_fitted(self.paths[i], self.size), rng))
                 labels.append(self.labels[i])
             except (InputError, OSError) as error:
                 self.unreadable[self.paths[i]] = str(error)
-        if not images:
-            raise InputError(f"{next(iter(self.unreadable.values()))}; no image of a whole batch can be read: run data_audit.py")
-        images, labels = np.stack(images), np.array(labels)
-        targets = np.eye(2, dtype=np.float32)[labels] if self.output == "softmax" else labels[:, None].astype(np.float32)
-        return images.astype(np.float32), targets, self.class_weights[labels]
+            if len(images) == at_most:
+                break
+        return images, labels
 
     def augmented(self, image, rng):
         """Return a (s, s, 3) uint8 image flipped and damaged at random, where the feed is asked to."""
@@ -99,17 +109,23 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
     Args:
         patience: stop only after this many such epochs in a row; 1 is the rule to the letter.
         after_epoch: look only at epochs after this one, counted from 1.
-        best_weights: file that the best weights are written to (.weights.h5), so that they outlive the process.
+        folder: pathlib.Path that the best weights are written to, so that they outlive the process.
 
     Attributes:
+        best_weights: path of the best weights; before the first epoch those the run began with belong there.
         best_epoch: epoch of the lowest validation loss, counted from 1; 0 before there is one.
         stopped_epoch: epoch after which training was stopped, counted from 1; 0 where it was not.
     """
 
-    def __init__(self, best_weights, patience=1, after_epoch=0):
+    def __init__(self, folder, patience=1, after_epoch=0):
         super().__init__()
-        self.best_weights, self.patience, self.after_epoch = best_weights, patience, after_epoch
+        self.folder, self.patience, self.after_epoch = folder, patience, after_epoch
         self.resume({})
+
+    @property
+    def best_weights(self):
+        """Path of the best weights: a name of its own for each epoch, so that a killed run finds those its state speaks of."""
+        return self.folder / f"best-{self.best_epoch}.weights.h5"
 
     def resume(self, state):
         """Take up the state of an interrupted run, as `state` returns it."""
@@ -128,7 +144,7 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         if not (np.isfinite(loss) and np.isfinite(val_loss)):
             raise InputError(
                 f"epoch {epoch + 1}: expected finite losses, found {loss} (train) and {val_loss} (validation); "
-                "start again with a lower --learning-rate"
+                "start again with a lower --learning-rate and --overwrite"
             )
         if val_loss < self.best_loss:
             self.best_loss, self.best_epoch = val_loss, epoch + 1
@@ -153,27 +169,38 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder, self.rule, self.facts = folder, rule, facts
         self.history = []
 
-    def load(self):
+    def load(self, overwrite=False):
         """Take up an interrupted run.
 
         Returns:
-            The number of epochs done; 0 where there is nothing to take up.
+            The number of epochs done; 0 where there is nothing to take up, or another run's that may be overwritten.
 
         Raises:
             InputError: the folder holds the checkpoint of another run, with other arguments or other data.
         """
+        file = self.folder / "state.json"
         try:
-            state = json.loads((self.folder / "state.json").read_text("utf-8"))
+            state = json.loads(file.read_text("utf-8"))
+            before = state["facts"]
         except FileNotFoundError:
             return 0
-        if state["facts"] != self.facts:
-            changed = [name for name, value in self.facts.items() if state["facts"].get(name) != value]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{file}: expected a checkpoint of this script, found another file; give another --log-dir") from None
+        if before != self.facts:
+            if overwrite:
+                return 0
+            changed = [name for name, value in self.facts.items() if before.get(name) != value]
             raise InputError(
                 f"{self.folder}: expected the checkpoint of this run, found one that differs in {', '.join(changed)}; "
                 "run its command again, give another --log-dir, or start anew with --overwrite"
             )
         self.model.optimizer.build(self.model.trainable_variables)  # else its state is passed over without a word
-        self.model.load_weights(self.folder / state["weights"])
+        try:
+            self.model.load_weights(self.folder / state["weights"])
+        except (OSError, ValueError):
+            raise InputError(
+                f"{self.folder / state['weights']}: expected the weights of the checkpoint, found none; start anew with --overwrite"
+            ) from None
         for variable, value in zip(random_states(self.model), state["random_states"], strict=True):
             variable.assign(value)
         self.rule.resume(state["rule"])
@@ -190,9 +217,20 @@ class Checkpoint(keras.callbacks.Callback):
         unfinished = self.folder / f"state.json{UNFINISHED}"
         unfinished.write_text(json.dumps(state, indent=1), "utf-8")
         os.replace(unfinished, self.folder / "state.json")
-        for old in self.folder.glob("last-*.weights.h5"):
-            if old.name != name:
+        for old in own_weights(self.folder):
+            if old.name not in (name, self.rule.best_weights.name):
                 old.unlink()
+
+
+def own_weights(folder):
+    """Return the weights files, unfinished ones too, that a run writes into its folder: nobody else's are touched."""
+    return [path for path in folder.glob("*.weights.h5") if re.fullmatch(r"(best|last)-\d+(\.part)?\.weights\.h5", path.name)]
+
+
+def remove_checkpoint(folder):
+    """Remove what only a killed run would need, the JSON first: without it the rest counts for nothing."""
+    for file in [folder / "state.json", *own_weights(folder)]:
+        file.unlink(missing_ok=True)
 
 
 def random_states(model):

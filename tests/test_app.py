@@ -45,7 +45,7 @@ def test_an_image_of_another_size_is_uncertain_unless_forced(model, tmp_path, ru
     assert out.splitlines()[:2] == [
         f"{path}: uncertain",
         "  it is 640 x 427 pixels; the detector has only seen images with a shorter side of 32 pixels. "
-        "(With --force it is judged all the same.)",
+        "(If forced, it is judged all the same.)",
     ]
     row = json.loads(run(app.main, path, *model, "--json")[1])[0]
     assert (row["verdict"], row["width"], row["height"]) == ("uncertain", 640, 427)
@@ -79,6 +79,18 @@ def test_csv_of_many(model, small_data, tmp_path, run):
     assert len(rows) == 64 and {row["verdict"] for row in rows} <= {"Fake", "Real", "uncertain"}
     assert all(0 <= float(row["p_fake"]) <= 1 for row in rows)
     assert [path.name for path in tmp_path.iterdir()] == ["verdicts.csv"]
+    photo = small_data / "test" / "Real" / "0.png"
+    before = photo.read_bytes()
+    assert run(app.main, photo, *model, "--csv", photo) == (
+        1, "", f"error: {photo}: a file is there already; give another --csv, or --overwrite\n"
+    )  # fmt: skip
+    assert photo.read_bytes() == before
+    assert run(app.main, photo, *model, "--csv", table, "--overwrite")[0] == 0
+    nowhere = tmp_path / "nowhere" / "v.csv"
+    assert run(app.main, photo, *model, "--csv", nowhere)[2] == (
+        f"error: {nowhere}: expected a folder to write to, found no {nowhere.parent}; make it or give another --csv\n"
+    )
+    assert run(app.main, *model, "--json")[0] == 2
 
 
 def test_many_images_in_a_table_with_counts(model, small_data, run):
@@ -118,7 +130,9 @@ def test_the_shipped_detector_judges_without_tensorflow_and_keras(tmp_path):
 
 
 def test_what_ships_is_compiled_from_the_h5_beside_it():
-    for path in model_file.SHIPPED.glob("*.h5"):
+    shipped = list(model_file.SHIPPED.glob("*.h5"))
+    assert app.DEFAULT_MODEL in shipped
+    for path in shipped:
         facts, flatbuffer = model_file._shipped(path)
         assert facts == model_file.read_facts(path)
         assert flatbuffer.is_file()

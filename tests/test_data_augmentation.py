@@ -365,7 +365,10 @@ def test_an_original_that_vanishes_meanwhile(tree, monkeypatch, capsys):
     monkeypatch.setattr(data_augmentation, "left_overs", lambda *_: gone.unlink() or [])
     code, out, err = shell(capsys, "--data", tree)
     assert (code, out) == (1, "")
-    assert err == f"error: {gone}: No such file or directory: it vanished while the command ran; run the same command again\n"
+    assert err == (
+        f"error: {gone}: No such file or directory: nothing of that name is there, or no longer; "
+        "check that the folder exists and run the same command again\n"
+    )
 
 
 def test_a_full_disk(tree, tmp_path, capsys):

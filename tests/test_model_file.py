@@ -170,6 +170,53 @@ def test_a_model_that_brings_code_is_refused(tmp_path):
     assert refused(path) == "M: expected only layers that this project uses, found 'Lambda'; it could run code, so it is not loaded"
 
 
+def test_what_was_checked_is_what_is_loaded(tmp_path):
+    """A file can be an HDF5 file and, from its end, a .keras archive; Keras would choose by the name."""
+    good, other = tmp_path / "good.h5", tmp_path / "other.keras"
+    model_file.save(bias_model([1.0, 0.0]), good, FACTS)
+    bias_model([5.0, 0.0]).save(other)
+    both = tmp_path / "both.keras"
+    both.write_bytes(good.read_bytes() + other.read_bytes())
+    with pytest.raises(InputError, match="expected a model file"):
+        model_file.load(both)
+    assert refused(both).startswith("M: expected a model file (.h5), found another kind of file")
+
+
+def test_compiling_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([2.5, 0.25]), path, FACTS)
+    (tmp_path / "detector").mkdir()
+    for name in ("detector/__init__.py", "detector/model_file.py", "numpy.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit('error: code of the current folder was run')")
+    monkeypatch.chdir(tmp_path)
+    assert model_file.open_detector("m.h5").facts == FACTS
+
+
+@pytest.mark.parametrize("change", [
+    {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"seen": {}}, {"output": "tanh"},
+    {"class_names": ["Real", "Fake"]}, {"thresholds": {"fake": float("nan"), "real": 0, "max_error": 0}},
+])  # fmt: skip
+def test_facts_out_of_their_range_are_refused(tmp_path, change):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    with h5py.File(path, "r+") as file:
+        file.attrs["detector"] = json.dumps({**FACTS, **change})
+    assert refused(path) == "M: expected a detector's facts, found some of another kind; train it again with model_training.py"
+
+
+@pytest.mark.parametrize("config", ["no json", json.dumps({"class_name": ["a", "list"]}), json.dumps({"class_name": "Functional"})])
+def test_a_damaged_configuration_is_one_line(tmp_path, config):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = config
+    assert refused(path).startswith("M: expected ")
+
+
 def test_facts_of_another_version_are_refused(tmp_path):
     import h5py
 
@@ -190,5 +237,5 @@ def test_an_unlike_image_is_said_to_be_so():
     assert detector.unlike_seen(640, 427) == (
         "it is 640 x 427 pixels; the detector has only seen images with a shorter side of 8 pixels"
     )
-    assert detector.unlike_seen(16, 8) == "its sides are 2.0 to 1; the detector has only seen up to 1.0 to 1"
+    assert detector.unlike_seen(16, 8) == "its sides are 2 to 1; the detector has only seen images of 1 to 1"
     assert detector.unlike_seen(8, 8, blank=True) == "it is blank: there is nothing in it to judge"

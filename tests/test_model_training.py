@@ -90,7 +90,7 @@ class Model:
 
     def save_weights(self, path, overwrite):
         self.saved.append(self.epoch)
-        path.write_text("weights")
+        path.write_text(f"weights of {self.epoch}")
 
 
 def follow(rule, losses):
@@ -114,19 +114,20 @@ def follow(rule, losses):
 def test_the_stopping_rule_by_hand(tmp_path, options, losses, stopped, best, saved):
     from detector.training import StopTrainingOnValidationLoss
 
-    rule = StopTrainingOnValidationLoss(tmp_path / "best.weights.h5", **options)
+    rule = StopTrainingOnValidationLoss(tmp_path, **options)
     assert follow(rule, losses) == (stopped, best, saved)
+    assert rule.best_weights.read_text() == f"weights of {best}"
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     from detector.training import StopTrainingOnValidationLoss
 
-    rule = StopTrainingOnValidationLoss(tmp_path / "best.weights.h5")
+    rule = StopTrainingOnValidationLoss(tmp_path)
     with pytest.raises(InputError, match="epoch 1: expected finite losses, found nan"):
         follow(rule, [(float("nan"), 0.5)])
 
 
-def test_the_same_seed_gives_the_same_history(small_data, tmp_path, trained):
+def test_the_same_seed_gives_the_same_history(small_data, tmp_path):
     histories = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -135,7 +136,7 @@ def test_the_same_seed_gives_the_same_history(small_data, tmp_path, trained):
     assert histories[0] == histories[1]
 
 
-def test_a_killed_run_is_taken_up_and_ends_the_same(small_data, tmp_path, trained):
+def test_a_killed_run_is_taken_up_and_ends_the_same(small_data, tmp_path):
     def command(folder):
         more = arguments(small_data, folder, "--epochs", "4", "--batch-size", "8", "--stop-after-epoch", "4")
         return [sys.executable, str(ROOT / "model_training.py"), *more]
@@ -237,10 +238,87 @@ def test_nothing_is_overwritten_unasked(tmp_path, run, small_data):
     (log / "state.json").write_text(json.dumps({"facts": {"--epochs": "7"}}))
     code, _, err = run(model_training.main, *short)
     assert code == 1
-    assert err.startswith(f"error: {log}: expected the checkpoint of this run, found one that differs in --architecture, ")
+    assert err.startswith(f"error: {log}: expected the checkpoint of this run, found one that differs in --output, --arch")
     assert err.endswith("run its command again, give another --log-dir, or start anew with --overwrite\n")
     assert run(model_training.main, *short, "--overwrite")[0] == 0
     assert (tmp_path / "d.h5").read_bytes()[:4] == b"\x89HDF"
+    other = ["--log-dir", log, "--output", tmp_path / "e.h5", "--architecture", "compact", "--epochs", "1", "--batch-size", "64"]
+    assert run(model_training.main, "--data", small_data, *other)[0] == 0
+    again = ["--log-dir", log, "--output", tmp_path / "f.h5", "--architecture", "compact"]
+    assert run(model_training.main, "--data", small_data, *again) == (
+        1, "", f"error: {log}: the history of another run is there; give another --log-dir, or --overwrite\n"
+    )  # fmt: skip
+
+
+def test_files_of_the_user_in_the_folder_are_left_alone(tmp_path, run, small_data):
+    log = tmp_path / "log"
+    log.mkdir()
+    mine = log / "imagenet.weights.h5"
+    mine.write_text("mine")
+    assert run(model_training.main, *arguments(small_data, tmp_path, "--epochs", "0", "--overwrite"))[0] == 0
+    assert mine.read_text() == "mine"
+    (log / "state.json").write_text("also mine")
+    code, _, err = run(model_training.main, *arguments(small_data, tmp_path, "--epochs", "0"))
+    assert (code, err) == (
+        1, f"error: {log / 'state.json'}: expected a checkpoint of this script, found another file; give another --log-dir\n"
+    )  # fmt: skip
+    assert (log / "state.json").read_text() == "also mine"
+
+
+@pytest.mark.parametrize("epoch, code_of_rerun", [(0, 0), (1, 0)])
+def test_an_interrupted_run_says_so_and_goes_on(epoch, code_of_rerun, tmp_path, run, small_data, monkeypatch):
+    from detector.training import Checkpoint
+
+    whole = Checkpoint.on_epoch_end
+
+    def interrupted(self, at, logs=None):
+        if at == epoch:
+            raise KeyboardInterrupt
+        whole(self, at, logs)
+
+    monkeypatch.setattr(Checkpoint, "on_epoch_end", interrupted)
+    command = arguments(small_data, tmp_path, "--epochs", "3", "--batch-size", "32", "--stop-after-epoch", "3")
+    code, _, err = run(model_training.main, *command)
+    assert (code, err) == (1, "error: interrupted. What is finished is kept; run the same command again to go on\n")
+    assert (tmp_path / "d.h5").exists() == (epoch > 0)  # after an epoch, the best so far is saved
+    monkeypatch.undo()
+    code, out, _ = run(model_training.main, *command)
+    assert code == code_of_rerun
+    assert ("taking up the run in" in out) == (epoch > 0)
+    assert model_file.read_facts(tmp_path / "d.h5")["made"]["epochs_run"] == 3
+
+
+@pytest.mark.parametrize("option, value, said", [
+    ("--max-error", "0.5", "expected a number from 0 to below 0.5, found 0.5"),
+    ("--learning-rate", "0", "expected a number above 0, found 0"),
+    ("--seed", "-1", "expected a whole number of at least 0, found -1"),
+    ("--image-size", "0", "expected a whole number of at least 1, found 0"),
+])  # fmt: skip
+def test_arguments_out_of_range_are_a_usage_error(option, value, said, tmp_path, run, small_data):
+    code, _, err = run(model_training.main, *arguments(small_data, tmp_path, option, value))
+    assert code == 2 and err.endswith(f"argument {option}: {said}\n")
+
+
+def test_a_size_that_a_network_cannot_be_built_for_is_one_line(tmp_path, run, small_data):
+    code, _, err = run(model_training.main, "--data", small_data, "--output", tmp_path / "x.h5", "--log-dir", tmp_path / "log",
+                       "--architecture", "mobilenetv2", "--weights", "none", "--image-size", "16")  # fmt: skip
+    assert code == 1
+    assert err.startswith("error: --image-size 16: expected a size that mobilenetv2 can be built for (")
+
+
+def test_imagenet_weights_that_cannot_be_had_are_one_line(tmp_path, run, small_data, monkeypatch):
+    keras = model_file.import_keras()
+
+    def no_network(*_, **__):
+        raise Exception("URL fetch failure on https://example.org/w.h5: None -- [Errno -2] Name or service not known")
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", no_network)
+    code, _, err = run(model_training.main, "--data", small_data, "--output", tmp_path / "x.h5", "--log-dir", tmp_path / "log",
+                       "--architecture", "mobilenetv2")  # fmt: skip
+    assert (code, err) == (
+        1, "error: --weights imagenet: expected to download them, but [Errno -2] Name or service not known; connect to the "
+           "internet, give --weights FILE with a copy, or train from scratch with --weights none\n"
+    )  # fmt: skip
 
 
 def test_an_image_that_cannot_be_read_is_left_out_and_told(tmp_path, run, make_tree):
@@ -252,9 +330,22 @@ def test_an_image_that_cannot_be_read_is_left_out_and_told(tmp_path, run, make_t
     assert "1 image could not be read and were left out" in out
 
 
-def test_image_size_follows_the_data(tmp_path, make_tree):
+def test_a_batch_of_nothing_but_an_unreadable_image_takes_another(tmp_path):
+    from detector.training import ImageFeed
+
+    draw(1).save(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_text("no image")
+    feed = ImageFeed([tmp_path / "good.png", tmp_path / "broken.png"], [0, 1], 32, "softmax", 1)
+    assert feed[1][1].tolist() == [[1, 0]]
+    assert list(feed.unreadable) == [tmp_path / "broken.png"]
+    none = ImageFeed([tmp_path / "broken.png"] * 2, [0, 1], 32, "softmax", 1)
+    with pytest.raises(InputError, match=r"no image of the split can be read: run data_audit\.py$"):
+        none[0]
+
+
+def test_image_size_follows_the_data(tmp_path):
     from detector import pixels
 
     for side, expected in ((32, 32), (64, 32), (65, 224)):
         draw(0, (side, side + 9)).save(tmp_path / f"{side}.png")
-        assert pixels.choose_size(pixels.sample_sizes([tmp_path / f"{side}.png"])) == expected
+        assert pixels.choose_size(pixels.image_sizes([tmp_path / f"{side}.png"])) == expected
