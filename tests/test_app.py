@@ -1,7 +1,10 @@
 import csv
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -146,18 +149,28 @@ def test_the_example_is_a_file_that_an_installed_package_brings():
     assert image_size(app.example_image()) == (256, 256)
 
 
-def test_the_page_judges_as_the_shell_does(model, small_data, run, trained):
+def test_the_page_judges_as_the_shell_does(model, small_data, run):
     pytest.importorskip("gradio")
     from gradio_client import Client, handle_file
 
-    from detector.page import build_page
-
-    path = small_data / "test" / "Real" / "1.png"
-    page = build_page(model_file.open_detector(trained[0]), app.judge, app.describe, app.about)
-    _, local, _ = page.launch(prevent_thread_lock=True, quiet=True, share=False, server_name="127.0.0.1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(ROOT / "app.py"), *map(str, model), "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "BROWSER": "true"})
     try:
-        said = Client(local, verbose=False).predict([handle_file(str(path))], False, api_name="/judge")
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            assert server.poll() is None, "the page ended by itself"
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        path = small_data / "test" / "Real" / "1.png"
+        said = Client(f"http://127.0.0.1:{port}", verbose=False).predict([handle_file(str(path))], False, api_name="/judge")
     finally:
-        page.close()
+        server.kill()
+        server.wait()
+    assert said.splitlines()[0].startswith("1.png: ")
     shell = run(app.main, path, *model)[1]
     assert said.splitlines()[0].split(": ", 1)[1] == shell.splitlines()[0].split(": ", 1)[1]
