@@ -92,7 +92,7 @@ def describe(row, detector, force=False):
     limits = detector.facts["thresholds"]
     lines = [f"{printable(row['path'])}: {row['verdict']}"]
     if row["note"] and not force:
-        lines.append(f"  {row['note']}. (If forced, it is judged all the same.)")
+        lines.append(f"  {row['note']}. (With --force it is judged all the same.)")
     else:
         lines[0] += f", P(Fake) = {row['p_fake']:.4f}"
         if row["note"]:

@@ -25,7 +25,7 @@ def build_page(detector, judge, describe, about):
     with gr.Blocks(title="Real or Fake?", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.Markdown(f"# Was this picture made by a machine?\n{about(detector)}")
         files = gr.File(label="Images", file_count="multiple", type="filepath")
-        force = gr.Checkbox(label="Judge images unlike any that the detector has seen, too")
+        force = gr.Checkbox(label="Judge images unlike any that the detector has seen, too (--force)")
         verdict = gr.Textbox(label="Verdict", lines=6)
         gr.Button("Judge", variant="primary").click(verdicts, [files, force], verdict, api_name="judge")
     return page

@@ -48,7 +48,7 @@ def test_an_image_of_another_size_is_uncertain_unless_forced(model, tmp_path, ru
     assert out.splitlines()[:2] == [
         f"{path}: uncertain",
         "  it is 640 x 427 pixels; the detector has only seen images with a shorter side of 32 pixels. "
-        "(If forced, it is judged all the same.)",
+        "(With --force it is judged all the same.)",
     ]
     row = json.loads(run(app.main, path, *model, "--json")[1])[0]
     assert (row["verdict"], row["width"], row["height"]) == ("uncertain", 640, 427)
