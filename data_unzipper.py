@@ -8,7 +8,6 @@ appears under its own name once it is complete; stopped at any moment and run ag
 """
 import argparse
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ import sys
 import zlib
 from collections import Counter, deque
 from pathlib import Path
+from types import SimpleNamespace
 
 from detector.archive import (
     BLOCK,
@@ -48,7 +48,7 @@ from detector.data_tree import (
     scan,
     split_of,
 )
-from detector.packing import OWN_PROCESS, PIECE
+from detector.packing import PIECE
 
 WHOLE = 8 << 20  # bytes; an entry up to this size is held in memory and written by one call
 CHUNK = 256  # zip entries per task
@@ -73,6 +73,13 @@ def check_room(folder, needed):
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(f"it needs {show_size(needed)} of disk, {show_size(free)} are free in {folder}; free some room")
+
+
+def byte_bar(total):
+    """Return a progress bar in bytes; off a terminal one that does nothing, and spares the import of tqdm."""
+    if sys.stderr.isatty():
+        return progress(None, total=total, unit="B", unit_scale=True)
+    return contextlib.nullcontext(SimpleNamespace(n=0, update=lambda _: None))
 
 
 # --- where it goes -----------------------------------------------------------------------------------------------------
@@ -236,7 +243,7 @@ def unpack_zip(archive, target, max_size):
     # Threads, not processes: nearly all of the time is spent in system calls and in zlib, which other threads do not wait
     # for; nothing is pickled; and whoever kills this process has killed all that writes.
     chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
-    with progress(None, total=archive_size, unit="B", unit_scale=True) as bar:
+    with byte_bar(archive_size) as bar:
         for chunk, results in _in_threads(lambda chunk: unpack_chunk(archive, chunk, target), chunks):
             for entry, written in zip(chunk, results, strict=True):
                 if written is None:
@@ -295,119 +302,11 @@ def unpack_chunk(archive, entries, target):
 # --- tar ---------------------------------------------------------------------------------------------------------------
 
 
-# Making files is most of the time of a large tar, so a second process makes every other batch of them. Not a thread: two threads
-# that make system calls all the time wait for each other's interpreter lock, which took longer than one alone.
-_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); import data_unzipper; data_unzipper.write_from_stdin(*sys.argv[2:])"
-
-
-def write_from_stdin(root, final, complete_in_place, parent):
-    """Write the batches that come pickled through stdin; print, pickled, the number written or what went wrong.
-
-    Ends as soon as it notices that the process that started it has gone; what it might still write until then is what the next
-    run writes, too.
-    """
-    import pickle
-
-    target = Target.__new__(Target)
-    target.root, target.final, target.complete_in_place = root, final, complete_in_place == "True"
-    written = 0
-    try:
-        while os.getppid() == int(parent):
-            batch = pickle.load(sys.stdin.buffer)
-            written += sum(target.write(path, content) for path, content in batch)
-    except EOFError:  # the last batch is written
-        _answer(pickle.dumps(written))
-    except (InputError, OSError) as error:
-        _answer(pickle.dumps(error))
-
-
-def _answer(result):
-    try:
-        sys.stdout.buffer.write(result)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os._exit(1)  # nobody is left to read it
-
-
-class Writer:
-    """Writes files into a target, and counts them; every other batch in a process of its own where that is worth its start."""
-
-    BATCH = 64  # files
-    BATCH_SIZE = 1 << 20  # bytes
-
-    def __init__(self, target, own_process):
-        self._target, self._batch, self._size = target, [], 0
-        self._process, self._sent, self._is_turn = None, 0, False
-        if own_process:
-            import subprocess
-
-            facts = [target.root, target.final, str(target.complete_in_place), str(os.getpid())]
-            command = [sys.executable, "-c", _CHILD, os.path.dirname(os.path.abspath(__file__)), *facts]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            self._process = subprocess.Popen(command, **pipes, bufsize=0, pipesize=1 << 20)
-
-    def add(self, folder, path, content):
-        """Have one file written whose folder is there."""
-        self._target.files_in[folder] += 1
-        self._batch.append((path, content))
-        self._size += len(content)
-        if len(self._batch) >= self.BATCH or self._size >= self.BATCH_SIZE:
-            self._hand_over()
-
-    def _hand_over(self):
-        batch, self._batch, self._size = self._batch, [], 0
-        self._is_turn = not self._is_turn
-        if self._process and self._is_turn:
-            self._send(batch)
-        else:
-            self._count(len(batch), sum(self._target.write(path, content) for path, content in batch))
-
-    def _send(self, batch):
-        import pickle
-
-        left = memoryview(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL))
-        self._sent += len(batch)
-        try:
-            while left:
-                left = left[self._process.stdin.write(left) :]
-        except OSError:  # it has gone
-            self._collect()
-            raise OSError(errno.EPIPE, "the process that writes was stopped", self._target.root) from None
-
-    def _collect(self):
-        import pickle
-
-        process, self._process = self._process, None
-        with process:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-            answer = process.stdout.read()
-        result = pickle.loads(answer) if answer else OSError(errno.EPIPE, "the process that writes was stopped", self._target.root)
-        if isinstance(result, Exception):
-            raise result
-        self._count(self._sent, result)
-
-    def _count(self, files, written):
-        self._target.extracted += written
-        self._target.present += files - written
-
-    def flush(self):
-        """Return when everything is written. Raises what the process has raised."""
-        self._is_turn = True
-        self._hand_over()
-        if self._process:
-            self._collect()
-
-    def close(self):
-        """Stop; what is not written yet is not written any more."""
-        if self._process:
-            self._process.kill()
-            with self._process, contextlib.suppress(OSError):
-                self._process.stdin.close()
-
-
 def unpack_tar(archive, packing, target, max_size):
-    """Unpack a tar into its target, as it streams past.
+    """Unpack a tar into its target, as it streams past: one process unpacks (see Stream), this one writes.
+
+    One alone: a second thread that makes files waits for the first one's interpreter lock (a third slower, on two busy cores), a
+    second process that makes every other batch of them costs what it gains, for the system makes those of a folder one by one.
 
     Raises InputError at the first entry that may not be unpacked; Damaged where the archive ends early or does not hold.
     What can be told beforehand (room, size) is checked beforehand; reading all headers first would take as long again.
@@ -416,29 +315,26 @@ def unpack_tar(archive, packing, target, max_size):
     check_size(expected, archive_size, max_size)
     check_room(target.root, 0 if target.was_there else expected)
     names = Names()
-    with progress(None, total=expected, unit="B", unit_scale=True) as bar:
+    with byte_bar(expected) as bar:
 
         def moved(unpacked):
             check_size(unpacked, archive_size, max_size)
             bar.update(unpacked - bar.n)
 
         stream = Stream(archive, packing, moved)
-        writer = Writer(target, own_process=archive_size > OWN_PROCESS)
         try:
-            _unpack_entries(stream, writer, target, names, lambda size: check_size(size, archive_size, max_size))
+            _unpack_entries(stream, target, names, lambda size: check_size(size, archive_size, max_size))
         except Damaged as error:
             target.damaged.append(f"the archive itself: {error}; fetch it again")
-            writer.flush()
         finally:
             stream.close()
-            writer.close()
     return names
 
 
-def _unpack_entries(stream, writer, target, names, check):
+def _unpack_entries(stream, target, names, check):
     for name, kind, size, link in tar_entries(stream):
         if kind not in b"07\0" or (kind == b"\0" and name.endswith("/")):
-            unpack_special(writer, target, names, name, kind, link)
+            unpack_special(target, names, name, kind, link)
             continue
         if size > WHOLE:  # what is smaller is read before it is written, and so counted in time
             check(size)
@@ -448,8 +344,7 @@ def _unpack_entries(stream, writer, target, names, check):
             deque(stream.pieces(size), maxlen=0)
             stream.take(-size % HEADER)
             continue
-        folder = path.rpartition("/")[0]
-        target.make_folder(folder)
+        target.make_folder(path.rpartition("/")[0])
         if size > WHOLE:
             target.note(path, target.write_large(path, stream.pieces(size)))
             stream.take(-size % HEADER)
@@ -457,13 +352,12 @@ def _unpack_entries(stream, writer, target, names, check):
             content = stream.take(size, -size % HEADER)
             if len(content) < size:
                 raise Damaged(f"it ends early, in {printable(path)}")
-            writer.add(folder, path, content)
+            target.note(path, target.write(path, content))
     while stream.take(PIECE):
         pass  # the packing's own checksum comes at the very end
-    writer.flush()
 
 
-def unpack_special(writer, target, names, name, kind, link):
+def unpack_special(target, names, name, kind, link):
     """Unpack one entry that is no plain file. Raises InputError for what may not be unpacked."""
     if kind in b"5\0":
         path = names.add_folder(name.rstrip("/\\"))
@@ -473,7 +367,6 @@ def unpack_special(writer, target, names, name, kind, link):
         target.links += names.add_link(name, link) is not None
     elif kind == b"1":
         linked = names.add_link(name, link, hard=True)
-        writer.flush()
         if linked:
             _write_hard_link(target, names, *linked)
     elif kind in b"346":
