@@ -229,6 +229,8 @@ def judge(report):
     for kind, paths in (report["odd"] or {}).items():
         if paths:
             warnings.append(f"{plural(len(paths), 'image')} {kind}: {ODD[kind]}")
+    if not shortcut and not report["quick"]:
+        warnings.append("shortcuts in the file facts not looked for: a class has fewer than 30 different readable images")
     return findings, warnings
 
 

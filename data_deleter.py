@@ -62,6 +62,9 @@ def survey(folder):
 def survey_augmented(data):
     """List the augmented images of data/train: ([paths], [], bytes)."""
     folders = [Path(data) / "train" / name for name in CLASSES]
+    for folder in (Path(data) / "train", *folders):
+        if folder.is_symlink():
+            raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give its own tree")
     for folder in folders:
         data_tree.require_folder(folder, holding=f"images of class {folder.name}")
     paths = [

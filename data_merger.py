@@ -79,6 +79,21 @@ def check_same_kind(target, there, images):
         raise InputError(f"{target}: expected {come} as in the source, found {have}; {cure}")
 
 
+def check_augmented(there, images):
+    """Raise InputError where an augmented image of train was made from one that is in validation or test: a leak.
+
+    Its content is new, so only its name, which holds that of its original, tells.
+    """
+    held = {(image.label, image.inside): image for image in (*there, *images) if image.split in ("validation", "test")}
+    for image in (*there, *images):
+        original = held.get((image.label, image.inside.rpartition(AUGMENTED)[0]))
+        if original and AUGMENTED in image.inside:
+            raise InputError(
+                f"{image.path}: made from an image that is in {original.split}, {original.path}; "
+                "merge the originals first, then run data_augmentation.py on the tree they make"
+            )
+
+
 def check_apart(sources, target):
     """Raise InputError where two of the folders are the same, or where the target is in a source."""
     data_tree.check_is_folder(target)
@@ -157,6 +172,7 @@ def make_plan(sources, target, transfer, on_conflict):
     images, others = read_sources(sources)
     there = read_target(target)
     check_same_kind(target, there, images)
+    check_augmented(there, images)
     conflicts, within = find_conflicts(there, images)
     if on_conflict == "error":
         refuse_conflicts(target, [(images[i], other) for i, other in conflicts.items()], within)

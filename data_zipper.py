@@ -16,7 +16,7 @@ from pathlib import Path
 
 from detector.archive import Names, show_size
 from detector.console import InputError, plural, printable, progress, stage, table
-from detector.data_tree import UNFINISHED, image_format, require_folder, scan
+from detector.data_tree import UNFINISHED, image_format, is_junk, require_folder, scan
 
 PIECE = 1 << 20  # bytes read at a time
 LEVEL = 6  # of deflate
@@ -56,6 +56,18 @@ def list_files(folder):
         except InputError as error:
             raise InputError(f"{folder}: {error}; rename it") from None
     return paths
+
+
+def not_packed(folder, paths):
+    """List what is in the folder and not in the archive, but for the system's litter: hidden and unfinished files, links."""
+    packed = set(paths)
+    found = []
+    for here, folders, files in os.walk(folder):
+        for name in [*files, *(name for name in folders if os.path.islink(os.path.join(here, name)))]:
+            path = os.path.relpath(os.path.join(here, name), folder).replace(os.sep, "/")
+            if path not in packed and not any(is_junk(part) for part in path.split("/")):
+                found.append(path)
+    return sorted(found)
 
 
 def entry_for(path, head, size):
@@ -123,6 +135,7 @@ def main(argv=None):
     require_folder(args.folder, holding="files")
     check_archive(args.folder, args.archive, args.overwrite)
     paths = list_files(args.folder)
+    left_out = not_packed(args.folder, paths)
     unfinished = args.archive.with_name(f".{args.archive.name}{UNFINISHED}")
     try:
         checksums, total = pack(args.folder, paths, unfinished)
@@ -134,6 +147,9 @@ def main(argv=None):
         unfinished.unlink(missing_ok=True)
     size = show_size(args.archive.stat().st_size)
     print(f"{args.archive}: {plural(len(paths), 'file')}, {show_size(total)} packed into {size}, read back and compared")
+    if left_out:
+        shown = ", ".join(map(printable, left_out[:3]))
+        print(f"not packed: {plural(len(left_out), 'file')}, hidden, unfinished or links (first: {shown})")
     print(report(paths))
 
 

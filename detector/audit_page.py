@@ -146,9 +146,9 @@ def figure(path, image):
 def verdict(report):
     """Return the findings and warnings as list items."""
     lines = [f"<li><b class=bad>finding</b> {text(line)}" for line in report["findings"]]
-    lines = lines or ["<li><b class=good>clean</b> no content in two splits or under both labels, no shortcut in the file facts"]
-    if report["quick"] and not report["findings"]:
-        lines = ["<li><b class=good>clean</b> no content in two splits or under both labels"]
+    if not lines:
+        looked = ", no shortcut in the file facts" if report["shortcut"] else ""
+        lines = [f"<li><b class=good>clean</b> no content in two splits or under both labels{looked}"]
     return "".join(lines + [f"<li><b class=warn>warning</b> {text(line)}" for line in report["warnings"]])
 
 

@@ -171,6 +171,11 @@ def find_layout(source):
 def _layout_in(folder):
     classes = class_folders(folder) if _any(folder, class_of) else None
     if classes:
+        below = [path for some in classes.values() for one in some for path in _subfolders(one) if split_of(path.name)]
+        if below:  # taken for class folders without splits, its test would be divided among all three
+            raise InputError(
+                f"{below[0]}: expected splits above the classes, as in {below[0].name}/Fake, found them below; swap the folders"
+            )
         return {None: _both(classes, folder)}
     if not _any(folder, split_of):
         return None
@@ -487,9 +492,11 @@ def _link(source, destination, transfer):
 def _copy(source, destination, transfer):
     if os.path.lexists(destination):
         raise FileExistsError(destination)
-    unfinished = f"{destination}{UNFINISHED}"
+    here, name = os.path.split(destination)
+    # a name that no image has, and no longer than file systems allow; the same on every run, so that a rerun replaces it
+    unfinished = os.path.join(here, f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{UNFINISHED}")
     try:
-        os.makedirs(os.path.dirname(destination), exist_ok=True)
+        os.makedirs(here, exist_ok=True)
         shutil.copyfile(source, unfinished)
         shutil.copystat(source, unfinished)
         if transfer == "move":  # the source will be removed: the copy must outlive a power cut

@@ -202,3 +202,24 @@ def test_killed_at_any_moment_and_run_again_it_finishes(make_files, tmp_path, ki
     assert contents(data) == contents(undisturbed)
     assert len(contents(data)) == 34
     assert [len(contents(source)) for source in sources] == ([0, 0] if transfer == "move" else [19, 19])
+
+
+def test_what_was_augmented_from_a_held_out_image_is_refused(make_files, tmp_path, run, contents):
+    there = tree(make_files, tmp_path / "there", **{"validation/Fake/7.jpg": "held out", "test/Real/8.jpg": "also"})
+    before = contents(there)
+    made = tree(make_files, tmp_path / "made", "x", **{"train/Fake/7.jpg__augmented-00.jpg": "a picture of 7"})
+    code, out, err = run(data_merger.main, made, "--into", there)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"error: {made}/train/Fake/7.jpg__augmented-00.jpg: made from an image that is in validation, "
+        f"{there}/validation/Fake/7.jpg; merge the originals first, then run data_augmentation.py on the tree they make\n"
+    )
+    assert contents(there) == before
+
+
+def test_a_users_part_file_is_not_taken_for_ours(make_files, tmp_path, run):
+    there, more = tree(make_files, tmp_path / "there"), tree(make_files, tmp_path / "more", "x", **{"train/Fake/new.jpg": "new"})
+    mine = there / "train/Fake/new.jpg.part"
+    mine.write_text("mine")
+    assert run(data_merger.main, more, "--into", there, "--transfer", "copy")[0] == 0
+    assert mine.read_text() == "mine"

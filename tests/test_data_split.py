@@ -421,3 +421,12 @@ def test_a_full_disk_and_a_read_only_one(make_files, tmp_path, run, small_disk, 
     assert run(data_split.main, source, "--data", data, "--transfer", "move")[0] == 0
     assert sorted(contents(data).values()) == sorted(before.values())
     assert contents(source) == {}
+
+
+def test_splits_below_the_classes_are_refused(make_files, tmp_path, run):
+    names = [f"{label}/{split}/{i}.jpg" for label in ("Fake", "Real") for split in ("train", "test") for i in (1, 2)]
+    source = make_files(tmp_path / "cf", {name: name for name in names})
+    code, _, err = run(data_split.main, source, "--data", tmp_path / "data")
+    assert (code, err) == (
+        1, f"error: {source}/Fake/test: expected splits above the classes, as in test/Fake, found them below; swap the folders\n"
+    )  # fmt: skip

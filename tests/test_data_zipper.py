@@ -164,3 +164,10 @@ def test_as_from_the_shell(tmp_path, folder):
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert subprocess.run(command, capture_output=True, text=True).returncode == 1
+
+
+def test_what_is_not_packed_is_said(run, tmp_path, folder):
+    for name in (".hidden", "chapter.part", ".DS_Store"):
+        (folder / name).write_text("x")
+    out = run(main, folder, tmp_path / "x.zip")[1]
+    assert "not packed: 2 files, hidden, unfinished or links (first: .hidden, chapter.part)\n" in out
