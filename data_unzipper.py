@@ -8,6 +8,8 @@ appears under its own name once it is complete; stopped at any moment and run ag
 """
 import argparse
 import contextlib
+import errno
+import hashlib
 import os
 import re
 import shutil
@@ -35,7 +37,7 @@ from detector.archive import (
     whole_entry,
     without_case,
 )
-from detector.console import InputError, plural, printable, progress, stage, table
+from detector.console import InputError, describe_os_error, plural, printable, progress, stage, table
 from detector.data_tree import (
     UNFINISHED,
     carry_out,
@@ -96,7 +98,7 @@ class Target:
     """
 
     def __init__(self, to, name):
-        self.final = os.path.join(to, name)
+        self.to, self.final = to, os.path.join(to, name)
         self.complete_in_place = os.path.lexists(self.final)
         if self.complete_in_place and not os.path.isdir(self.final):
             raise InputError(f"{self.final} is no folder; move it away")
@@ -162,9 +164,12 @@ class Target:
     def write_large(self, name, pieces):
         """Write one file of any size from an iterable of bytes: beside, then renamed. Returns and raises as `write`."""
         path = f"{self.root}/{name}"
-        unfinished = f"{path}.unpacking{UNFINISHED}"
+        # beside the folder, not in it: there it could be the name of another entry
+        unfinished = os.path.join(self.to, f".{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.large{UNFINISHED}")
         try:
-            with open(unfinished, "wb") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(unfinished)  # of a run that was killed
+            with open(unfinished, "xb") as file:
                 for piece in pieces:
                     file.write(piece)
             if os.path.lexists(path):
@@ -478,18 +483,21 @@ def folder_name(source):
 
 def unpack(source, to, max_size):
     """Unpack one source into its folder below `to`. Returns its Target. Raises InputError; a refused archive leaves nothing."""
+    kaggle = source.startswith("kaggle:")
+    try:
+        kind = None if kaggle else kind_of(source)
+    except InputError as error:  # before there is a target: a mistyped path takes nothing away from what was unpacked before
+        raise InputError(f"{source}: {error}") from None
     target = Target(os.fspath(to), folder_name(source))
     try:
-        if source.startswith("kaggle:"):
+        if kaggle:
             names = fetch_kaggle(source, target)
+        elif kind == "zip":
+            names = unpack_zip(source, target, max_size)
         else:
-            kind = kind_of(source)
-            if kind == "zip":
-                names = unpack_zip(source, target, max_size)
-            else:
-                names = unpack_tar(source, kind.partition(".")[2], target, max_size)
-            if not target.files_in:
-                raise InputError("; ".join(target.damaged) or "it holds no files")
+            names = unpack_tar(source, kind.partition(".")[2], target, max_size)
+        if not (kaggle or target.files_in):
+            raise InputError("; ".join(target.damaged) or "it holds no files")
         target.finish(names)
     except Damaged as error:
         raise InputError(f"{source}: {error}") from None
@@ -548,6 +556,11 @@ def main(argv=None):
             target = unpack(source, args.to, args.max_size)
         except InputError as error:
             failures.append(str(error))
+            continue
+        except OSError as error:
+            failures.append(describe_os_error(error))
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                break  # the next one would meet the same
             continue
         print(report(target), flush=True)
         if target.damaged:

@@ -14,6 +14,7 @@ from detector.packing import DAMAGED, OWN_PROCESS, PIECE, open_packed, unpacking
 MAX_RATIO = 1000  # an archive of images hardly shrinks at all; deflate cannot exceed 1032:1, so more than this is made to harm
 RATIO_FLOOR = 64 << 20  # bytes; below this size no ratio does harm
 BLOCK = 4096  # bytes; what a file takes on the disk is a multiple of this
+DEEPEST = 100  # folders; data sets have a few
 HEADER = 512  # bytes of a tar header; also what tar rounds every entry up to
 _END = bytes(HEADER)
 _WINDOWS_REFUSES = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)', re.IGNORECASE)
@@ -68,6 +69,8 @@ def safe_parts(name, windows=os.name == "nt"):
     """
     path = name.replace("\\", "/")
     parts = [part for part in path.split("/") if part not in ("", ".")]
+    if len(parts) > DEEPEST:
+        raise InputError(f"the entry {printable(name)[:60]} ... lies {len(parts):,} folders deep; at most {DEEPEST} are unpacked")
     if path.startswith("/") or (parts and re.match("[A-Za-z]:", parts[0])):
         raise InputError(f"the entry {printable(name)} has an absolute path")
     if ".." in parts:
@@ -413,10 +416,17 @@ def header_agrees(head):
 
 
 def _number(field):
-    """Return a number from a tar header: octal digits, or base 256 where the first bit is set."""
-    if field[0] & 0x80:
-        return int.from_bytes(field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
+    """Return a number from a tar header: octal digits, or base 256 where the first bit is set.
+
+    Raises Damaged for what is no number, below 0, or more than any disk holds.
+    """
+    try:
+        number = int.from_bytes(field[1:], "big") if field[0] & 0x80 else int(field.strip(b" \0") or b"0", 8)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 63:
+        raise Damaged("a header with an impossible size")
+    return number
 
 
 def _text(field):
@@ -461,13 +471,13 @@ def _extended(kind, content):
         return {"path" if kind == b"L" else "linkpath": _text(content)}
     found = {}
     while content.strip(b"\0"):
-        match = re.match(rb"(\d+) ([^=]+)=", content)
+        match = re.match(rb"(\d{1,7}) ([^=]+)=", content)
         length = int(match[1]) if match else 0
         if not match or not match.end() < length <= len(content):
             raise Damaged("a pax header is damaged")
         key = match[2].decode("utf-8", "replace")
         value = content[match.end() : length - 1].decode("utf-8", "surrogateescape")
-        if key == "size" and not value.isdecimal():
+        if key == "size" and not re.fullmatch(r"[0-9]{1,18}", value):
             raise Damaged("a pax header is damaged")
         found[key] = value
         content = content[length:]

@@ -466,6 +466,41 @@ def test_as_from_the_shell(tmp_path):
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"
 
 
+def test_a_large_entry_and_one_with_the_name_of_our_unfinished_file(run, tmp_path, contents):
+    large = random.Random(0).randbytes(data_unzipper.WHOLE + 1)
+    files = {"big.bin": large, "big.bin.unpacking.part": b"somebody's own", "small.txt": b"x"}
+    assert run(main, make_zip(tmp_path / "set.zip", files), "--to", tmp_path / "raw")[0] == 0
+    assert contents(tmp_path / "raw") == {f"set/{name}": content for name, content in files.items()}
+
+
+def test_a_mistyped_path_keeps_what_was_unpacked_of_the_right_one(run, tmp_path):
+    rest = tmp_path / "raw/.set.unfinished"
+    rest.mkdir(parents=True)
+    assert run(main, tmp_path / "nowhere/set.zip", "--to", tmp_path / "raw") == (
+        1, "", f"error: {tmp_path}/nowhere/set.zip: expected an archive, found nothing of that name; check the path\n"
+    )  # fmt: skip
+    assert rest.is_dir()
+
+
+@pytest.mark.parametrize("size", [b"zzzzzzzzzzz\0", b"-0000000001\0", b"\xff" * 12])
+def test_a_tar_with_an_impossible_size_is_one_line(run, tmp_path, size):
+    path = make_tar(tmp_path / "set.tar", {"a.jpg": b"x" * 600})
+    content = bytearray(path.read_bytes())
+    content[124:136] = size
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    path.write_bytes(content)
+    code, _, err = run(main, path, "--to", tmp_path / "raw")
+    assert code == 1 and err.count("\n") == 1 and "a header with an impossible size" in err
+
+
+def test_an_entry_thousands_of_folders_deep_is_refused(run, tmp_path):
+    path = make_tar(tmp_path / "set.tar", {"d/" * 1500 + "a.jpg": b"x"})
+    code, _, err = run(main, path, "--to", tmp_path / "raw")
+    assert code == 1 and "lies 1,501 folders deep; at most 100 are unpacked" in err
+    assert not os.listdir(tmp_path / "raw") if (tmp_path / "raw").exists() else True
+
+
 # --- kaggle ------------------------------------------------------------------------------------------------------------
 
 
