@@ -58,6 +58,7 @@ def list_images(folder):
     """
     paths, places = [], []
     layout = data_tree.find_layout(folder)
+    data_tree.refuse_unfinished(folder)
     for split in sorted(layout, key=(*data_tree.SPLITS, None).index):
         for name, class_folders in layout[split].items():
             before = len(paths)

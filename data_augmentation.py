@@ -23,8 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.console import InputError, plural, stage
-from detector.data_tree import AUGMENTED, CLASSES, NOT_STRAY, UNFINISHED, counts_table, parallel, read_tree, scan
+from detector.data_tree import (
+    AUGMENTED,
+    CLASSES,
+    NOT_STRAY,
+    UNFINISHED,
+    counts_table,
+    parallel,
+    read_tree,
+    refuse_unfinished,
+    scan,
+    unfinished_while,
+)
 
+STAGE = "data_augmentation.py"
 UNASKED = 100_000  # more new files than this are made only when asked for by number
 PER_IMAGE = 10
 SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
@@ -223,7 +235,7 @@ def read_originals(data):
 
     Raises InputError where train or one of its classes is missing, or holds none.
     """
-    paths, labels = read_tree(data, ("train",))["train"]
+    paths, labels = read_tree(data, ("train",), but=STAGE)["train"]
     originals = {name: [] for name in CLASSES}
     for path, label in zip(paths, labels, strict=True):
         if not is_augmented(path):
@@ -366,7 +378,9 @@ def main(argv=None):
     check_number_of_files(plan, asked=args.total is not None or None not in (args.images, args.per_image))
     if args.dry_run:
         return print_plan(plan, into, args.format)
-    unread = carry_out(plan, args.data, into, recipe_of(args))
+    refuse_unfinished(into, but=STAGE)
+    with unfinished_while(into, [STAGE, *map(str, sys.argv[1:] if argv is None else argv)]):
+        unread = carry_out(plan, args.data, into, recipe_of(args))
     print(*unread, sep="\n", end="\n" if unread else "", file=sys.stderr)
     print(counts_table(count(into)))
     if unread:

@@ -206,12 +206,13 @@ def _both(classes, folder):
     return classes
 
 
-def read_tree(data, splits=SPLITS):
+def read_tree(data, splits=SPLITS, but=None):
     """List the images of a data tree.
 
     Args:
         data: folder that holds the split folders.
         splits: the splits to read; each must be there.
+        but: name of the stage that may read a tree which it left unfinished itself.
 
     Returns:
         {split: ([relative POSIX paths], [labels])}, sorted by class and path; label 0 is Fake, 1 is Real.
@@ -220,7 +221,7 @@ def read_tree(data, splits=SPLITS):
         InputError: a split or a class is missing or empty, or a folder is there that is none of the contract's.
     """
     require_folder(data, holding="train, validation and test")
-    refuse_unfinished(data)
+    refuse_unfinished(data, but)
     check_no_stray(data)
     tree = {}
     for split in splits:
@@ -564,12 +565,25 @@ def unfinished_plan(data, job):
     return head["report"], [(os.path.join(head["cwd"], source), os.path.join(data, below)) for source, below in plan]
 
 
-def refuse_unfinished(data):
-    """Raise InputError where a stage was interrupted in the folder `data`: what lies there is not the whole yet."""
-    _read_journal(data, job=None)
+def refuse_unfinished(data, but=None):
+    """Raise InputError where a stage, other than `but`, was interrupted in the folder `data`: it does not hold the whole yet."""
+    _read_journal(data, job=None, but=but)
 
 
-def _read_journal(data, job):
+@contextlib.contextmanager
+def unfinished_while(data, job):
+    """Mark the folder `data` as unfinished while a stage works in it that starts over when it is run again.
+
+    Args:
+        data: folder that the stage writes to.
+        job: the command line, as a list of strings with absolute paths; the stage's name first.
+    """
+    _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": None}, [])
+    yield
+    os.unlink(os.path.join(data, JOURNAL))
+
+
+def _read_journal(data, job, but=None):
     journal = os.path.join(data, JOURNAL)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(journal, encoding="utf-8") as file:
         try:
@@ -578,7 +592,7 @@ def _read_journal(data, job):
             plan = [json.loads(line) for line in file] if head["job"] == job else None
         except (ValueError, KeyError, TypeError, StopIteration):
             raise InputError(f"{journal}: expected an interrupted plan, found something else; remove the file") from None
-        if plan is None:
+        if plan is None and head["job"][0] != but:
             raise InputError(f"{data}: a command was interrupted here; run it again to finish it: {theirs}")
         return head, plan
     return None, None

@@ -19,6 +19,7 @@ import data_augmentation
 from data_augmentation import augment_file, main, output_name, parse, plan_augmentation, recipe_of, share
 from detector import damage, geometry
 from detector.console import InputError
+from detector.data_tree import JOURNAL, read_tree
 from detector.pixels import read_image
 
 SCRIPT = Path(data_augmentation.__file__)
@@ -383,7 +384,7 @@ def test_a_full_disk(tree, tmp_path, capsys):
         assert (code, out) == (1, "") and err.startswith(f"error: {mount}/train/Fake/")
         assert err.endswith("No space left on device: free some room and run the same command again: it goes on where it stopped\n")
         assert files(tree) == before and not any(path.endswith(".part") for path in files(mount))
-        for content in files(mount).values():
+        for content in augmented(mount).values():
             read_image(content)
     finally:
         subprocess.run(["umount", mount], check=True)
@@ -427,7 +428,9 @@ def test_killed_three_times_it_ends_with_the_same_tree(tmp_path):
         time.sleep(luck.uniform(0.3, 1) * took)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert {path: content for path, content in files(data).items() if "__augmented-" not in path} == before
+        originals = {path: content for path, content in files(data).items() if "__augmented-" not in path}
+        originals.pop(JOURNAL, None)  # it says that the tree is not whole
+        assert originals == before
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert files(data) == before | files(undisturbed)
     assert len(files(undisturbed)) == 600
@@ -447,3 +450,19 @@ def test_interrupted_by_the_user(tmp_path):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert err == "error: interrupted. What is finished is kept; run the same command again to go on\n"
+
+
+def test_an_interrupted_run_leaves_a_tree_that_nobody_takes_for_whole(tree, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data_augmentation, "parallel", interrupted)
+        code, _, err = shell(capsys, "--data", tree, "--per-image", 2)
+    assert (code, err) == (1, "error: interrupted. What is finished is kept; run the same command again to go on\n")
+    with pytest.raises(InputError) as caught:
+        read_tree(tree, ("train",))
+    command = f"data_augmentation.py --data {tree} --per-image 2"
+    assert str(caught.value) == f"{tree}: a command was interrupted here; run it again to finish it: {command}"
+    assert shell(capsys, "--data", tree, "--per-image", 1)[0] == 0  # another one replaces what it began
+    assert len(read_tree(tree, ("train",))["train"][0]) == 12
