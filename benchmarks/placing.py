@@ -13,11 +13,11 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from measuring import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("data_unzipper.py", "data_zipper.py", "data_split.py", "data_merger.py", "data_deleter.py")
@@ -33,16 +33,6 @@ for here, folders, names in os.walk(source):
         with open(f"{here}/{name}", "rb") as file:
             hashlib.sha256(file.read()).hexdigest()
 """
-
-
-def measure(command, **options):
-    """Run a command: (wall seconds, CPU seconds, peak memory in MB of its largest process)."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"error: {command} ended with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def commands(source, work):

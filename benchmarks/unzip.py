@@ -17,9 +17,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
+
+from measuring import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1_000, 10_000, 120_000)
@@ -29,16 +30,6 @@ subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 EXTRACTALL = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])"
-
-
-def measure(command, **options):
-    """Run a command: (wall seconds, CPU seconds, peak memory in MB of its largest process)."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"error: {command} ended with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def make_zip(folder, path, files=None):
