@@ -8,7 +8,7 @@ import zlib
 from collections import Counter, namedtuple
 
 from detector.console import InputError, printable
-from detector.data_tree import is_junk
+from detector.data_tree import is_junk, without_case
 from detector.packing import DAMAGED, OWN_PROCESS, PIECE, open_packed, unpacking_errors
 
 MAX_RATIO = 1000  # an archive of images hardly shrinks at all; deflate cannot exceed 1032:1, so more than this is made to harm
@@ -81,15 +81,6 @@ def safe_parts(name, windows=os.name == "nt"):
         if _WINDOWS_REFUSES.search(part):
             raise InputError(f"the entry {printable(name)} has a name that Windows does not accept; unpack it on another system")
     return parts
-
-
-def without_case(name):
-    """Return the key under which macOS and Windows would store a name: composed, case ignored."""
-    if name.isascii():
-        return name.lower()
-    import unicodedata
-
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 class Names:

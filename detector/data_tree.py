@@ -69,6 +69,15 @@ def is_junk(name):
     return name.lower() in _JUNK or name.startswith("._")
 
 
+def without_case(name):
+    """Return the key under which macOS and Windows would store a name: composed, case ignored."""
+    if name.isascii():
+        return name.lower()
+    import unicodedata
+
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def image_format(head):
     """Return 'JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF' or 'AVIF' from a file's first 16 bytes or more, else None."""
     if head[:3] == b"\xff\xd8\xff":
