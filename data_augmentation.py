@@ -12,9 +12,9 @@ Both classes get the same treatment, format and quality. What an earlier run mad
 touched. The same seed gives the same images, on any number of cores; killed and run again, it ends with the same tree.
 """
 import argparse
+import contextlib
 import functools
 import hashlib
-import io
 import math
 import os
 import sys
@@ -22,12 +22,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.console import InputError, plural, stage
+from detector.console import InputError, plural, require_packages, stage
 from detector.data_tree import (
     AUGMENTED,
     CLASSES,
     NOT_STRAY,
-    UNFINISHED,
     counts_table,
     parallel,
     read_tree,
@@ -41,6 +40,8 @@ UNASKED = 100_000  # more new files than this are made only when asked for by nu
 PER_IMAGE = 10
 SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
 LONGEST_SIDE = 65_500  # of a JPEG, in pixels
+LONGEST_NAME = 255  # of a file on all common disks, in bytes
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -141,27 +142,24 @@ def is_planned(path, plan, format):
 
 
 def augment(image, source, copies, recipe):
-    """Yield new images as Pillow images; what becomes of each follows from the recipe, the path and its own number alone.
+    """Yield new images; what becomes of each follows from the recipe, the path and its own number alone.
 
     Args:
         image: (h, w, 3) uint8, RGB.
         source: relative path of the original; together with the seed and a number it seeds the generators.
         copies: number of new images.
     """
-    from numpy import asarray
-    from PIL import Image
-
     from detector.damage import random_damage
     from detector.geometry import random_affines
 
     if recipe.affine is None:
-        images = [Image.fromarray(image)] * copies
+        images = [image] * copies
     else:
         images = random_affines(image, _generator(recipe.seed, source), copies, **recipe.affine)
     for index, new in enumerate(images):
         if recipe.damage is not None:
             rng = _generator(recipe.seed, source, index)
-            new = Image.fromarray(random_damage(asarray(new), rng, **recipe.damage))
+            new = random_damage(new, rng, **recipe.damage)
         yield new
 
 
@@ -172,10 +170,12 @@ def _generator(*key):
 
 
 def encode(image, recipe):
-    """Return the bytes of a Pillow image as a file, without metadata."""
-    file = io.BytesIO()
-    image.save(file, recipe.format, **({"quality": recipe.quality} if recipe.format == "jpeg" else {}))
-    return file.getvalue()
+    """Return an image as the bytes of a file, without metadata."""
+    import cv2
+
+    settings = (cv2.IMWRITE_JPEG_QUALITY, recipe.quality) if recipe.format == "jpeg" else ()
+    _, content = cv2.imencode(SUFFIXES[recipe.format], cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
+    return content.tobytes()
 
 
 def augment_file(job, data, into, recipe):
@@ -187,7 +187,7 @@ def augment_file(job, data, into, recipe):
         into: folder that the new images' paths are relative to.
 
     Returns:
-        None, or why the original could not be read; what an earlier run made of it is then removed.
+        None, or why no image could be made of the original; what an earlier run made of it is then removed.
 
     Raises:
         OSError: the original has vanished, or there is no writing.
@@ -195,35 +195,44 @@ def augment_file(job, data, into, recipe):
     from detector.pixels import read_image
 
     source, copies = job
+    outputs = [output_name(source, index, recipe.format) for index in range(copies)]
+    excess = len(os.fsencode(os.path.basename(outputs[-1]))) - LONGEST_NAME
+    if excess > 0:
+        return f"{source}: expected a name that new images can add to, found one too long; rename it, {excess} bytes shorter"
     try:
         image = read_image(os.path.join(data, source))
         if recipe.format == "jpeg" and max(image.shape) > LONGEST_SIDE:
             raise InputError(f"{source}: expected sides of at most {LONGEST_SIDE:,} px, found more; say --format png")
     except InputError as error:
         os.stat(os.path.join(data, source))
-        for index in range(copies):
-            Path(into, output_name(source, index, recipe.format)).unlink(missing_ok=True)
+        for output in outputs:
+            Path(into, output).unlink(missing_ok=True)
         return str(error)
     os.makedirs(os.path.dirname(os.path.join(into, source)), exist_ok=True)
-    for index, new in enumerate(augment(image, source, copies, recipe)):
-        write(os.path.join(into, output_name(source, index, recipe.format)), encode(new, recipe))
+    for output, new in zip(outputs, augment(image, source, copies, recipe), strict=True):
+        write(os.path.join(into, output), encode(new, recipe))
     return None
 
 
 def write(path, content):
-    """Write a file beside its place and rename it. Plain system calls: small files are written in two thirds of the time."""
-    unfinished = path + UNFINISHED
+    """Write a file; one that is there is removed before, for other hard links to it keep what they have.
+
+    Not beside and renamed, which takes as long again: the tree counts as unfinished until all of it is written.
+    """
     try:
-        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            handle = os.open(path, NEW_FILE, 0o666)
+        except FileExistsError:
+            os.unlink(path)
+            handle = os.open(path, NEW_FILE, 0o666)
         try:
             while content:
                 content = content[os.write(handle, content) :]
         finally:
             os.close(handle)
-        os.replace(unfinished, path)
     except OSError as error:
-        if os.path.isfile(unfinished):
-            os.unlink(unfinished)
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # what was cut short is no image
         raise OSError(error.errno, error.strerror, path) from None  # the system names no file where the disk is full
 
 
@@ -371,6 +380,7 @@ def main(argv=None):
     """Run the stage."""
     args = parse(argv)
     check_numbers(args)
+    require_packages("cv2")
     into = args.into or args.data
     originals = read_originals(args.data)
     check_into(args.data, into)
@@ -384,7 +394,7 @@ def main(argv=None):
     print(*unread, sep="\n", end="\n" if unread else "", file=sys.stderr)
     print(counts_table(count(into)))
     if unread:
-        print(f"could not be read and gave no new images: {plural(len(unread), 'original')}")
+        print(f"could not be used and gave no new images: {plural(len(unread), 'original')}")
     if len(unread) == len(plan):
         raise InputError(f"{args.data}: expected images in train, found none that can be read; run data_audit.py")
 

@@ -109,7 +109,7 @@ def main(argv=None):
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder that holds the class folders")
-    parser.add_argument("--images", type=int, default=5000, help="originals, of both classes together (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=20000, help="originals, of both classes together (default: %(default)s)")
     parser.add_argument("--per-image", type=int, default=10, help="new images for each (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each (default: %(default)s)")
     parser.add_argument("--format", choices=("jpeg", "png"), default="jpeg", help="of the new images (default: %(default)s)")

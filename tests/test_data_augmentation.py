@@ -201,7 +201,7 @@ def test_processes_make_what_one_process_makes(tree, tmp_path):
 
 def test_what_the_recipes_do(tree, tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(geometry, "random_affines", lambda image, *_, **__: done.append("affine") or [Image.fromarray(image)])
+    monkeypatch.setattr(geometry, "random_affines", lambda image, *_, **__: done.append("affine") or [image])
     monkeypatch.setattr(damage, "random_damage", lambda image, rng, **_: done.append("damage") or image)
     for recipe, expected in (("geometric", {"affine"}), ("damage", {"damage"}), ("both", {"affine", "damage"})):
         done.clear()
@@ -269,6 +269,17 @@ def test_dry_run_prints_the_plan_and_changes_nothing(tree, capsys):
 # --- expected failures -------------------------------------------------------------------------------------------------
 
 
+def test_an_original_whose_name_is_too_long_to_add_to_is_told_and_skipped(tree, capsys):
+    long = "x" * 246 + ".jpg"
+    (tree / "train/Fake/0.jpg").rename(tree / "train/Fake" / long)
+    code, out, err = shell(capsys, "--data", tree, "--per-image", "2")
+    assert (code, err) == (
+        0, f"train/Fake/{long}: expected a name that new images can add to, found one too long; rename it, 13 bytes shorter\n",
+    )  # fmt: skip
+    assert "could not be used and gave no new images: 1 original" in out
+    assert (tree / "train/Fake/1.jpg__augmented-01.jpg").exists() and not list(tree.glob(f"train/Fake/{long}__*"))
+
+
 def test_an_unreadable_original_is_told_and_skipped(tree, capsys):
     bad = tree / "train/Fake/0.jpg"
     main(["--data", str(tree), "--per-image", "1"])
@@ -282,7 +293,7 @@ def test_an_unreadable_original_is_told_and_skipped(tree, capsys):
         "train                4     2      6\n"
         "test                 1     1      2\n"
         "train, augmented     3     2      5\n"
-        "could not be read and gave no new images: 1 original\n"
+        "could not be used and gave no new images: 1 original\n"
     )
     assert bad.read_text() == "no image"
 
