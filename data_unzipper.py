@@ -16,7 +16,8 @@ import shutil
 import stat
 import sys
 import zlib
-from collections import Counter, deque
+from collections import Counter, deque, namedtuple
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,7 +41,6 @@ from detector.archive import (
 from detector.console import InputError, describe_os_error, plural, printable, progress, stage, table
 from detector.data_tree import (
     UNFINISHED,
-    carry_out,
     class_of,
     counts_table,
     is_junk,
@@ -54,6 +54,7 @@ from detector.packing import PIECE
 
 WHOLE = 8 << 20  # bytes; an entry up to this size is held in memory and written by one call
 CHUNK = 256  # zip entries per task
+Downloaded = namedtuple("Downloaded", "name size source")  # the name in the data set, bytes, and the file itself
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _SUFFIXES = re.compile(r"(\.(tar|zip|gz|bz2|xz|zst|tgz|tbz2?|txz|tzst))+$", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
@@ -93,18 +94,24 @@ class Target:
     Unpacking goes into a hidden folder beside it, which gets its name when everything is there: one rename, where a rename
     for each of 120,000 files would double the system calls. A file cut short by `kill -9` is therefore seen by nobody, and the
     next run finds it, because it compares what is there with the archive (zip: size and CRC-32, tar: the bytes themselves).
-    Where the folder exists already, it is completed in place, by the same comparison: a file that is the beginning of what
-    it should be was cut short and is written again, any other content belongs to somebody and is never overwritten.
+
+    Where the folder exists already, it is completed in place, and looked at first: the archive is read through once with
+    nothing written. Only where every file there is one of the archive's, or the beginning of it (cut short: it is written
+    again), the missing ones follow. Anything else belongs to somebody, or to another archive of the same name: two data sets
+    in one folder would be noticed by nobody.
     """
 
     def __init__(self, to, name):
         self.to, self.final = to, os.path.join(to, name)
-        self.complete_in_place = os.path.lexists(self.final)
+        self.complete_in_place = self.looking = os.path.lexists(self.final)
         if self.complete_in_place and not os.path.isdir(self.final):
             raise InputError(f"{self.final} is no folder; move it away")
         self.root = self.final if self.complete_in_place else os.path.join(to, f".{name}.unfinished")
         self.was_there = os.path.isdir(self.root)
-        self.extracted = self.present = self.junk = self.links = 0
+        self._count_anew()
+
+    def _count_anew(self):
+        self.extracted = self.present = self.junk = self.links = 0  # while looking, `extracted` is what is missing
         self.damaged = []  # names, or what is wrong with the archive
         self.files_in = Counter()  # folder: files
         self._made = set()
@@ -114,16 +121,20 @@ class Target:
         if folder in self._made:
             return
         if not self._made:
-            os.makedirs(self.root, exist_ok=True)
+            if not self.looking:
+                os.makedirs(self.root, exist_ok=True)
             self._made.add("")
         if folder:
             self.make_folder(os.path.dirname(folder))
             path = f"{self.root}/{folder}"
-            try:
+            there = os.path.lexists(path)
+            if there and not stat.S_ISDIR(os.lstat(path).st_mode):
+                if self.complete_in_place:
+                    raise InputError(f"{path} is no folder, the archive has one there; move it away")
+                os.unlink(path)
+                there = False
+            if not (there or self.looking):
                 os.mkdir(path)
-            except FileExistsError:
-                if not stat.S_ISDIR(os.lstat(path).st_mode):
-                    raise InputError(f"{path} is no folder, the archive has one there; move it away") from None
         self._made.add(folder)
 
     def write(self, name, content):
@@ -132,6 +143,8 @@ class Target:
         Raises InputError where another content is there.
         """
         path = f"{self.root}/{name}"
+        if self.looking:
+            return not os.path.lexists(path) or self._clear_the_way(path, content)
         try:
             handle = os.open(path, NEW_FILE, 0o666)
         except FileExistsError:
@@ -139,13 +152,16 @@ class Target:
                 return False
             handle = os.open(path, NEW_FILE, 0o666)
         try:
-            written = os.write(handle, content)
-            while written < len(content):
-                written += os.write(handle, content[written:])
+            try:
+                written = os.write(handle, content)
+                while written < len(content):
+                    written += os.write(handle, content[written:])
+            finally:
+                os.close(handle)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
             raise OSError(error.errno, error.strerror, path) from None
-        finally:
-            os.close(handle)
         return True
 
     def _clear_the_way(self, path, content):
@@ -155,7 +171,8 @@ class Target:
             return False
         if self.complete_in_place and (existing is None or not content.startswith(existing)):
             raise self._other_content(path)
-        os.unlink(path)  # not emptied in place: other hard links to it keep what they have
+        if not self.looking:
+            remove(path)  # not emptied in place: other hard links to it keep what they have
         return True
 
     def _other_content(self, path):
@@ -164,6 +181,8 @@ class Target:
     def write_large(self, name, pieces):
         """Write one file of any size from an iterable of bytes: beside, then renamed. Returns and raises as `write`."""
         path = f"{self.root}/{name}"
+        if self.looking:
+            return self._is_missing(path, pieces)
         # beside the folder, not in it: there it could be the name of another entry
         unfinished = os.path.join(self.to, f".{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.large{UNFINISHED}")
         try:
@@ -177,6 +196,7 @@ class Target:
                     return False
                 if self.complete_in_place:
                     raise self._other_content(path)
+                remove(path)
             os.replace(unfinished, path)
             return True
         except OSError as error:
@@ -184,6 +204,30 @@ class Target:
         finally:
             if os.path.lexists(unfinished):
                 os.unlink(unfinished)
+
+    def _is_missing(self, path, pieces):
+        if not os.path.lexists(path):
+            deque(pieces, maxlen=0)  # the next entry of a tar comes after them
+            return True
+        if not os.path.isfile(path):
+            raise self._other_content(path)
+        with open(path, "rb") as file:
+            if not all([file.read(len(piece)) == piece for piece in pieces]) or file.read(1):
+                raise self._other_content(path)
+        return False
+
+    def link(self, name, source):
+        """Give the file `source` a second name here, or a copy where that is not possible. Returns and raises as `write`."""
+        path = f"{self.root}/{name}"
+        if os.path.lexists(path):
+            if os.path.isfile(path) and same_content(path, source):
+                return False
+            if self.complete_in_place:
+                raise self._other_content(path)
+            remove(path)
+        if not self.looking:
+            place(source, path, "hardlink")
+        return True
 
     def agrees(self, entry):
         """Tell whether a zip entry is there already, with its size and its CRC-32."""
@@ -206,6 +250,25 @@ class Target:
         self.present += not written
         self.files_in[name.rpartition("/")[0]] += 1
 
+    def seen(self, names):
+        """End looking. Returns whether anything is missing; raises InputError where a file is there that is not in the archive.
+
+        Hidden files and the system's litter may be there, and are left alone.
+        """
+        strangers = [path for path in scan(self.root) if without_case(path) not in names.files]
+        if strangers:
+            damaged = f"damaged: {', '.join(map(printable, self.damaged[:3]))}; " if self.damaged else ""
+            raise InputError(
+                f"{damaged}{self.final} holds {plural(len(strangers), 'file')} that the archive does not "
+                f"(first: {printable(strangers[0])}): of another data set? Move it away, or your own files out of it, "
+                "or choose another --to"
+            )
+        if not self.extracted:
+            return False
+        self.looking = False
+        self._count_anew()
+        return True
+
     def finish(self, names):
         """Give the finished folder its name."""
         if self.complete_in_place:
@@ -227,9 +290,20 @@ class Target:
                 shutil.rmtree(here)
 
     def discard(self):
-        """Remove what was unpacked of an archive that is refused; a folder that was there before keeps what it has."""
-        if not self.complete_in_place:
+        """Remove what was unpacked of an archive that is refused; a folder that was there before keeps what it has.
+
+        Refused before anything was written (for want of room, say), it leaves what a run that was killed has unpacked.
+        """
+        if self._made and not self.complete_in_place:
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+def remove(path):
+    """Remove a file, a link, or a folder with all that is in it."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 # --- zip ---------------------------------------------------------------------------------------------------------------
@@ -384,13 +458,12 @@ def unpack_special(target, names, name, kind, link):
 
 def _write_hard_link(target, names, path, original):
     """A hard link is the same file under a second name: it is unpacked as such, or as a copy where that is not possible."""
-    if without_case(original) not in names.files or not os.path.isfile(f"{target.root}/{original}"):
+    known, there = without_case(original) in names.files, os.path.isfile(f"{target.root}/{original}")
+    if not known or not (there or target.looking):
         target.damaged.append(path)
         return
     target.make_folder(os.path.dirname(path))
-    if target.was_there and not target.complete_in_place and os.path.lexists(f"{target.root}/{path}"):
-        os.unlink(f"{target.root}/{path}")  # of a run that was killed; it costs nothing to link it again
-    target.note(path, place(f"{target.root}/{original}", f"{target.root}/{path}", "hardlink"))
+    target.note(path, target.link(path, f"{target.root}/{original}") if there else True)
 
 
 # --- kaggle ------------------------------------------------------------------------------------------------------------
@@ -402,21 +475,64 @@ _TOKEN = (
 )
 
 
-def fetch_kaggle(source, target):
-    """Download a Kaggle dataset through kagglehub, which keeps it in its cache, and place its files in the target."""
-    folder = download_kaggle(source)
-    paths = list(scan(folder))
-    target.make_folder("")
-    plan = [(os.path.join(folder, path), os.path.join(target.root, path)) for path in paths]
-    target.extracted, vanished = carry_out(plan, "hardlink", unit="file")
-    if vanished:
-        raise InputError(f"{plural(len(vanished), 'file')} vanished from {folder}; run the same command again")
-    target.present = len(plan) - target.extracted
-    target.files_in.update(os.path.dirname(path) for path in paths)
+def place_downloaded(folder, target, max_size):
+    """Place the files of a folder that kagglehub has unpacked, in its cache, in the target.
+
+    They are checked as those of an archive are, before anything is written; what kagglehub itself writes is its own business.
+    """
     names = Names()
-    for path in paths:
-        names.add(path)
+    files = list_folder(folder, names, target)
+    size = sum(file.size for file in files)
+    check_size(size, size, max_size)  # the archive has gone, and with it the ratio
+    if not files:
+        return names
+    if not can_link(files[0].source, target.to):
+        check_room(target.root, room_for(files, target))
+    for inside in ["", *names.folders.values()]:
+        target.make_folder(inside)
+    for file in progress(files, unit="file"):
+        target.note(file.name, target.link(file.name, file.source))
     return names
+
+
+def list_folder(folder, names, target):
+    """Return a Downloaded for each file below a folder, checked and added to `names`; links and litter are counted."""
+
+    def fail(error):
+        raise error  # os.walk would pass over a folder that cannot be read
+
+    found = []
+    for here, folders, files in os.walk(folder, onerror=fail):
+        inside = os.path.relpath(here, folder).replace(os.sep, "/")
+        names.add_folder(inside)
+        folders.sort()  # the same line on every disk
+        for base in sorted(folders + files):
+            source, name = os.path.join(here, base), f"{inside}/{base}"
+            facts = os.lstat(source)
+            if stat.S_ISLNK(facts.st_mode):
+                target.links += names.add_link(name, os.readlink(source)) is not None
+            elif stat.S_ISREG(facts.st_mode):
+                path = names.add(name)
+                target.junk += path is None
+                if path is not None:
+                    found.append(Downloaded(path, facts.st_size, source))
+            elif not stat.S_ISDIR(facts.st_mode):
+                raise InputError(f"the entry {printable(name)} is a device or a pipe")
+    return found
+
+
+def can_link(source, folder):
+    """Tell whether a file can get a second name in a folder: not on another disk, nor on one that knows no hard links."""
+    os.makedirs(folder, exist_ok=True)
+    probe = os.path.join(folder, f".link{UNFINISHED}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(probe)  # of a run that was killed
+    try:
+        os.link(source, probe)
+    except OSError:
+        return False
+    os.unlink(probe)
+    return True
 
 
 def download_kaggle(source):
@@ -433,12 +549,14 @@ def download_kaggle(source):
         import kagglehub
         import requests
         from kagglehub import exceptions
+        from kagglehub.config import get_cache_folder
     except ImportError:
         raise InputError(f"{source}: downloading needs kagglehub: pip install kagglehub") from None
     logging.getLogger("kagglehub").setLevel(logging.WARNING)
     # stdout is for results; and off a terminal, its bar would be printed line by line
     quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
     broken_archive = zipfile.BadZipFile, tarfile.TarError
+    not_for_kagglehub = tarfile.FilterError, RuntimeError  # leads out of its folder; is encrypted or compressed in a rare way
     try:
         with contextlib.redirect_stdout(sys.stderr), quiet:
             return kagglehub.dataset_download(source.removeprefix("kaggle:"))
@@ -448,9 +566,13 @@ def download_kaggle(source):
         raise InputError(f"{source}: Kaggle cannot be reached; check the network, or give an archive fetched elsewhere") from None
     except (exceptions.UnauthenticatedError, exceptions.CredentialError):
         raise InputError(f"{source}: Kaggle wants credentials: {_TOKEN}") from None
+    except not_for_kagglehub as error:
+        raise InputError(f"{source}: kagglehub cannot unpack it ({error}); fetch the archive itself and give that") from None
     except (exceptions.DataCorruptionError, requests.RequestException, EOFError, zlib.error, *broken_archive) as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{source}: the download failed ({what}); run the same command again") from None
+    except OSError as error:  # of kagglehub's cache
+        raise OSError(error.errno, error.strerror or str(error), error.filename or get_cache_folder()) from None
     except ValueError as error:  # an archive that kagglehub cannot unpack, or a kaggle.json that it cannot read
         what = " ".join(str(error).split())
         if "credentials" in what:
@@ -481,23 +603,26 @@ def folder_name(source):
     return name
 
 
+def reader(source, max_size):
+    """Return the function that unpacks a source into a Target and returns its Names. Raises InputError for what is no archive."""
+    if source.startswith("kaggle:"):
+        return partial(place_downloaded, download_kaggle(source), max_size=max_size)
+    kind = kind_of(source)
+    if kind == "zip":
+        return partial(unpack_zip, source, max_size=max_size)
+    return partial(unpack_tar, source, kind.partition(".")[2], max_size=max_size)
+
+
 def unpack(source, to, max_size):
     """Unpack one source into its folder below `to`. Returns its Target. Raises InputError; a refused archive leaves nothing."""
-    kaggle = source.startswith("kaggle:")
-    try:
-        kind = None if kaggle else kind_of(source)
-    except InputError as error:  # before there is a target: a mistyped path takes nothing away from what was unpacked before
-        raise InputError(f"{source}: {error}") from None
     target = Target(os.fspath(to), folder_name(source))
     try:
-        if kaggle:
-            names = fetch_kaggle(source, target)
-        elif kind == "zip":
-            names = unpack_zip(source, target, max_size)
-        else:
-            names = unpack_tar(source, kind.partition(".")[2], target, max_size)
-        if not (kaggle or target.files_in):
+        read = reader(source, max_size)
+        names = read(target)
+        if not target.files_in:
             raise InputError("; ".join(target.damaged) or "it holds no files")
+        if target.looking and target.seen(names):
+            names = read(target)
         target.finish(names)
     except Damaged as error:
         raise InputError(f"{source}: {error}") from None

@@ -1,4 +1,5 @@
 """What an archive may hold and how it is read: names checked, zip and tar taken apart entry by entry, nothing written."""
+import contextlib
 import errno
 import os
 import re
@@ -335,7 +336,11 @@ class Stream:
 
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         command = [sys.executable, "-c", _CHILD, root, self._archive, self._packing]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, pipesize=1 << 20)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+        with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux, and not beyond what a user may have in pipes
+            import fcntl
+
+            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, 1 << 20)
         self._content = self._process.stdout
 
     def _next(self):

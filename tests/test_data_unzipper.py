@@ -94,6 +94,19 @@ def test_a_process_of_its_own_unpacks(run, tmp_path, contents, monkeypatch):
     assert run(main, path, "--to", tmp_path / "else/raw") == (1, "", line)
 
 
+def test_a_process_of_its_own_where_pipes_may_not_grow(run, tmp_path, contents, monkeypatch):
+    """Linux refuses a larger pipe to a user who has many: the smaller one does."""
+    fcntl = pytest.importorskip("fcntl", reason="Windows knows no fcntl")
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(reading, "OWN_PROCESS", 0)
+    assert run(main, make_tar(tmp_path / "set.tgz", TREE, "w:gz"), "--to", tmp_path / "raw")[0] == 0
+    assert contents(tmp_path / "raw/set") == TREE
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGKILL")
 def test_killed_while_another_process_unpacks(tmp_path, contents):
     tree = {f"train/{'FAKE' if i % 2 else 'REAL'}/{i}.jpg": random.Random(i).randbytes(3000) for i in range(2500)}
@@ -376,22 +389,70 @@ def test_more_bytes_than_declared(run, tmp_path, contents):
     assert contents(tmp_path / "raw/set") == {"b.jpg": b"b"}
 
 
-def test_no_room(run, tmp_path, small_disk, contents):
-    disk, remount = small_disk
+def test_no_room(run, tmp_path, small_disk):
+    disk, _ = small_disk
     tree = {f"{i}.jpg": random.Random(i).randbytes(100_000) for i in range(14)}
     tars = [make_tar(tmp_path / name, tree, mode) for name, mode in (("set.tar", "w"), ("set.txz", "w:xz"))]
     for path in (make_zip(tmp_path / "set.zip", tree), *tars):
         code, out, err = run(main, path, "--to", disk / "raw")
         assert (code, out, os.listdir(disk)) == (1, "", [])
         assert err.startswith(f"error: {path}: it needs 1.4 MB of disk, 1.0 MB are free in {disk}; free some room")
-    packed = make_tar(tmp_path / "set.tbz", tree, "w:bz2")  # tells no size beforehand
-    packed.write_bytes(make_tar(tmp_path / "x", {k: v[:1000] * 100 for k, v in tree.items()}, "w:bz2").read_bytes())
-    code, out, err = run(main, packed, "--to", disk)
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+@pytest.mark.parametrize("mode", ["gz", "bz2", "zst", "zip"])
+def test_a_disk_that_fills_up_meanwhile(run, tmp_path, small_disk, contents, monkeypatch, mode, own_process):
+    """What is packed so tells no size beforehand; of a zip, others may take the room. One line, no half set, then the whole."""
+    monkeypatch.setattr(reading, "OWN_PROCESS", 0 if own_process else 1 << 30)
+    disk, remount = small_disk
+    tree = {f"{i}.jpg": random.Random(i).randbytes(1000) * 100 for i in range(14)}
+    path = tmp_path / "set"
+    if mode == "zip":
+        make_zip(path, tree)
+        monkeypatch.setattr(data_unzipper, "check_room", lambda *_: None)
+    elif mode == "zst":
+        zstandard = pytest.importorskip("zstandard", reason="no Zstandard library is installed")
+        path.write_bytes(zstandard.compress(make_tar(tmp_path / "plain", tree).read_bytes()))
+    else:
+        make_tar(path, tree, f"w:{mode}")
+    code, out, err = run(main, path, "--to", disk)
     cure = "No space left on device: free some room and run the same command again: it goes on where it stopped\n"
     assert (code, out) == (1, "") and err.startswith(f"error: {disk}/.set.unfinished/") and err.endswith(cure)
+    assert os.listdir(disk) == [".set.unfinished"]
+    kept = contents(disk / ".set.unfinished")
+    assert kept and kept.items() <= tree.items()  # no file is there by half
     assert remount("size=3m")
-    assert run(main, packed, "--to", disk)[0] == 0
-    assert contents(disk) == {f"set/{k}": v[:1000] * 100 for k, v in tree.items()}
+    code, out, err = run(main, path, "--to", disk)
+    assert (code, out.splitlines()[0], err) == (0, f"{disk}/set: {14 - len(kept)} files extracted, {len(kept)} already there", "")
+    assert contents(disk) == {f"set/{name}": content for name, content in tree.items()}
+
+
+def test_a_disk_that_fills_up_while_a_folder_is_completed(run, tmp_path, small_disk, contents):
+    disk, _ = small_disk
+    tree = {f"{i}.jpg": random.Random(i).randbytes(1000) * 100 for i in range(8)}
+    path = make_tar(tmp_path / "set.tgz", tree, "w:gz")
+    assert run(main, path, "--to", disk)[0] == 0
+    (disk / "set/3.jpg").unlink()
+    (disk / "other").write_bytes(bytes(260_000))
+    code, out, err = run(main, path, "--to", disk)
+    assert (code, out) == (1, "") and err.startswith(f"error: {disk}/set/3.jpg: No space left on device")
+    assert contents(disk / "set") == {name: content for name, content in tree.items() if name != "3.jpg"}
+    (disk / "other").unlink()
+    assert run(main, path, "--to", disk)[0] == 0
+    assert contents(disk / "set") == tree
+
+
+def test_no_room_for_the_rest_keeps_what_a_killed_run_has_unpacked(run, tmp_path, small_disk, contents):
+    disk, remount = small_disk
+    tree = {f"{i}.jpg": random.Random(i).randbytes(100_000) for i in range(14)}
+    (disk / ".set.unfinished").mkdir()
+    (disk / ".set.unfinished/0.jpg").write_bytes(tree["0.jpg"])
+    path = make_zip(tmp_path / "set.zip", tree)
+    code, _, err = run(main, path, "--to", disk)
+    assert code == 1 and "it needs 1.3 MB of disk" in err
+    assert contents(disk) == {".set.unfinished/0.jpg": tree["0.jpg"]}
+    assert remount("size=3m")
+    assert "13 files extracted, 1 already there" in run(main, path, "--to", disk)[1]
 
 
 def test_a_target_that_is_read_only(run, tmp_path, small_disk):
@@ -416,6 +477,76 @@ def test_other_content_is_not_overwritten(run, tmp_path, contents):
     assert run(main, tmp_path / "set.zip", "--to", tmp_path / "raw")[0] == 0
     assert contents(tmp_path / "raw/set") == TREE
     assert other.read_bytes() == TREE["train/FAKE/5.jpg"][:20]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tgz", "large tar", "kaggle"])
+def test_another_archive_of_the_same_name_is_not_mixed_in(run, tmp_path, contents, monkeypatch, request, kind):
+    """One line and nothing written, whether no name is in both, some are, or the files there are the first of many."""
+    if kind == "large tar":
+        monkeypatch.setattr(data_unzipper, "WHOLE", 10)
+    if kind == "kaggle":
+        handler = request.getfixturevalue("kaggle")
+
+    def unpack(place, tree):
+        (tmp_path / place).mkdir()
+        path = tmp_path / place / "set"
+        if kind == "zip":
+            make_zip(path, tree)
+        elif kind == "kaggle":
+            handler.packed, path = make_zip(path, tree).read_bytes(), f"kaggle:{place}/set"
+        else:
+            make_tar(path, tree, "w:gz" if kind == "tgz" else "w")
+        return path, *run(main, path, "--to", tmp_path / "raw")
+
+    mine = {f"train/FAKE/{i}.jpg": f"first {i} ".encode() * 20 for i in range(600)}
+    assert unpack("a", mine)[1] == 0
+    where = tmp_path / "raw/set"
+    mixed = f"{where} holds 600 files that the archive does not (first: train/FAKE/0.jpg): of another data set?"
+    cure = "Move it away, or your own files out of it, or choose another --to"
+    path, *answer = unpack("b", {f"photo {i}.jpg": b"x" for i in range(600)})
+    assert answer == [1, "", f"error: {path}: {mixed} {cure}\n"]
+    path, *answer = unpack("c", mine | {f"train/FAKE/{i}.jpg": b"another" * 30 for i in range(599, 900)})
+    clash = f"{where}/train/FAKE/599.jpg: another content of that name is there and is not overwritten; move {where} away"
+    assert answer == [1, "", f"error: {path}: {clash}\n"]
+    assert contents(tmp_path / "raw") == {f"set/{name}": content for name, content in mine.items()}
+
+
+def test_files_of_ones_own_in_the_folder(run, tmp_path, contents):
+    path, where = make_tar(tmp_path / "set.tar", TREE), tmp_path / "raw/set"
+    assert run(main, path, "--to", tmp_path / "raw")[0] == 0
+    (where / ".DS_Store").write_bytes(b"x")
+    (where / ".notes").write_bytes(b"x")
+    (where / "train/FAKE/0.jpg").unlink()
+    assert run(main, path, "--to", tmp_path / "raw") == (0, f"{where}: 1 file extracted, 31 already there\n{COUNTS}", "")
+    (where / "train/FAKE/0.jpg").unlink()
+    (where / "mine.txt").write_bytes(b"x")
+    code, out, err = run(main, path, "--to", tmp_path / "raw")
+    assert (code, out) == (1, "") and "holds 1 file that the archive does not (first: mine.txt)" in err
+    assert not (where / "train/FAKE/0.jpg").exists()
+    (where / "mine.txt").unlink()
+    assert run(main, path, "--to", tmp_path / "raw")[0] == 0
+    assert contents(where) == TREE | {".DS_Store": b"x", ".notes": b"x"}
+    path.write_bytes(path.read_bytes()[:4000])
+    code, out, err = run(main, path, "--to", tmp_path / "raw")
+    assert (code, out) == (1, "") and err.startswith(f"error: {path}: damaged: the archive itself: it ends early")
+    assert contents(where) == TREE | {".DS_Store": b"x", ".notes": b"x"}
+
+
+def test_links_are_completed_in_place(run, tmp_path, contents):
+    with tarfile.open(tmp_path / "set.tar", "w") as file:
+        add_to_tar(file, "a/0.jpg", b"zero")
+        add_to_tar(file, "b/1.jpg", kind=tarfile.LNKTYPE, link="a/0.jpg")
+    there = {"a/0.jpg": b"zero", "b/1.jpg": b"zero"}
+    for gone in ([], ["b/1.jpg"], ["a/0.jpg"], list(there), []):
+        for name in gone:
+            (tmp_path / "raw/set" / name).unlink()
+        assert run(main, tmp_path / "set.tar", "--to", tmp_path / "raw")[0] == 0
+        assert contents(tmp_path / "raw/set") == there
+    (tmp_path / "raw/set/a/0.jpg").unlink()
+    (tmp_path / "raw/set/b/1.jpg").unlink()
+    (tmp_path / "raw/set/b/1.jpg").write_bytes(b"my own")
+    assert "another content of that name" in run(main, tmp_path / "set.tar", "--to", tmp_path / "raw")[2]
+    assert (tmp_path / "raw/set/b/1.jpg").read_bytes() == b"my own"
 
 
 def test_a_file_where_the_folder_should_be(run, tmp_path):
@@ -446,12 +577,18 @@ def test_killed_three_times(tmp_path, contents, kill_three_times, name):
     assert contents(tmp_path / "raw") == contents(tmp_path / "whole") == {f"set/{key}": value for key, value in TREE.items()}
 
 
-def test_a_killed_run_of_another_archive_leaves_nothing_behind(run, tmp_path, contents):
+@pytest.mark.parametrize("kind", ["zip", "tar", "large tar"])
+def test_a_killed_run_of_another_archive_leaves_nothing_behind(run, tmp_path, contents, monkeypatch, kind):
+    monkeypatch.setattr(data_unzipper, "WHOLE", 0 if kind == "large tar" else 1 << 20)
     rest = tmp_path / "raw/.set.unfinished"
+    for name in ("test/FAKE", "train/REAL/0.jpg/1.jpg"):  # a file where a folder comes, a folder where a file comes
+        (rest / name).parent.mkdir(parents=True, exist_ok=True)
+        (rest / name).write_bytes(b"old")
     for name in ("old/1.jpg", "train/FAKE/0.jpg", "train/FAKE/old.jpg", f"train/FAKE/1.jpg.unpacking{data_unzipper.UNFINISHED}"):
         (rest / name).parent.mkdir(parents=True, exist_ok=True)
         (rest / name).write_bytes(b"old")
-    assert run(main, make_tar(tmp_path / "set.tar", TREE), "--to", tmp_path / "raw")[0] == 0
+    path = make_zip(tmp_path / "set.zip", TREE) if kind == "zip" else make_tar(tmp_path / "set.tar", TREE)
+    assert run(main, path, "--to", tmp_path / "raw")[0] == 0
     assert contents(tmp_path / "raw") == {f"set/{key}": value for key, value in TREE.items()}
     assert sorted(os.listdir(tmp_path / "raw/set")) == ["test", "train"]
 
@@ -554,14 +691,14 @@ def kaggle(tmp_path, monkeypatch):
 def test_kaggle(run, tmp_path, contents, kaggle):
     to = tmp_path / "raw"
     assert run(main, "kaggle:someone/fake-or-real", "--to", to) == (
-        0, f"{to}/fake-or-real: 32 files extracted, 0 already there\n{COUNTS}", "")  # fmt: skip
+        0, f"{to}/fake-or-real: 32 files extracted, 0 already there, 1 junk file left out\n{COUNTS}", "")  # fmt: skip
     assert contents(to) == {f"fake-or-real/{key}": value for key, value in TREE.items()}
     assert [(request, asked["ownerSlug"], asked["datasetSlug"]) for request, asked, _ in kaggle.seen] == [
         ("GetDataset", "someone", "fake-or-real"), ("DownloadDataset", "someone", "fake-or-real"),
     ]  # fmt: skip
     (to / "fake-or-real/train/FAKE/0.jpg").unlink()
     assert run(main, "kaggle:someone/fake-or-real", "--to", to) == (
-        0, f"{to}/fake-or-real: 1 file extracted, 31 already there\n{COUNTS}", "")  # fmt: skip
+        0, f"{to}/fake-or-real: 1 file extracted, 31 already there, 1 junk file left out\n{COUNTS}", "")  # fmt: skip
     assert [request for request, _, _ in kaggle.seen][2:] == ["GetDataset"]
 
 
@@ -599,3 +736,90 @@ def test_kaggle_failures(run, tmp_path, kaggle, monkeypatch):
     fails("kaggle:someone/else", f"Invalid Kaggle credentials file at {tmp_path}/home/kaggle.json; {TOKEN}")
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     fails("kaggle:someone/else", "downloading needs kagglehub: pip install kagglehub")
+
+
+def served(kaggle, tmp_path, tree):
+    kaggle.packed = make_zip(tmp_path / "served", tree).read_bytes()
+    return f"kaggle:someone/{'x' * len(kaggle.seen)}set"  # another one each time: kagglehub keeps what it has fetched
+
+
+def test_kaggle_is_checked_as_an_archive_is(run, tmp_path, kaggle):
+    to = tmp_path / "raw"
+
+    def fails(source, line, *options):
+        assert run(main, source, "--to", to, *options) == (1, "", f"error: {source}: {line}\n")
+        assert not to.exists()
+
+    source = served(kaggle, tmp_path, {"a.jpg": bytes(3_000_000)})
+    fails(source, "it unpacks to more than 2.0 MB; if that is meant, allow it with --max-size", "--max-size", "2MB")
+    fails(served(kaggle, tmp_path, {}), "it holds no files")
+    if not (tmp_path / "SERVED").exists():  # else kagglehub has kept one of the two only
+        source = served(kaggle, tmp_path, {"a/1.jpg": b"1", "A/2.jpg": b"2"})
+        fails(source, "the folders A and a are one, upper and lower case ignored")
+    source = served(kaggle, tmp_path, TREE)
+    change = make_zip(tmp_path / "encrypted", {"a.jpg": b"x"})
+    change_zip(change, "a.jpg", 8, 1)
+    kaggle.packed = change.read_bytes()
+    code, out, err = run(main, source, "--to", to)
+    assert (code, out) == (1, "") and err.startswith(f"error: {source}: kagglehub cannot unpack it (") and err.count("\n") == 1
+
+
+def test_kaggle_names_that_windows_refuses(run, tmp_path, kaggle, monkeypatch):
+    monkeypatch.setattr(reading, "safe_parts", lambda name, check=reading.safe_parts: check(name, windows=True))
+    source = served(kaggle, tmp_path, {"con/a.jpg": b"x"})
+    line = "the entry con has a name that Windows does not accept; unpack it on another system"
+    assert run(main, source, "--to", tmp_path / "raw") == (1, "", f"error: {source}: {line}\n")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_kaggle_links(run, tmp_path, contents, kaggle):
+    source, to = served(kaggle, tmp_path, TREE), tmp_path / "raw"
+    assert run(main, source, "--to", to)[0] == 0
+    (cached,) = (tmp_path / "cache").rglob("train")
+    (to / "set").rename(tmp_path / "away")
+    (cached / "inside.jpg").symlink_to("FAKE/0.jpg")
+    (cached / "folder").symlink_to("FAKE")
+    code, out, err = run(main, source, "--to", to)
+    assert (code, err) == (0, "") and "32 files extracted, 0 already there, 2 symbolic links left out\n" in out
+    assert contents(to / "set") == TREE
+    for points_to in ("/etc/passwd", "../../passwd"):
+        (to / "set").rename(tmp_path / points_to.replace("/", "_"))
+        (cached / "away").symlink_to(points_to)
+        line = f"the link train/away leads out of its folder, to {points_to}"
+        assert run(main, source, "--to", to) == (1, "", f"error: {source}: {line}\n")
+        assert os.listdir(to) == []
+        (cached / "away").unlink()
+        assert run(main, source, "--to", to)[0] == 0
+
+
+def test_kaggle_where_files_must_be_copied(run, tmp_path, small_disk, contents, kaggle):
+    disk, remount = small_disk
+    tree = {f"{i}.jpg": random.Random(i).randbytes(100_000) for i in range(14)}
+    source = served(kaggle, tmp_path, tree)
+    line = f"it needs 1.4 MB of disk, 1.0 MB are free in {disk}/raw; free some room"
+    assert run(main, source, "--to", disk / "raw") == (1, "", f"error: {source}: {line}\n")
+    assert contents(disk) == {}
+    assert remount("size=3m")
+    assert run(main, source, "--to", disk / "raw")[0] == 0
+    assert contents(disk / "raw") == {f"set/{name}": content for name, content in tree.items()}
+
+
+def test_kaggle_has_no_room_for_its_cache(run, tmp_path, small_disk, contents, kaggle, monkeypatch):
+    disk, remount = small_disk
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(disk))
+    tree = {f"{i}.jpg": random.Random(i).randbytes(100_000) for i in range(14)}
+    source = served(kaggle, tmp_path, tree)
+    cure = "No space left on device: free some room and run the same command again: it goes on where it stopped"
+    assert run(main, source, "--to", tmp_path / "raw") == (1, "", f"error: {disk}: {cure}\n")
+    assert remount("size=4m")
+    assert run(main, source, "--to", tmp_path / "raw")[0] == 0
+    assert contents(tmp_path / "raw/set") == tree
+
+
+def test_kaggle_after_a_killed_run_of_another_version(run, tmp_path, contents, kaggle):
+    rest = tmp_path / "raw/.set.unfinished"
+    for name in ("train/FAKE/0.jpg", "old/1.jpg"):
+        (rest / name).parent.mkdir(parents=True, exist_ok=True)
+        (rest / name).write_bytes(b"old")
+    assert run(main, served(kaggle, tmp_path, TREE), "--to", tmp_path / "raw")[0] == 0
+    assert contents(tmp_path / "raw") == {f"set/{key}": value for key, value in TREE.items()}
