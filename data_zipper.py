@@ -7,6 +7,7 @@ archive is read back and compared with the folder before it gets its name. Opera
 files are left out. data_unzipper.py unpacks it.
 """
 import argparse
+import errno
 import os
 import stat
 import zipfile
@@ -19,7 +20,6 @@ from detector.console import InputError, plural, printable, progress, stage, tab
 from detector.data_tree import UNFINISHED, image_format, is_junk, require_folder, scan
 
 PIECE = 1 << 20  # bytes read at a time
-LEVEL = 6  # of deflate
 # What differs between two machines or two days is fixed: the oldest time that a zip can tell, and the permissions of a
 # plain file as Unix writes them.
 TIME = (1980, 1, 1, 0, 0, 0)
@@ -50,11 +50,13 @@ def list_files(folder):
     for path in paths:
         try:
             path.encode()
-            names.add(path)
+            unpacked = names.add(path)
         except UnicodeEncodeError:
             raise InputError(f"{folder}: the name {printable(path)} is no UTF-8; rename it") from None
         except InputError as error:
             raise InputError(f"{folder}: {error}; rename it") from None
+        if unpacked != path:  # a zip separates folders by /, its readers also by the backslash
+            raise InputError(f"{folder}: the name {printable(path)} would be unpacked as {printable(unpacked)}; rename it")
     return paths
 
 
@@ -83,7 +85,7 @@ def entry_for(path, head, size):
 def pack(folder, paths, unfinished):
     """Write the archive. Returns {path: CRC-32 of what was read from the folder} and the bytes read."""
     checksums, total = {}, 0
-    with zipfile.ZipFile(unfinished, "w", compresslevel=LEVEL) as archive:
+    with zipfile.ZipFile(unfinished, "w") as archive:
         for path in progress(paths, unit="file"):
             with open(folder / path, "rb", buffering=0) as file:
                 piece = file.read(PIECE)
@@ -96,6 +98,8 @@ def pack(folder, paths, unfinished):
                         entry.write(piece)
                         piece = file.read(PIECE)
             checksums[path] = crc
+    with open(unfinished, "r+b") as file:
+        os.fsync(file.fileno())  # on the disk before it has its name: a power cut leaves no archive by half
     return checksums, total
 
 
@@ -142,6 +146,9 @@ def main(argv=None):
         verify(unfinished, checksums)
         os.replace(unfinished, args.archive)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cure = "free some room and run the same command again: packing starts over"
+            raise InputError(f"{unfinished}: {error.strerror}: {cure}") from None
         raise OSError(error.errno, error.strerror, error.filename or os.fspath(unfinished)) from None
     finally:
         unfinished.unlink(missing_ok=True)

@@ -131,13 +131,33 @@ def test_a_disk_that_writes_something_else(run, tmp_path, folder, monkeypatch):
     assert os.listdir(tmp_path) == ["data"]
 
 
+def test_it_is_on_the_disk_before_it_has_its_name(run, tmp_path, folder, monkeypatch):
+    """Else a power cut could leave an empty archive under its name, in the place of one that was overwritten."""
+    done = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.fstat(handle).st_size) or sync(handle))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("named") or rename(*names))
+    assert run(main, folder, tmp_path / "x.zip")[0] == 0
+    assert done == [(tmp_path / "x.zip").stat().st_size, "named"]
+
+
+def test_a_name_that_is_another_one_in_the_archive(run, tmp_path):
+    r"""A zip knows / only: a file 'a\b.jpg' would come out as b.jpg in the folder a."""
+    if os.name == "nt":
+        pytest.skip("Windows has no such names")
+    folder = write(tmp_path / "data", {"a\\b.jpg": b"x", "c.jpg": b"y"})
+    line = f"error: {folder}: the name a\\b.jpg would be unpacked as a/b.jpg; rename it\n"
+    assert run(main, folder, tmp_path / "x.zip") == (1, "", line)
+    assert os.listdir(tmp_path) == ["data"]
+
+
 def test_a_full_disk(run, small_disk, tmp_path):
     disk, remount = small_disk
     folder = write(tmp_path / "data", {"a.bin": random.Random(0).randbytes(2_000_000)})
     code, out, err = run(main, folder, disk / "x.zip")
     assert (code, out) == (1, "")
-    cure = "No space left on device: free some room and run the same command again: it goes on where it stopped"
-    assert err == f"error: {disk}/.x.zip.part: {cure}\n"
+    cure = "free some room and run the same command again: packing starts over"
+    assert err == f"error: {disk}/.x.zip.part: No space left on device: {cure}\n"
     assert os.listdir(disk) == []
     assert remount("size=4m")
     assert run(main, folder, disk / "x.zip")[0] == 0
@@ -147,8 +167,15 @@ def test_a_full_disk(run, small_disk, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGKILL")
-def test_killed(tmp_path, folder):
-    """Killed while it writes, it leaves no archive; run again, it leaves the same one, and nothing else."""
+def test_killed_three_times(tmp_path, folder, kill_three_times):
+    assert kill_three_times("data_zipper.py", [folder, tmp_path / "x.zip"], [folder, tmp_path / "whole.zip"]) == 0
+    assert (tmp_path / "x.zip").read_bytes() == (tmp_path / "whole.zip").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["data", "whole.zip", "x.zip"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGKILL")
+def test_killed_when_all_is_written(tmp_path, folder):
+    """It leaves no archive; run again, it leaves the same one, and nothing else."""
     script = "import os, data_zipper; data_zipper.verify = lambda *_: os.kill(os.getpid(), 9); data_zipper.main()"
     command = [sys.executable, "-c", script, str(folder), str(tmp_path / "x.zip")]
     assert subprocess.run(command, cwd=ROOT).returncode == -9
