@@ -1,6 +1,6 @@
 """Join any number of data sets into one: split trees split by split, unsplit ones class by class.
 
-    python data_merger.py data/photos data/web --into data
+    python data_merger.py split/photos split/web --into data
     python data_merger.py data/raw/photos data/raw/web --into data/raw/both      sets without splits
     python data_merger.py augmented --into data --transfer move
 
@@ -12,6 +12,7 @@ Nothing is ever overwritten. The same content under both labels, or in two split
 placed, unless --on-conflict skip leaves the newcomers out. Killed and run again, it finishes.
 """
 import argparse
+import contextlib
 import os
 import sys
 from collections import Counter
@@ -52,7 +53,7 @@ def read_target(target):
 
 
 def read_sources(sources):
-    """Return (images, files that are no images) of all sources, in order, both as [Image].
+    """Return (images of all sources, in order, as [Image], lines for the report on what else is in them).
 
     Raises InputError where a source is not understood, where some are split and others are not, or where an augmented image
     is not in train.
@@ -64,11 +65,15 @@ def read_sources(sources):
     if split and len(split) < len(sources):
         unsplit = next(source for source in sources if source not in split)
         raise InputError(f"{unsplit}: expected splits as in {split[0]}, found class folders; divide it with data_split.py first")
-    files = [file for layout in layouts for file in data_tree.find_images(layout)]
+    links, loose = [], []
+    files = [file for layout in layouts for file in data_tree.find_images(layout, links)]
+    for source, layout in zip(sources, layouts, strict=True):
+        loose += data_tree.loose_files(source, layout)
     astray = [file.path for file in files if AUGMENTED in file.inside and file.split not in (None, "train")]
     if astray:
         raise InputError(f"{astray[0]}: expected augmented images in train only, found {len(astray):,} elsewhere; remove them")
-    return [file for file in files if file.kind], [file for file in files if not file.kind]
+    report = data_tree.report_refused(file for file in files if not file.kind) + data_tree.report_passed_over(links, loose)
+    return [file for file in files if file.kind], report
 
 
 def check_same_kind(target, there, images):
@@ -84,10 +89,10 @@ def check_augmented(there, images):
 
     Its content is new, so only its name, which holds that of its original, tells.
     """
-    held = {(image.label, image.inside): image for image in (*there, *images) if image.split in ("validation", "test")}
+    held = {_key(image, image.inside)[1:]: image for image in (*there, *images) if image.split in ("validation", "test")}
     for image in (*there, *images):
-        original = held.get((image.label, image.inside.rpartition(AUGMENTED)[0]))
-        if original and AUGMENTED in image.inside:
+        original = AUGMENTED in image.inside and held.get(_key(image, image.inside.rpartition(AUGMENTED)[0])[1:])
+        if original:
             raise InputError(
                 f"{image.path}: made from an image that is in {original.split}, {original.path}; "
                 "merge the originals first, then run data_augmentation.py on the tree they make"
@@ -128,40 +133,51 @@ def find_conflicts(there, images):
 def plan_merge(there, images, target):
     """Give every newcomer its place in the target.
 
-    Names count as the same where they differ in case only, so that the tree can be carried to any system.
+    Names count as the same where some system takes them for one (see `data_tree.without_case`), so that the tree can be
+    carried to any. A file that has the name of a folder gets another.
 
     Returns:
         [(source, destination, state)]; state is "new", "renamed" or "there" (same name, same content).
+
+    Raises:
+        InputError: something else stands where a newcomer's folder has to be.
     """
-    taken = {_key(image, image.inside): image.digest for image in there}
-    names = {_key(image, image.inside): image.inside for image in there}
+    taken = {_key(file, file.inside): (file.digest, file.inside) for file in there}
+    folders = _folders(images)
+    check_folders(folders, taken, target)
+    folders.update(_folders(there))
     plan = []
     for image in images:
-        for inside in _names(image):
+        folder = os.path.join(target, image.split or "", image.label)
+        for inside in data_tree.names_for(image.inside, image.digest):
             key = _key(image, inside)
-            if taken.setdefault(key, image.digest) == image.digest:
+            known = key in taken
+            if key in folders or (there and not known and os.path.lexists(os.path.join(folder, inside))):
+                continue
+            digest, name = taken.setdefault(key, (image.digest, inside))
+            if digest == image.digest:
                 break
-        else:
-            raise InputError(f"{image.path}: no free name in {target}; rename it")
-        known = key in names
-        inside = names.setdefault(key, inside)
         state = "there" if known else "new" if inside == image.inside else "renamed"
-        plan.append((image.path, os.path.join(target, image.split or "", image.label, inside), state))
+        plan.append((image.path, os.path.join(folder, name), state))
     return plan
 
 
+def check_folders(folders, taken, target):
+    """Raise InputError where a file or a link stands in the target where a newcomer's folder has to be."""
+    for key, (image, inside) in folders.items():
+        path = os.path.join(target, image.split or "", image.label, taken.get(key, (None, inside))[1])
+        if os.path.lexists(path) and (data_tree.is_link(path) or not os.path.isdir(path)):
+            found = "link" if data_tree.is_link(path) else "file"
+            raise InputError(f"{path}: expected a folder, for {image.path}, found a {found}; rename one of the two")
+
+
+def _folders(images):
+    """Return {key: (an image in it, path inside the class folder)} of all folders that the images lie in."""
+    return {_key(image, above): (image, above) for image in images for above in data_tree.folders_above(image.inside)}
+
+
 def _key(image, inside):
-    return image.split, image.label, inside.casefold()
-
-
-def _names(image):
-    """Yield the name, then names with ever more of the digest: the same content gets the same name, whenever it comes."""
-    yield image.inside
-    stem, suffix = os.path.splitext(image.inside)
-    if len(os.fsencode(os.path.basename(stem))) > 180:  # file systems allow 255 bytes
-        stem = f"{os.path.dirname(stem)}/{os.path.basename(stem)[:40]}".lstrip("/")
-    for digits in (8, 16, 32, 64):
-        yield f"{stem}-{image.digest[:digits]}{suffix}"
+    return image.split, image.label, data_tree.without_case(inside)
 
 
 def make_plan(sources, target, transfer, on_conflict):
@@ -169,7 +185,7 @@ def make_plan(sources, target, transfer, on_conflict):
 
     Raises InputError for equal content under two labels or in two splits, unless `on_conflict` is "skip".
     """
-    images, others = read_sources(sources)
+    images, rest = read_sources(sources)
     there = read_target(target)
     check_same_kind(target, there, images)
     check_augmented(there, images)
@@ -187,7 +203,7 @@ def make_plan(sources, target, transfer, on_conflict):
         report.append(f"left out: {plural(len(conflicts), 'image')} (in another split or under the other label already)")
     if within:
         report.append(f"warning: {plural(len(within), 'image')} of {target} under both labels or in two splits before this merge")
-    report += data_tree.report_refused(others)
+    report += rest
     # a move also takes away the sources whose content is there already
     return report, [(source, destination) for source, destination, state in plan if state != "there" or transfer == "move"]
 
@@ -254,13 +270,15 @@ def main(argv=None):
     check_apart(args.sources, args.into)
     job = ["data_merger.py", *map(os.path.abspath, args.sources), "--into", os.path.abspath(args.into)]
     job += ["--transfer", args.transfer, "--on-conflict", args.on_conflict]
-    report, plan = data_tree.unfinished_plan(args.into, job) or make_plan(args.sources, args.into, args.transfer, args.on_conflict)
-    if args.dry_run:
-        sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
-        print(*report, sep="\n")
-    else:
+    with contextlib.nullcontext() if args.dry_run else data_tree.alone_in(args.into):
+        begun = data_tree.unfinished_plan(args.into, job)
+        report, plan = begun or make_plan(args.sources, args.into, args.transfer, args.on_conflict)
+        if args.dry_run:
+            sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
+            print(*report, sep="\n")
+            return
         data_tree.finish(args.into, job, report, plan, args.transfer)
-        print(*report, counts_table(count_target(args.into)), sep="\n")
+    print(*report, counts_table(count_target(args.into)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Split a folder of class folders into data/{train,validation,test}/{Fake,Real}.
 
     python data_split.py data/raw/cifake                                a published test split is kept as it is
-    python data_split.py data/raw/photos --data data/photos --sizes 0.8 0.1 0.1
+    python data_split.py data/raw/photos --data split/photos --sizes 0.8 0.1 0.1
     python data_split.py data/raw/many --sizes 114000 23000 23000       counts instead of fractions
 
 reads   SOURCE/{fake_images,real_images}/… or SOURCE/{train,test}/{FAKE,REAL}/…
@@ -11,6 +11,7 @@ Each class is divided in the same proportion. Identical images stay together, an
 published test is left out. The same seed gives the same split on every machine. Killed and run again, it finishes.
 """
 import argparse
+import contextlib
 import os
 import sys
 from collections import Counter, defaultdict
@@ -37,18 +38,22 @@ REASONS = {
 
 
 def read_source(source):
-    """Return (images, files that are no images) of a published data set, both as [Image].
+    """Return (images of a published data set as [Image], lines for the report on what else is in it).
 
-    Raises InputError where the layout is not understood, or where it holds augmented images.
+    Raises InputError where the layout is not understood, where a stage was interrupted in it, or where it holds augmented images.
     """
-    files = data_tree.find_images(data_tree.find_layout(source))
+    links, layout = [], data_tree.find_layout(source)
+    data_tree.refuse_unfinished(source)
+    files = data_tree.find_images(layout, links)
     augmented = [file.path for file in files if AUGMENTED in file.inside]
     if augmented:
         raise InputError(
             f"{source}: expected originals only, found {plural(len(augmented), 'augmented image')} (first: {augmented[0]}); "
             "an original and its augmented images would come apart: split first, then run data_augmentation.py"
         )
-    return [file for file in files if file.kind], [file for file in files if not file.kind]
+    report = data_tree.report_refused(file for file in files if not file.kind)
+    report += data_tree.report_passed_over(links, data_tree.loose_files(source, layout))
+    return [file for file in files if file.kind], report
 
 
 def set_aside(images):
@@ -254,13 +259,14 @@ def check_classes(source, images):
 def check_target(data, plan, digests):
     """Raise InputError where a split of `data` holds an image that is not of this plan: two splits in one tree are a leak."""
     below = len(os.path.join(data, ""))
-    known = {destination[below:].replace(os.sep, "/"): digests[source] for source, destination in plan}
+    planned = [(destination[below:].replace(os.sep, "/"), digests[source]) for source, destination in plan]
+    known = {data_tree.without_case(path): digest for path, digest in planned}
     there = [f"{top}/{path}" for top in (*SPLITS, LEFT_OUT) for path in _files(os.path.join(data, top))]
-    foreign = [path for path in there if path not in known and not path.startswith(LEFT_OUT)]
+    foreign = [path for path in there if data_tree.without_case(path) not in known and not path.startswith(LEFT_OUT)]
     if not foreign:
-        there = [path for path in there if path in known]
+        there = [path for path in there if data_tree.without_case(path) in known]
         facts = data_tree.file_facts(data, there)
-        foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != known[path]]
+        foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != known[data_tree.without_case(path)]]
     if foreign:
         raise InputError(
             f"{data}: expected no other images there, found {len(foreign):,} that are not of this split (first: {foreign[0]}); "
@@ -277,7 +283,7 @@ def _files(folder):
 
 def make_plan(source, data, sizes, seed):
     """Return (lines to print at the end, plan); nothing on disk changes."""
-    images, others = read_source(source)
+    images, rest = read_source(source)
     keep, left_out = set_aside(images)
     check_classes(source, keep)
     plan, unplaced = plan_tree(keep, left_out, data, sizes, seed)
@@ -285,7 +291,7 @@ def make_plan(source, data, sizes, seed):
     report = [f"left out: {plural(len(some), 'image')} ({REASONS[reason]})" for reason, some in sorted(left_out.items())]
     if unplaced:
         report.append(f"not asked for: {plural(unplaced, 'image')}")
-    report += data_tree.report_refused(others)
+    report += rest
     mislabelled = [twins for twins in _labels(image for image in keep).values() if len(twins) > 1]
     if mislabelled:
         report.append(f"warning: {plural(len(mislabelled), 'image')} of the published validation or test under both labels")
@@ -293,9 +299,10 @@ def make_plan(source, data, sizes, seed):
 
 
 def moved_before(source, data):
-    """Tell whether the source is empty because all of it was moved to `data`."""
+    """Tell whether there are no images in the source because all of them were moved to `data`."""
     folders = [folder for classes in data_tree.find_layout(source).values() for some in classes.values() for folder in some]
-    return not any(True for folder in folders for _ in data_tree.scan(folder)) and any(data_tree.count_images(data).values())
+    left = (data_tree.is_image(os.path.join(folder, path)) for folder in folders for path in data_tree.scan(folder))
+    return not any(left) and any(data_tree.count_images(data).values())
 
 
 def check_apart(source, data):
@@ -350,15 +357,16 @@ def main(argv=None):
     check_apart(args.source, args.data)
     job = ["data_split.py", os.path.abspath(args.source), "--data", os.path.abspath(args.data), "--seed", str(args.seed)]
     job += ["--transfer", args.transfer] + (["--sizes", *map(str, args.sizes)] if args.sizes else [])
-    begun = data_tree.unfinished_plan(args.data, job)
-    if not begun and args.transfer == "move" and moved_before(args.source, args.data):
-        print(f"{args.source}: nothing left to move", counts_table(data_tree.count_images(args.data)), sep="\n")
-        return
-    report, plan = begun or make_plan(args.source, args.data, args.sizes, args.seed)
-    if args.dry_run:
-        sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
-    else:
-        data_tree.finish(args.data, job, report, plan, args.transfer)
+    with contextlib.nullcontext() if args.dry_run else data_tree.alone_in(args.data):
+        begun = data_tree.unfinished_plan(args.data, job)
+        if not begun and args.transfer == "move" and moved_before(args.source, args.data):
+            print(f"{args.source}: no images left to move", counts_table(data_tree.count_images(args.data)), sep="\n")
+            return
+        report, plan = begun or make_plan(args.source, args.data, args.sizes, args.seed)
+        if args.dry_run:
+            sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
+        else:
+            data_tree.finish(args.data, job, report, plan, args.transfer)
     print(*report, counts_table(count_plan(plan, args.data)), sep="\n")
 
 

@@ -12,6 +12,8 @@ import re
 import shlex
 import shutil
 import signal
+import stat
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +22,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
-from detector.console import InputError, plural, progress, table
+from detector.console import InputError, plural, printable, progress, table
 
 SPLITS = ("train", "validation", "test")
 CLASSES = ("Fake", "Real")  # the index is the label
@@ -30,6 +32,9 @@ AUGMENTED = "__augmented-"  # in the name of every image that data_augmentation 
 TRANSFERS = ("hardlink", "copy", "move")
 UNFINISHED = ".part"  # ends the name of a file that is still being written
 JOURNAL = ".unfinished.jsonl"  # in a data folder: the plan of the stage that is placing files there
+LOCK = ".in_use"  # in a data folder, on Windows: held by the stage that is placing files there
+_JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0xA0000003)
+_MOST_WORKERS = 61  # Windows waits for no more processes at once
 
 _CLASS_ALIASES = {
     "Fake": {
@@ -97,10 +102,25 @@ def image_format(head):
     return None
 
 
-def scan(folder):
+def is_image(path):
+    """Tell whether a file begins like an image; one that may not be read is none."""
+    try:
+        with open(path, "rb") as file:
+            return image_format(file.read(16)) is not None
+    except PermissionError:
+        return False
+
+
+def is_link(path):
+    """Tell whether a path is a symbolic link or a Windows junction, which Python 3.11 takes for a folder like any other."""
+    return os.path.islink(path) or getattr(os.lstat(path), "st_reparse_tag", 0) == _JUNCTION
+
+
+def scan(folder, links=None):
     """Yield the POSIX path, relative to `folder`, of every file below it, in sorted order per folder.
 
-    Operating-system litter, hidden names and unfinished files are passed over; links to folders are not followed.
+    Operating-system litter, hidden names and unfinished files are passed over; links to folders are not followed, but added to
+    the list `links`, as paths to open.
     """
     stack = [("", folder)]
     while stack:
@@ -109,13 +129,19 @@ def scan(folder):
             entries = sorted(entries, key=lambda entry: entry.name)
         folders = []
         for entry in entries:
-            if entry.name.startswith(".") or is_junk(entry.name) or entry.name.endswith(UNFINISHED):
+            if not _counts(entry.name):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) and not is_link(entry.path):
                 folders.append((f"{prefix}{entry.name}/", entry.path))
             elif entry.is_file():
                 yield prefix + entry.name
+            elif links is not None and entry.is_dir():
+                links.append(entry.path)
         stack.extend(reversed(folders))
+
+
+def _counts(name):
+    return not (name.startswith(".") or is_junk(name) or name.endswith(UNFINISHED))
 
 
 def require_folder(folder, holding="images"):
@@ -362,6 +388,7 @@ def parallel(function, items, unit="image", chunk=256):
         InputError: a worker was ended from outside, as the system does where memory runs out.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(cores, _MOST_WORKERS)
     if cores == 1 or len(items) <= 2 * chunk:
         return [function(item) for item in progress(items, unit=unit)]
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
@@ -395,31 +422,106 @@ class Image(NamedTuple):
     kind: str | None  # image format by its header; None for a file that is no image
 
 
-def find_images(layout):
+def find_images(layout, links=None):
     """List and hash every file of a layout (see `find_layout`), and look at its header.
 
-    Where several folders of one class share a name, their own names are put before it.
+    Where several folders of one class share a name, their own names are put before it. Where two names would be one on some
+    system, the later is called name-<hash of its path>.
+
+    Args:
+        layout: as `find_layout` returns it.
+        links: list that the links to folders are added to, which are passed over.
 
     Returns:
         List of Image, in the order of the layout; among them files that are no images (kind None).
     """
     found = [
-        (os.path.join(folder, inside), split, label, prefix + inside)
+        (os.path.join(folder, path), split, label, inside)
         for split, classes in layout.items()
         for label, folders in classes.items()
-        for folder, prefix, names in _apart(folders)
-        for inside in names
+        for folder, path, inside in _apart(folders, links)
     ]
     facts = file_facts("", [path for path, *_ in found])
     return [Image(*file, digest, kind) for file, (digest, kind) in zip(found, facts, strict=True)]
 
 
+def _apart(folders, links):
+    """Return [(folder, path in it, path that it gets)] of the files of one class, all different on every system."""
+    found = [(folder, path) for folder in folders for path in scan(folder, links)]
+    names = [path for _, path in found]
+    if len(folders) > 1 and _clash(names):
+        names = [f"{os.path.basename(folder)}/{path}" for folder, path in found]
+    return [(folder, path, name) for (folder, path), name in zip(found, _distinct(names), strict=True)]
+
+
+def _clash(paths):
+    files, folders = {without_case(path) for path in paths}, _all_above(paths)
+    return len(files) < len(paths) or not files.isdisjoint(folders)
+
+
+def _all_above(paths):
+    return {without_case(above) for path in paths if "/" in path for above in folders_above(path)}
+
+
+def _distinct(paths):
+    taken, names = _all_above(paths), []
+    for path in paths:
+        key, name = without_case(path), path
+        if key in taken:
+            digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()
+            name = next(name for name in names_for(path, digest) if without_case(name) not in taken)
+            key = without_case(name)
+        taken.add(key)
+        names.append(name)
+    return names
+
+
+def folders_above(path):
+    """Return the folders that a relative POSIX path lies in, from the inside outwards."""
+    above = []
+    while path := path.rpartition("/")[0]:
+        above.append(path)
+    return above
+
+
+def names_for(path, digest):
+    """Yield a relative POSIX path, then that path with ever more of the digest in its name; raises InputError after the last."""
+    yield path
+    stem, suffix = os.path.splitext(path)
+    folder, slash, name = stem.rpartition("/")
+    if len(os.fsencode(name)) > 180:  # file systems allow 255 bytes
+        name = name[:40]
+    for digits in (8, 16, 32, 64):
+        yield f"{folder}{slash}{name}-{digest[:digits]}{suffix}"
+    raise InputError(f"{path}: expected a name that is free, or free with a hash added, found all of them taken; rename the file")
+
+
+def loose_files(source, layout):
+    """Return the paths of the files beside the class folders of a layout, and beside its split folders: they have no label."""
+    beside = {Path(source)}
+    for folder in (folder for classes in layout.values() for folders in classes.values() for folder in folders):
+        beside.update(parent for parent in folder.parents if parent.is_relative_to(source))
+    found = []
+    for folder in sorted(beside):
+        with os.scandir(folder) as entries:
+            found += sorted(entry.path for entry in entries if _counts(entry.name) and entry.is_file())
+    return found
+
+
+def report_passed_over(links, loose):
+    """Return a line for a stage's report on the links that `scan` met and on `loose_files`; no line where there are none."""
+    groups = (("linked folder", "", links), ("file", " beside the class folders", loose))
+    parts = [f"{plural(len(some), what)}{where} (first: {printable(some[0])})" for what, where, some in groups if some]
+    return [f"passed over: {', '.join(parts)}"] if parts else []
+
+
 def report_refused(files):
     """Return lines for a stage's report on the files, among what `find_images` listed, that are no images."""
+    files = list(files)
     unreadable = [file.path for file in files if file.digest is None]
     others = [file.path for file in files if file.digest and not file.kind]
     return [
-        f"{what}: {plural(len(paths), 'file')} (first: {', '.join(paths[:3])})"
+        f"{what}: {plural(len(paths), 'file')} (first: {', '.join(map(printable, paths[:3]))})"
         for what, paths in (("no images", others), ("not readable", unreadable))
         if paths
     ]
@@ -431,21 +533,15 @@ def check_is_folder(data):
         require_folder(data)
 
 
-def _apart(folders):
-    names = {folder: list(scan(folder)) for folder in folders}
-    clash = len(folders) > 1 and len({name.casefold() for some in names.values() for name in some}) < sum(map(len, names.values()))
-    return [(folder, f"{folder.name}/" if clash else "", inside) for folder, inside in names.items()]
-
-
 # --- placing -----------------------------------------------------------------------------------------------------------
 
 
-def place(source, destination, transfer):
+def place(source, destination, transfer, copied=None):
     """Put a file at `destination` by hard link, copy or move. Nothing is ever overwritten, nothing is ever half there.
 
     Done again it does nothing: a destination with the same content counts as done (a move then removes its source), and so
     does one whose source has gone. Where hard links are not to be had (another disk, a file system without them), the file
-    is copied. A symbolic link is placed as the file that it leads to.
+    is copied, and added to the list `copied`. A symbolic link is placed as the file that it leads to.
 
     Returns:
         True where a file was placed, False where it had been there already.
@@ -458,7 +554,7 @@ def place(source, destination, transfer):
         if transfer == "copy" or os.path.islink(source):
             _copy(source, destination, transfer)
         else:
-            _link(source, destination, transfer)  # a move is a link, then an unlink: unlike a rename it overwrites nothing
+            _link(source, destination, transfer, copied)  # a move is a link, then an unlink: unlike a rename it overwrites nothing
     except FileExistsError:
         return _already_there(source, destination, transfer)
     except FileNotFoundError:
@@ -471,8 +567,14 @@ def place(source, destination, transfer):
 
 
 def _already_there(source, destination, transfer):
-    if not same_content(source, destination):
-        raise InputError(f"{destination}: another file of that name is there and is not overwritten; choose an empty folder")
+    if not os.path.lexists(destination):  # it was its folder that could not be made
+        folder = os.path.dirname(destination)
+        raise InputError(f"{folder}: expected a folder, found a file; move it away and run the same command again")
+    found = "another file" if os.path.isfile(destination) else "something else"
+    if found == "something else" or not same_content(source, destination):
+        raise InputError(
+            f"{destination}: {found} of that name is there and is not overwritten; move it away and run the same command again"
+        )
     if transfer == "move" and _is_second_copy(source, destination):
         os.unlink(source)
     return False
@@ -485,7 +587,7 @@ def _is_second_copy(source, destination):
     return os.path.islink(source) or (os.stat(source).st_nlink > 1 and os.path.realpath(source) != os.path.realpath(destination))
 
 
-def _link(source, destination, transfer):
+def _link(source, destination, transfer, copied):
     try:
         os.link(source, destination)
     except FileExistsError:
@@ -494,9 +596,11 @@ def _link(source, destination, transfer):
         if not os.path.lexists(source):
             raise
         os.makedirs(os.path.dirname(destination), exist_ok=True)
-        _link(source, destination, transfer)
+        _link(source, destination, transfer, copied)
     except OSError:
         _copy(source, destination, transfer)
+        if copied is not None:
+            copied.append((source, destination))
 
 
 def _copy(source, destination, transfer):
@@ -539,17 +643,24 @@ def same_content(a, b):
 def carry_out(plan, transfer, unit="image"):
     """Place every (source, destination) of a plan; run again after an interruption, it finishes.
 
+    Where hard links were asked for and are not to be had, it says so on stderr: the copies take room.
+
     Returns:
         (placed, vanished): the number of files placed now, and the sources that had gone before they were placed.
     """
-    placed, vanished = 0, []
-    for source, destination in progress(plan, unit=unit):
-        try:
-            placed += place(source, destination, transfer)
-        except FileNotFoundError:
-            if os.path.lexists(source):
-                raise
-            vanished.append(source)
+    placed, vanished, copied = 0, [], []
+    try:
+        for source, destination in progress(plan, unit=unit):
+            try:
+                placed += place(source, destination, transfer, copied)
+            except FileNotFoundError:
+                if os.path.lexists(source):
+                    raise
+                vanished.append(source)
+    finally:
+        if copied and transfer == "hardlink":
+            here, there = (printable(os.path.dirname(path)) for path in copied[0])
+            print(f"hard links are not to be had between {here} and {there}: copied, {plural(len(copied), unit)}", file=sys.stderr)
     return placed, vanished
 
 
@@ -581,15 +692,74 @@ def refuse_unfinished(data, but=None):
 
 @contextlib.contextmanager
 def unfinished_while(data, job):
-    """Mark the folder `data` as unfinished while a stage works in it that starts over when it is run again.
+    """Mark the folder `data` as unfinished while a stage works in it, alone, that starts over when it is run again.
 
     Args:
         data: folder that the stage writes to.
         job: the command line, as a list of strings with absolute paths; the stage's name first.
     """
-    _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": None}, [])
-    yield
-    os.unlink(os.path.join(data, JOURNAL))
+    with alone_in(data):
+        _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": None}, [])
+        yield
+        os.unlink(os.path.join(data, JOURNAL))
+
+
+@contextlib.contextmanager
+def alone_in(data):
+    """Keep other stages from placing files in the folder `data` meanwhile; the folder is made where it is not there.
+
+    To hold from before the plan is made, or the plan may be out of date when it is carried out. The lock is the system's and
+    ends with the process, however that ends; a file system that has no locks goes without.
+
+    Raises:
+        InputError: another process is in it.
+    """
+    there = os.path.isdir(data)
+    os.makedirs(data, exist_ok=True)
+    try:
+        handle = _lock(data)
+    except BlockingIOError:
+        raise InputError(f"{data}: another command is working there now{_job_in(data)}; run this one when it has ended") from None
+    try:
+        yield
+    finally:
+        _unlock(data, handle)
+        if not there:
+            with contextlib.suppress(OSError):
+                os.rmdir(data)  # which it cannot where anything was placed
+
+
+def _lock(data):
+    """Return an open handle that nobody else has while it is open. Raises BlockingIOError where somebody has it."""
+    windows = os.name == "nt"  # where a folder cannot be locked, but a file in it
+    handle = os.open(os.path.join(data, LOCK), os.O_RDWR | os.O_CREAT) if windows else os.open(data, os.O_RDONLY)
+    try:
+        if windows:
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(handle)
+        raise BlockingIOError from None
+    except OSError:  # some network file systems have no locks
+        pass
+    return handle
+
+
+def _unlock(data, handle):
+    os.close(handle)
+    with contextlib.suppress(OSError):  # not there but on Windows, where it stays while another process has it open
+        os.unlink(os.path.join(data, LOCK))
+
+
+def _job_in(data):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(os.path.join(data, JOURNAL), "rb") as file:
+        return f" ({shlex.join(json.loads(file.readline())['job'])})"
+    return ""
 
 
 def _read_journal(data, job, but=None):

@@ -223,3 +223,75 @@ def test_a_users_part_file_is_not_taken_for_ours(make_files, tmp_path, run):
     mine.write_text("mine")
     assert run(data_merger.main, more, "--into", there, "--transfer", "copy")[0] == 0
     assert mine.read_text() == "mine"
+
+
+def test_a_file_whose_name_is_a_folder_elsewhere_is_renamed(make_files, tmp_path, run, contents):
+    a = make_files(tmp_path / "a", {"fake/x.jpg": "file", "real/1.jpg": "b"})
+    b = make_files(tmp_path / "b", {"fake/X.jpg/1.jpg": "in a folder", "real/2.jpg": "d"})
+    renamed = f"Fake/x-{data_tree.digest_of(a / 'fake/x.jpg')[:8]}.jpg"
+    for sources in ((a, b), (b, a)):
+        data = tmp_path / f"into_{sources[0].name}"
+        code, out, err = run(data_merger.main, *sources, "--into", data)
+        assert (code, err) == (0, "")
+        assert "renamed: 1 image (the name was taken by another content)\n" in out
+        assert set(contents(data)) == {renamed, "Fake/X.jpg/1.jpg", "Real/1.jpg", "Real/2.jpg"}
+        assert run(data_merger.main, *sources, "--into", data)[1].splitlines()[0] == "placed: 0 images"
+
+
+@pytest.mark.parametrize("stands", ["file", "link"])
+def test_a_folder_whose_name_is_taken_in_the_target_is_refused_before_anything_is_placed(
+    make_files, tmp_path, run, contents, stands
+):
+    data = make_files(tmp_path / "data", {"Fake/1.jpg": "a", "Real/1.jpg": "b"})
+    (tmp_path / "elsewhere").mkdir()
+    if stands == "file":
+        make_files(data, {"Fake/x": "in the way"})
+    else:
+        (data / "Fake/x").symlink_to(tmp_path / "elsewhere")
+    source = make_files(tmp_path / "more", {"fake/2.jpg": "c", "fake/x/1.jpg": "d", "real/2.jpg": "e"})
+    before = contents(data)
+    code, out, err = run(data_merger.main, source, "--into", data)
+    assert (code, out, contents(data)) == (1, "", before)
+    assert err == f"error: {data}/Fake/x: expected a folder, for {source}/fake/x/1.jpg, found a {stands}; rename one of the two\n"
+
+
+def test_what_stands_unseen_in_the_target_is_not_run_into(make_files, tmp_path, run):
+    data = make_files(tmp_path / "data", {"Fake/1.jpg": "a", "Real/1.jpg": "b"})
+    (data / "Fake/2.jpg").mkdir()
+    (data / "Fake/3.jpg").symlink_to("nowhere")
+    source = make_files(tmp_path / "more", {"fake/2.jpg": "c", "fake/3.jpg": "d", "real/2.jpg": "e"})
+    code, out, err = run(data_merger.main, source, "--into", data)
+    assert (code, err) == (0, "")
+    assert "renamed: 2 images (the name was taken by another content)\n" in out
+    assert [path[:2] for path in data_tree.scan(data / "Fake")] == ["1.", "2-", "3-"]
+    assert run(data_merger.main, source, "--into", data)[1].splitlines()[0] == "placed: 0 images"
+
+
+def test_names_that_macos_takes_for_one_are_kept_apart(make_files, tmp_path, run, contents):
+    a = make_files(tmp_path / "a", {"fake/\u00e9.jpg": "composed", "real/1.jpg": "b"})
+    b = make_files(tmp_path / "b", {"fake/E\u0301.jpg": "decomposed", "real/2.jpg": "d"})
+    assert run(data_merger.main, a, b, "--into", tmp_path / "data")[0] == 0
+    merged = contents(tmp_path / "data")
+    assert len({data_tree.without_case(path) for path in merged}) == len(merged) == 4
+
+
+def test_what_is_passed_over_is_told(make_files, tmp_path, run, contents):
+    a, b = (tree(make_files, tmp_path / name, name, **{"train/notes.txt": "x"}) for name in "ab")
+    make_files(b, {"README": "x", ".hidden": "x"})
+    (b / "test/Fake/more").symlink_to(a, target_is_directory=True)
+    code, out, err = run(data_merger.main, a, b, "--into", tmp_path / "data")
+    assert (code, err, len(contents(tmp_path / "data"))) == (0, "", 36)
+    assert (
+        f"passed over: 1 linked folder (first: {b}/test/Fake/more), "
+        f"3 files beside the class folders (first: {a}/train/notes.txt)\n"
+    ) in out
+
+
+def test_another_stage_in_the_same_folder_is_told(make_files, tmp_path, run, contents):
+    source, data = tree(make_files, tmp_path / "in"), tmp_path / "data"
+    with data_tree.alone_in(data):
+        code, out, err = run(data_merger.main, source, "--into", data)
+        assert (code, out, contents(data)) == (1, "", {})
+        assert err == f"error: {data}: another command is working there now; run this one when it has ended\n"
+        assert run(data_merger.main, source, "--into", data, "--dry-run")[0] == 0
+    assert run(data_merger.main, source, "--into", data)[0] == 0

@@ -264,7 +264,7 @@ def test_again_is_the_same(make_files, tmp_path, run, contents, transfer):
     assert contents(tmp_path / "data") == placed
     assert contents(source) == ({} if transfer == "move" else before)
     assert sorted(placed.values()) == sorted(before.values())
-    nothing_left = f"{source}: nothing left to move\n" if transfer == "move" else ""
+    nothing_left = f"{source}: no images left to move\n" if transfer == "move" else ""
     assert again == (0, nothing_left + first[1], "")
 
 
@@ -411,7 +411,11 @@ def test_a_full_disk_and_a_read_only_one(make_files, tmp_path, run, small_disk, 
         data = disk / transfer
         code, out, err = run(data_split.main, source, "--data", data, "--transfer", transfer)
         assert (code, out) == (1, "")
-        assert re.fullmatch(rf"error: {data}/\w+/(Fake|Real)/\d+.jpg: No space left on device: free some room .*\n", err)
+        *told, error = err.splitlines()
+        assert re.fullmatch(rf"error: {data}/\w+/(Fake|Real)/\d+.jpg: No space left on device: free some room .*", error)
+        assert [line.split(":")[0] for line in told] == (
+            [f"hard links are not to be had between {source}/ai and {data}/train/Fake"] if transfer == "hardlink" else []
+        )
         assert len(set(contents(source).values()) | set(contents(data).values()) - {b""}) >= 40
         if transfer == "hardlink":
             assert contents(source) == before
@@ -430,3 +434,77 @@ def test_splits_below_the_classes_are_refused(make_files, tmp_path, run):
     assert (code, err) == (
         1, f"error: {source}/Fake/test: expected splits above the classes, as in test/Fake, found them below; swap the folders\n"
     )  # fmt: skip
+
+
+def test_names_that_are_one_on_some_disks_are_kept_apart(make_files, tmp_path, run, contents):
+    files = {f"{name}/{i}.jpg": f"{name}{i}" for name in ("ai", "real") for i in range(10)}
+    files |= {"ai/a.jpg": 1, "ai/A.jpg": 2, "ai/\u00e9.jpg": 3, "ai/e\u0301.jpg": 4, "ai/x/1.jpg": 5, "ai/X": 6}
+    source = make_files(tmp_path / "in", files)
+    if len(contents(source)) < len(files):
+        pytest.skip("here such names are one")
+    for _ in range(2):
+        assert run(data_split.main, source, "--data", tmp_path / "data")[0] == 0
+        placed = [path.split("/", 2)[2] for path in contents(tmp_path / "data") if "/Fake/" in path]
+        assert len({data_split.data_tree.without_case(path) for path in placed}) == len(placed) == 16
+        assert {"A.jpg", "x/1.jpg", "0.jpg"} <= set(placed)
+        assert not {"a.jpg", "X"} & set(placed)
+
+
+def test_a_file_in_one_class_folder_and_a_folder_in_another(make_files, tmp_path, run, contents):
+    files = {f"{name}/{name}{i}.jpg": f"{name}{i}" for name in ("ai", "fake", "real") for i in range(10)}
+    source = make_files(tmp_path / "in", files | {"ai/x": 1, "fake/x/1.jpg": 2})
+    code, _, err = run(data_split.main, source, "--data", tmp_path / "data")
+    assert (code, err) == (0, "")
+    assert len(contents(tmp_path / "data")) == 32
+
+
+def test_class_folders_whose_own_names_are_one_on_some_disks(make_files, tmp_path, run, contents):
+    files = {f"{name}/{i}.jpg": f"{name}{i}" for name in ("fake", "Fake", "real") for i in range(10)}
+    source = make_files(tmp_path / "in", files)
+    if len(contents(source)) < len(files):
+        pytest.skip("here such names are one")
+    assert run(data_split.main, source, "--data", tmp_path / "data")[0] == 0
+    placed = [path.split("/", 2)[2] for path in contents(tmp_path / "data") if "/Fake/" in path]
+    assert len({data_split.data_tree.without_case(path) for path in placed}) == len(placed) == 20
+
+
+def test_a_move_is_done_when_only_files_that_are_no_images_are_left(make_files, tmp_path, run, contents):
+    source = flat(make_files, tmp_path / "in")
+    (source / "fake_images/notes.txt").write_text("no image")
+    arguments = (source, "--data", tmp_path / "data", "--transfer", "move")
+    assert run(data_split.main, *arguments)[0] == 0
+    placed = contents(tmp_path / "data")
+    code, out, err = run(data_split.main, *arguments)
+    assert (code, err, contents(tmp_path / "data")) == (0, "", placed)
+    assert out.splitlines()[0] == f"{source}: no images left to move"
+    assert out.splitlines()[2].split() == ["train", "14", "14", "28"]
+
+
+def test_what_is_passed_over_is_told(make_files, tmp_path, run):
+    source = published(make_files, tmp_path / "in", **{"train/notes.txt": "x"})
+    (source / "train/FAKE/more").symlink_to(source / "test", target_is_directory=True)
+    code, out, err = run(data_split.main, source, "--data", tmp_path / "data")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == (
+        f"passed over: 1 linked folder (first: {source}/train/FAKE/more), "
+        f"1 file beside the class folders (first: {source}/train/notes.txt)"
+    )
+
+
+def test_a_source_that_a_stage_was_interrupted_in_is_refused(make_files, tmp_path, run):
+    source = published(make_files, tmp_path / "in")
+    (source / ".unfinished.jsonl").write_text('{"job": ["data_split.py", "raw"]}\n')
+    code, _, err = run(data_split.main, source, "--data", tmp_path / "data")
+    assert (code, err) == (
+        1, f"error: {source}: a command was interrupted here; run it again to finish it: data_split.py raw\n"
+    )  # fmt: skip
+
+
+def test_another_stage_in_the_same_folder_is_told(make_files, tmp_path, run, contents):
+    source, data = flat(make_files, tmp_path / "in"), tmp_path / "data"
+    with data_split.data_tree.alone_in(data):
+        code, out, err = run(data_split.main, source, "--data", data)
+        assert (code, out, contents(data)) == (1, "", {})
+        assert err == f"error: {data}: another command is working there now; run this one when it has ended\n"
+        assert run(data_split.main, source, "--data", data, "--dry-run")[0] == 0
+    assert run(data_split.main, source, "--data", data)[0] == 0

@@ -59,6 +59,22 @@ def test_what_is_no_image(head):
 # --- layouts -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_junction_is_a_link(make_files, tmp_path, monkeypatch):
+    """Windows alone has junctions: lstat is made to tell of one as it does there."""
+    make_files(tmp_path / "a", {"1.jpg": "", "there/2.jpg": ""})
+    monkeypatch.setattr(os, "lstat", junction(tmp_path / "a/there"))
+    links = []
+    assert list(data_tree.scan(tmp_path / "a", links)) == ["1.jpg"]
+    assert links == [str(tmp_path / "a/there")]
+
+
+def junction(path, lstat=os.lstat):
+    class Facts:
+        st_reparse_tag, st_mode, st_size = 0xA0000003, lstat(path).st_mode, 0
+
+    return lambda asked, **options: Facts if os.fspath(asked) == str(path) else lstat(asked, **options)
+
+
 def test_scan_passes_over_litter_and_does_not_follow_folders(make_files, tmp_path):
     files = ["2.jpg", "10.jpg", "sub/1.jpg", ".x/1.jpg", "__MACOSX/1.jpg", "Thumbs.db", "3.jpg.part"]
     make_files(tmp_path / "a", dict.fromkeys(files, ""))
@@ -237,7 +253,9 @@ def test_nothing_is_overwritten(two, transfer):
     destination.write_text("mine")
     with pytest.raises(InputError) as error:
         data_tree.place(source, destination, transfer)
-    assert str(error.value) == f"{destination}: another file of that name is there and is not overwritten; choose an empty folder"
+    assert str(error.value) == (
+        f"{destination}: another file of that name is there and is not overwritten; move it away and run the same command again"
+    )
     assert (destination.read_text(), source.exists()) == ("mine", True)
 
 
@@ -264,6 +282,38 @@ def test_without_hard_links_it_copies(two, transfer, monkeypatch):
     assert data_tree.place(source, destination, transfer) is True
     assert destination.read_bytes() == content
     assert source.exists() is (transfer == "hardlink")
+
+
+@pytest.mark.parametrize("transfer", data_tree.TRANSFERS)
+@pytest.mark.parametrize("stands", ["folder", "link", "file"])
+def test_what_is_in_the_way_is_named(two, transfer, stands):
+    source, destination = two
+    if stands == "file":
+        destination.parent.parent.mkdir()
+        destination.parent.write_text("mine")
+    elif stands == "folder":
+        destination.mkdir(parents=True)
+    else:
+        destination.parent.mkdir(parents=True)
+        destination.symlink_to("nowhere")
+    with pytest.raises(InputError) as error:
+        data_tree.place(source, destination, transfer)
+    said = {"file": f"{destination.parent}: expected a folder, found a file"}
+    otherwise = f"{destination}: something else of that name is there and is not overwritten"
+    assert str(error.value) == f"{said.get(stands, otherwise)}; move it away and run the same command again"
+    assert source.exists()
+
+
+@pytest.mark.parametrize("transfer", ["hardlink", "move"])
+def test_copies_in_place_of_hard_links_are_told_once(make_files, tmp_path, monkeypatch, capsys, transfer):
+    def no_links(source, destination):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_links)
+    a, b = make_files(tmp_path / "a", {f"{i}.jpg": i for i in range(3)}), tmp_path / "b"
+    assert data_tree.carry_out([(str(a / f"{i}.jpg"), str(b / f"{i}.jpg")) for i in range(3)], transfer) == (3, [])
+    told = f"hard links are not to be had between {a} and {b}: copied, 3 images\n"
+    assert capsys.readouterr().err == (told if transfer == "hardlink" else "")  # a move to another disk is a copy anyway
 
 
 def test_a_move_never_removes_the_only_copy(two):
@@ -314,3 +364,57 @@ def _end_this_process(_):
 def test_a_worker_that_is_killed_ends_in_one_line():
     with pytest.raises(InputError, match=r"^a worker process was ended, most likely for want of memory; close other programs"):
         data_tree.parallel(_end_this_process, list(range(1000)))
+
+
+# --- one stage at a time -----------------------------------------------------------------------------------------------
+
+
+HOLD = """
+import sys, time
+from detector import data_tree
+with data_tree.unfinished_while(sys.argv[1], ["data_x.py", "a b"]):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_stage_in_the_same_folder_is_told(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "data"], stdout=subprocess.PIPE, cwd=ROOT)
+    assert holder.stdout.readline() == b"in\n"
+    with pytest.raises(InputError) as error, data_tree.alone_in(tmp_path / "data"):
+        pass
+    assert str(error.value) == (
+        f"{tmp_path}/data: another command is working there now (data_x.py 'a b'); run this one when it has ended"
+    )
+    with data_tree.alone_in(tmp_path / "other"):
+        pass
+    holder.kill()
+    holder.wait()
+    with data_tree.alone_in(tmp_path / "data"), pytest.raises(InputError, match="was interrupted here"):
+        data_tree.refuse_unfinished(tmp_path / "data")
+
+
+def test_being_alone_leaves_nothing_behind(tmp_path):
+    with pytest.raises(KeyError), data_tree.alone_in(tmp_path / "data"):
+        raise KeyError
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "data").mkdir()
+    with data_tree.alone_in(tmp_path / "data"):
+        pass
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_without_locks_it_works_all_the_same(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
+    with data_tree.alone_in(tmp_path), data_tree.alone_in(tmp_path):
+        pass
+
+
+def test_windows_is_given_no_more_workers_than_it_takes(monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(128), raising=False)
+    monkeypatch.setattr(data_tree, "ProcessPoolExecutor", lambda cores, **_: (asked.append(cores), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        data_tree.parallel(str, list(range(1000)))
+    assert asked == [61]
