@@ -7,7 +7,7 @@
 reads   FOLDER
 writes  nothing; FOLDER is gone, or FOLDER/train without its augmented images
 
-Links are removed, never followed. Interrupted and run again, it goes on.
+Links and junctions are removed, never followed. Interrupted and run again, it goes on.
 """
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 def check_deletable(folder):
     """Raise InputError for a folder whose loss would be a disaster: root, home, the working folder, a parent of these."""
-    if os.path.islink(str(folder).rstrip("/\\") or folder):
+    if data_tree.is_link(str(folder).rstrip("/\\") or folder):
         raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give that folder itself")
     data_tree.require_folder(folder, holding="what is to be deleted")
     real = Path(os.path.realpath(folder))
@@ -51,7 +51,7 @@ def survey(folder):
             for entry in entries:
                 if entry.name == ".git":
                     raise InputError(f"{folder}: expected a folder of images, found a repository in {here}; it is not deleted")
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and not data_tree.is_link(entry.path):
                     stack.append(entry.path)
                 else:
                     files.append(entry.path)
@@ -63,7 +63,7 @@ def survey_augmented(data):
     """List the augmented images of data/train: ([paths], [], bytes)."""
     folders = [Path(data) / "train" / name for name in CLASSES]
     for folder in (Path(data) / "train", *folders):
-        if folder.is_symlink():
+        if data_tree.is_link(folder):
             raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give its own tree")
     for folder in folders:
         data_tree.require_folder(folder, holding=f"images of class {folder.name}")

@@ -113,7 +113,10 @@ def is_image(path):
 
 def is_link(path):
     """Tell whether a path is a symbolic link or a Windows junction, which Python 3.11 takes for a folder like any other."""
-    return os.path.islink(path) or getattr(os.lstat(path), "st_reparse_tag", 0) == _JUNCTION
+    try:
+        return os.path.islink(path) or getattr(os.lstat(path), "st_reparse_tag", 0) == _JUNCTION
+    except OSError:  # nothing is there
+        return False
 
 
 def scan(folder, links=None):

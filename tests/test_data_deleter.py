@@ -125,3 +125,24 @@ def test_a_linked_class_folder_keeps_its_augmented_images(make_files, tmp_path, 
         1, f"error: {data}/train/Fake: expected a folder, found a link to {kept}/Fake; give its own tree\n"
     )  # fmt: skip
     assert (kept / "Fake/1.jpg__augmented-00.jpg").exists()
+
+
+def test_junctions_are_not_followed(folder, run, monkeypatch, contents):
+    """Windows alone has them: lstat is made to tell of one as it does there."""
+
+    def is_junction(path, lstat=os.lstat):
+        facts = type("Facts", (), {"st_reparse_tag": 0xA0000003, "st_mode": lstat(path).st_mode})
+        monkeypatch.setattr(os, "lstat", lambda asked, **how: facts if os.fspath(asked) == str(path) else lstat(asked, **how))
+
+    is_junction(folder / "train/Real")
+    files, folders, _ = data_deleter.survey(folder)
+    assert f"{folder}/train/Real" in files
+    assert folders == [f"{folder}/train/Fake", f"{folder}/train", str(folder)]
+    before, told = contents(folder), f"expected a folder, found a link to {folder}"
+    code, _, err = run(data_deleter.main, folder, "--augmented", "--yes")
+    assert (code, err) == (1, f"error: {folder}/train/Real: {told}/train/Real; give its own tree\n")
+    is_junction(folder / "train")
+    for given in (f"{folder}/train", f"{folder}/train/"):
+        code, _, err = run(data_deleter.main, given, "--yes")
+        assert (code, err) == (1, f"error: {folder}/train: {told}/train; give that folder itself\n")
+    assert contents(folder) == before
