@@ -62,7 +62,7 @@ _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "KI": 1 <<
 
 def parse_size(text):
     """Return a number of bytes for '50GB', '1.5 TiB' or '1000'."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]?I?)B?\s*", text.upper())
     if not match or match[2] not in _UNITS:
         raise argparse.ArgumentTypeError(f"expected a size such as 50GB, received {text!r}")
     return int(float(match[1]) * _UNITS[match[2]])
@@ -626,6 +626,12 @@ def unpack(source, to, max_size):
         target.finish(names)
     except Damaged as error:
         raise InputError(f"{source}: {error}") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        target.discard()
+        cure = "longer than this disk takes; pack it under a shorter name, or unpack it elsewhere with --to"
+        raise InputError(f"{source}: {error.filename}: {cure}") from None
     except InputError as error:
         target.discard()
         raise InputError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None

@@ -206,6 +206,16 @@ def test_names_that_are_refused(run, tmp_path, name):
     assert not (tmp_path / "x.jpg").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows answers otherwise")
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/0.jpg"])
+def test_a_name_too_long_for_the_disk(run, tmp_path, name):
+    for path in (make_tar(tmp_path / "set.tar", TREE | {name: b"x"}), make_zip(tmp_path / "set.zip", TREE | {name: b"x"})):
+        code, out, err = run(main, path, "--to", tmp_path / "raw")
+        assert (code, out, os.listdir(tmp_path / "raw")) == (1, "", [])
+        assert err.startswith(f"error: {path}: {tmp_path}/raw/.set.unfinished/xxx")
+        assert err.endswith("x: longer than this disk takes; pack it under a shorter name, or unpack it elsewhere with --to\n")
+
+
 def test_a_refused_tar_leaves_a_finished_folder_alone(run, tmp_path, contents):
     assert run(main, make_tar(tmp_path / "set.tar", TREE), "--to", tmp_path / "raw")[0] == 0
     path = make_tar(tmp_path / "set.tar", {"../x.jpg": b"x"} | TREE)
