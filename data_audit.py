@@ -5,8 +5,9 @@
     python data_audit.py data --quick           # counts and identical files only, nothing is judged by its pixels
 
 Every file is read once, on all cores: hashed, decoded, and its facts noted. Findings, exit code 1: identical content across
-splits or labels, and file facts (size, format, JPEG tables, metadata) that alone tell the classes apart with an AUC whose
-95 % interval lies above 0.65. Warnings, exit code 0: near-duplicates, identical files within a split, unreadable and odd files.
+splits or labels, augmented images in validation or test or made from an image there, and file facts (size, format, JPEG
+tables, metadata) that alone tell the classes apart with an AUC whose 95 % interval lies above 0.65. Warnings, exit code 0:
+near-duplicates, identical files within a split, unreadable and odd files, and what was passed over.
 
 audit.json holds
     tool, folder, quick, images, findings [sentences], warnings [sentences]
@@ -17,6 +18,8 @@ audit.json holds
     shortcut     {images, auc, interval: [low, high], facts: [{fact, drop, alone, Fake, Real}]}; null also where a class has
                  fewer than 30 images; drop is the AUC lost when the fact is shuffled, alone the AUC of this fact by itself
     identical    {pairs, groups: [[paths]]}
+    augmented    {leaks: [[augmented image in train, its original in validation or test]], held_out: [augmented images there]}
+    passed_over  {links: [links to folders], loose: [files beside the class folders]}
 where each `pairs` is a list of {splits: [a, b], conflicting_labels, pairs: n}. Paths are relative to the folder.
 """
 import argparse
@@ -27,6 +30,7 @@ import os
 from collections import Counter, defaultdict
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from detector import console, data_tree, pairs
 from detector.console import InputError, plural
@@ -41,22 +45,30 @@ ODD = {
     "animated": "only the first frame is used",
     "misnamed": "the name's suffix is that of another format",
 }
+AUGMENTED = {"leaks": "in train made from an image in validation or test", "held_out": "in validation or test"}
 SUFFIXES = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "TIF": "TIFF"}
 LARGE = 1 << 26  # bytes; larger files are hashed and decoded from the disk instead of from memory
 SHORTCUT, WEAK_SHORTCUT = 0.65, 0.55  # lower bound of the AUC from which on it is a finding, a warning
 TOOL = "data_audit.py"  # marks a report as one that may be replaced
 
 
-def list_images(folder):
-    """List every file of a data set, split or not.
+class Files(NamedTuple):
+    """Every file of a data set, and what is no part of it. All paths are POSIX paths relative to the set's folder."""
 
-    Returns:
-        (paths, places): POSIX paths relative to `folder`, and for each its (split, class).
+    paths: list
+    places: list  # (split, class) of each
+    insides: list  # path of each inside its class folder
+    links: list  # to folders, which are not followed
+    loose: list  # files beside the class folders
+
+
+def list_images(folder):
+    """Return the Files of a data set, split or not.
 
     Raises:
         InputError: no such folder, no known layout, or a class without files.
     """
-    paths, places = [], []
+    paths, places, insides, links = [], [], [], []
     layout = data_tree.find_layout(folder)
     data_tree.refuse_unfinished(folder)
     for split in sorted(layout, key=(*data_tree.SPLITS, None).index):
@@ -64,11 +76,15 @@ def list_images(folder):
             before = len(paths)
             for below in class_folders:
                 prefix = below.relative_to(folder).as_posix()
-                paths += [f"{prefix}/{path}" for path in data_tree.scan(below)]
+                found = list(data_tree.scan(below, links))
+                paths += [f"{prefix}/{path}" for path in found]
+                insides += found
             if len(paths) == before:
                 raise InputError(f"{class_folders[0]}: expected images of class {name}, found an empty folder; fill or remove it")
             places += [(split or pairs.UNSPLIT, name)] * (len(paths) - before)
-    return paths, places
+    rest = links, data_tree.loose_files(folder, layout)
+    links, loose = ([os.path.relpath(path, folder).replace(os.sep, "/") for path in some] for some in rest)
+    return Files(paths, places, insides, links, loose)
 
 
 # --- one file ----------------------------------------------------------------------------------------------------------
@@ -167,13 +183,16 @@ def inspect_all(root, paths):
 # --- the report --------------------------------------------------------------------------------------------------------
 
 
-def audit(folder, paths, places, quick=False):
+def audit(folder, files, quick=False):
     """Look at the files that `list_images` listed and return the report: what audit.json holds (see the top of this file)."""
+    paths, places = files.paths, files.places
     counts = defaultdict(Counter)
     for split, name in places:
         counts[split][name] += 1
     report = {"tool": TOOL, "folder": os.fspath(folder), "quick": quick, "images": len(paths), "counts": counts}
     report |= (look_quickly if quick else look)(os.fspath(folder), paths, places)
+    report["augmented"] = pairs.augmented(paths, places, files.insides)
+    report["passed_over"] = {"links": files.links, "loose": files.loose}
     report["findings"], report["warnings"] = judge(report)
     return report
 
@@ -217,6 +236,9 @@ def judge(report):
     for entry in report["identical"]["pairs"]:
         leak = pairs.is_leak((entry["splits"], entry["conflicting_labels"]))
         (findings if leak else warnings).append(in_words(entry, "identical"))
+    for kind, where in AUGMENTED.items():
+        if report["augmented"][kind]:
+            findings.append(f"{plural(len(report['augmented'][kind]), 'augmented image')} {where}")
     shortcut = report["shortcut"]
     if shortcut and shortcut["interval"][0] > WEAK_SHORTCUT:
         line = f"file facts alone tell Fake from Real: {auc_in_words(shortcut)}"
@@ -232,6 +254,7 @@ def judge(report):
             warnings.append(f"{plural(len(paths), 'image')} {kind}: {ODD[kind]}")
     if not shortcut and not report["quick"]:
         warnings.append("shortcuts in the file facts not looked for: a class has fewer than 30 different readable images")
+    warnings += data_tree.report_passed_over(**report["passed_over"])
     return findings, warnings
 
 
@@ -258,6 +281,8 @@ def cures(report):
         advice.append("split again with data_split.py, which leaves twins out")
     if any(conflicting for _, conflicting in kinds):
         advice.append("remove the images whose label is wrong")
+    if any(report["augmented"].values()):
+        advice.append("remove these augmented images, or all with data_deleter.py --augmented")
     if any(line.startswith("file facts") for line in report["findings"]):
         advice.append("bring both classes to the same sizes, format, quality and metadata")
     return "; ".join(advice)
@@ -306,13 +331,13 @@ def main(argv=None):
     parser.add_argument("--report", type=Path, default=Path("audit"), help="folder for the report (default: audit)")
     parser.add_argument("--quick", action="store_true", help="counts and identical files only; no image is judged by its pixels")
     args = parser.parse_args(argv)
-    paths, places = list_images(args.folder)
+    files = list_images(args.folder)
     prepare_report_folder(args.report, args.folder)
-    report = audit(args.folder, paths, places, args.quick)
+    report = audit(args.folder, files, args.quick)
 
     from detector import audit_page
 
-    write_report(report, audit_page.render(report, paths, places), args.report)
+    write_report(report, audit_page.render(report, files.paths, files.places), args.report)
     print_summary(report, args.report)
     if report["findings"]:
         raise SystemExit(f"finding: {'; '.join(report['findings'])}; {cures(report)}")

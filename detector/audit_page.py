@@ -72,6 +72,8 @@ def render(report, paths, places):
     sheets = {} if report["quick"] else choose_sheets(paths, places)
     shown = dict.fromkeys(path for sheet in sheets.values() for path in sheet)
     shown |= dict.fromkeys(path for group in report["identical"]["groups"][:SHOWN] for path in group[:4])
+    made = [*report["augmented"]["leaks"], *([path] for path in report["augmented"]["held_out"])]
+    shown |= dict.fromkeys(path for group in made[:SHOWN] for path in group)
     near = report["near"]["found"][:SHOWN] if report["near"] else []
     shown |= dict.fromkeys(path for pair in near for path in pair["paths"])
     odd = {kind: found for kind, found in (report["odd"] or {}).items() if found}
@@ -82,6 +84,7 @@ def render(report, paths, places):
     sections = [
         facts_section(report["shortcut"], report["quick"]),
         pair_section("Identical files", IDENTICAL, report["identical"]["groups"], figures, place_of),
+        pair_section("Augmented images that leak", MADE, made, figures, place_of) if made else "",
         near_section(report["near"], figures, place_of),
         odd_section(report, odd, figures),
         *(f"<h2>{name}, {escape(split)}</h2><div class=sheet>{''.join(figures[path] for path in sheet)}</div>"
@@ -95,6 +98,10 @@ def render(report, paths, places):
 
 
 IDENTICAL = "The same bytes, found by SHA-256. Outlined in red: in two splits, or under both labels."
+MADE = (
+    "Augmented images in train that were made from an image in validation or test, each with its original, and augmented images "
+    "in validation or test themselves. Their names tell."
+)
 NEAR = (
     "Different files that show the same picture: scaled, saved again, brightened, or one frame next to the other. "
     "Found by a perceptual hash, confirmed by the correlation of small colour pictures; of identical files the "
@@ -190,7 +197,7 @@ def pair_section(title, explanation, groups, figures, place_of, captions=None):
     cards = []
     for i, group in enumerate(groups[:SHOWN]):
         (a, label), *others = {place_of[path] for path in group}
-        leak = any(is_leak(((a, split), label != name)) for split, name in others)
+        leak = len(group) == 1 or any(is_leak(((a, split), label != name)) for split, name in others)
         more = f"<figcaption>and {len(group) - 4:,} more</figcaption>" if len(group) > 4 else ""
         caption = f"<figcaption>{captions[i]}</figcaption>" if captions else ""
         images = "".join(figures[path] for path in group[:4])

@@ -13,6 +13,7 @@ NEAR_BITS = 7
 ALIKE = 0.94
 UNSPLIT = "unsplit"  # stands for the split of images that have none yet
 ORDER = (*data_tree.SPLITS, UNSPLIT)
+HELD_OUT = ("validation", "test")
 
 
 def relation(a, b):
@@ -51,6 +52,33 @@ def identical(digests, places):
             if number:
                 pairs[relation(a, b)] += number
     return groups, pairs
+
+
+def augmented(paths, places, insides):
+    """Find augmented images that leak. Their content is new, so only their names, which hold those of the originals, tell.
+
+    Args:
+        paths: relative path of each file.
+        places: (split, class) of each file.
+        insides: path of each file inside its class folder.
+
+    Returns:
+        {leaks, held_out}, the entry `augmented` of the audit's report: pairs of an augmented image in train and its original, for
+        which there is none in train but one in validation or test; and the augmented images that stand in these themselves.
+    """
+    made = [i for i, inside in enumerate(insides) if data_tree.AUGMENTED in inside.rpartition("/")[2]]
+    found = {"leaks": [], "held_out": [paths[i] for i in made if places[i][0] in HELD_OUT]}
+    if not made:
+        return found
+    there = {(*place, data_tree.without_case(inside)): i for i, (place, inside) in enumerate(zip(places, insides, strict=True))}
+    for i in made:
+        split, label = places[i]
+        original = data_tree.without_case(insides[i].rpartition(data_tree.AUGMENTED)[0])
+        if split == "train" and ("train", label, original) not in there:
+            found["leaks"] += [
+                [paths[i], paths[there[other, label, original]]] for other in HELD_OUT if (other, label, original) in there
+            ]
+    return found
 
 
 def nearly_identical(root, paths, places, hashes, usable):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import data_audit
+from detector.data_tree import AUGMENTED
 
 ROOT = Path(__file__).parent.parent
 CELLS = [f"{split}/{name}" for split in ("train", "validation", "test") for name in ("Fake", "Real")]
@@ -98,6 +99,55 @@ def test_identical_content_is_counted_by_where_it_stands(tmp_path, capsys, optio
     assert frozenset(["validation/Fake/1.jpg", "validation/Real/wrong.jpg"]) in groups
     assert frozenset(["train/Fake/0.jpg", "train/Fake/again.jpg", "test/Fake/a.jpg", "test/Fake/b.jpg"]) in groups
     assert not (report["near"] or {}).get("found"), "identical files are no near-duplicates"
+
+
+@pytest.mark.parametrize("options", [(), ("--quick",)])
+def test_augmented_images_that_leak_are_a_finding(tmp_path, capsys, options):
+    data = tree(tmp_path / "data")
+    held = [data / "validation/Fake/sub/held.jpg", data / "test/Real/also.jpg"]
+    made = [data / f"train/Fake/sub/held.jpg{AUGMENTED}00.jpg", data / f"train/Real/also.jpg{AUGMENTED}01.jpg"]
+    fine = [data / f"train/Fake/0.jpg{AUGMENTED}00.jpg", data / f"train/Fake/sub/gone.jpg{AUGMENTED}00.jpg"]
+    astray = [data / f"test/Fake/0.jpg{AUGMENTED}00.jpg"]
+    for i, path in enumerate([*held, *made, *fine, *astray]):
+        path.parent.mkdir(exist_ok=True)
+        picture(70_000 + i).save(path, quality=90)
+    code, _, said, report = audit(data, tmp_path / "audit", capsys, *options)
+    relative = [[path.relative_to(data).as_posix() for path in paths] for paths in (held, made, astray)]
+    assert code == 1
+    assert report["findings"] == [
+        "2 augmented images in train made from an image in validation or test",
+        "1 augmented image in validation or test",
+    ]
+    assert said == (
+        f"finding: {'; '.join(report['findings'])}; remove these augmented images, or all with data_deleter.py --augmented"
+    )
+    assert report["augmented"] == {
+        "leaks": [list(pair) for pair in zip(relative[1], relative[0], strict=True)], "held_out": relative[2]
+    }  # fmt: skip
+    page = (tmp_path / "audit/audit.html").read_text("utf-8")
+    assert page.count("<div class='pair leak'>") == 3
+    assert all(f"<figcaption>{path}</figcaption>" in page for paths in relative for path in paths)
+
+
+def test_an_augmented_image_whose_original_is_in_train_is_fine(tmp_path, capsys):
+    data = tree(tmp_path / "data")
+    picture(70_000).save(data / f"train/Fake/0.jpg{AUGMENTED}00.jpg", quality=90)  # test/Fake/0.jpg is another picture
+    code, _, _, report = audit(data, tmp_path / "audit", capsys)
+    assert (code, report["augmented"]) == (0, {"leaks": [], "held_out": []})
+    assert "Augmented" not in (tmp_path / "audit/audit.html").read_text("utf-8")
+
+
+def test_what_is_passed_over_is_a_warning(tmp_path, capsys):
+    data = tree(tmp_path / "data")
+    (data / "notes.txt").write_text("x")
+    (data / "test/list.csv").write_text("x")
+    (data / "train/Real/more").symlink_to(tmp_path, target_is_directory=True)
+    code, _, _, report = audit(data, tmp_path / "audit", capsys)
+    assert (code, report["warnings"][-1]) == (
+        0,
+        "passed over: 1 linked folder (first: train/Real/more), 2 files beside the class folders (first: notes.txt)",
+    )
+    assert report["passed_over"] == {"links": ["train/Real/more"], "loose": ["notes.txt", "test/list.csv"]}
 
 
 def test_twins_within_a_split_are_a_warning(tmp_path, capsys):
