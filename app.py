@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from detector import data_tree
-from detector.console import InputError, plural, printable, progress, stage
+from detector.console import HelpFormatter, InputError, plural, printable, progress, stage
 
 DEFAULT_MODEL = Path(__file__).resolve().parent / "models" / "compact.h5"
 EXAMPLE = "media_assets/images/lion.jpg"  # a photograph that comes with gradio
@@ -137,7 +137,7 @@ def show(rows, detector, force, few=5):
 
 def make_parser():
     """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="what to judge; none opens the page in a browser")
     add("--model", type=Path, default=DEFAULT_MODEL, help="the detector (.h5)")

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from detector import data_tree
-from detector.console import InputError, plural, progress, require_packages, stage, table
+from detector.console import HelpFormatter, InputError, plural, progress, require_packages, stage, table
 
 
 def score_split(detector, data, split):
@@ -107,7 +107,7 @@ def summary(results):
 @stage
 def main(argv=None):
     """Evaluate a detector."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=Path("detector.h5"), help="model file that model_training.py wrote")
     parser.add_argument("--data", type=Path, default=Path("data"), help="data tree")
     parser.add_argument("--split", nargs="+", choices=data_tree.SPLITS, default=["test"], help="splits to evaluate")

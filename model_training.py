@@ -3,86 +3,132 @@
     python model_training.py --architecture resnet101
     python model_training.py --architecture compact --weights none --epochs 12 --batch-size 128 --flip
 
-Killed and started again with the same command, it goes on after the last whole epoch.
+Killed and started again with the same command, it goes on after the last checkpoint: one after every epoch, and within long
+ones every ten minutes. KERAS_BACKEND=jax trains on JAX.
 """
 import argparse
 import csv
 import hashlib
 import os
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from detector import data_tree
 from detector.architectures import ARCHITECTURES
-from detector.console import InputError, plural, stage
+from detector.console import HelpFormatter, InputError, plural, stage
 
 
-def train(model, feed, validation, callbacks, first_epoch, epochs):
-    """Run `fit` on a compiled model; the callbacks write what is kept. Nothing else touches the disk."""
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs, counted from 0 to before `end`, that are trained in one way."""
+
+    start: int
+    end: int
+    learning_rate: float
+    end_learning_rate: float
+    head_only: bool = False
+
+
+def plan_phases(args):
+    """Return the Phases of a run: the head alone where the backbone is pretrained and that is asked for, then all layers."""
+    phases = [
+        Phase(0, args.head_epochs, args.head_learning_rate, args.head_learning_rate, head_only=True),
+        Phase(args.head_epochs, args.head_epochs + args.epochs, args.learning_rate, args.end_learning_rate),
+    ]
+    return [phase for phase in phases if phase.end > phase.start]
+
+
+def train(model, feed, validation, callbacks, first_epoch, end, first_step=0):
+    """Run `fit` on a compiled model; the callbacks write what is kept. Nothing else touches the disk.
+
+    Args:
+        feed, validation: training.ImageFeed.
+        first_epoch, end: epochs to train, counted from 0, to before `end`.
+        first_step: number of steps of the first epoch that are done already.
+
+    Raises:
+        InputError: memory ran out.
+    """
     import keras
 
-    order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: feed.start_epoch(epoch))
-    callbacks = [order, *callbacks]
-    given = {"validation_data": validation, "epochs": epochs, "initial_epoch": first_epoch, "callbacks": callbacks}
-    model.fit(feed, **given, shuffle=False, verbose=1 if sys.stdout.isatty() else 2)
+    order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: feed.start_epoch(epoch, first_step))
+    while first_epoch < end:
+        feed.start_epoch(first_epoch, first_step)  # `fit` asks for the number of steps before the epoch begins
+        last = first_epoch + 1 if first_step else end
+        given = {"validation_data": validation, "epochs": last, "initial_epoch": first_epoch, "callbacks": [order, *callbacks]}
+        try:
+            model.fit(feed, **given, shuffle=False, verbose=0)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise InputError("memory ran out; run the same command with a smaller --batch-size or --image-size") from None
+        if model.stop_training:
+            return
+        first_epoch, first_step = last, 0
 
 
-def compile_model(model, output, learning_rate, end_learning_rate, power, steps):
-    """Compile with Adam under a PolynomialDecay over `steps` steps, and binary cross-entropy.
+def _is_out_of_memory(error):
+    """Tell whether an exception is how TensorFlow, JAX or Python say that memory ran out."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "ResourceExhausted" in type(error).__name__
+
+
+def compile_model(model, output, phase, power, steps_per_epoch):
+    """Compile with Adam under a PolynomialDecay over all steps of a phase, and binary cross-entropy.
 
     For a softmax(2) that is 'categorical_crossentropy' on one-hot targets. Named 'binary_crossentropy' there, Keras 3 on
     TensorFlow takes the two logits for two independent sigmoids: another loss, not that of the probabilities given out.
     """
     import keras
 
+    from detector.architectures import backbone_of
     from detector.training import fake_metrics
 
-    schedule = keras.optimizers.schedules.PolynomialDecay(learning_rate, max(1, steps), end_learning_rate, power)
-    metrics = fake_metrics(output)
+    if network := backbone_of(model):
+        network.trainable = not phase.head_only  # the backbone alone: the normalisation before it stays as it is
+    steps = (phase.end - phase.start) * steps_per_epoch
+    schedule = keras.optimizers.schedules.PolynomialDecay(phase.learning_rate, max(1, steps), phase.end_learning_rate, power)
     loss = "categorical_crossentropy" if output == "softmax" else "binary_crossentropy"
-    model.compile(keras.optimizers.Adam(schedule), loss=loss, metrics=metrics)
+    model.compile(keras.optimizers.Adam(schedule), loss=loss, metrics=fake_metrics(output))
 
 
-def read_splits(data, image_size):
-    """Return ({split: (paths, labels)} of train and validation, image size, facts about the sizes of the train images)."""
-    from detector import pixels
+def read_splits(data):
+    """Return {split: feed.Split} of train and validation."""
+    from detector.feed import look_at
 
     tree = data_tree.read_tree(data, ("train", "validation"))
-    root = os.fspath(data)
-    splits = {split: ([os.path.join(root, path) for path in paths], labels) for split, (paths, labels) in tree.items()}
-    sizes = pixels.image_sizes(splits["train"][0])
-    return splits, image_size or pixels.choose_size(sizes), pixels.sizes_seen(sizes)
+    return {split: look_at(data, split, paths, labels) for split, (paths, labels) in tree.items()}
 
 
-def fingerprint(data, splits):
-    """Return a SHA-256 over the names and sizes in bytes of a data set's images: another one means another data set."""
+def fingerprint(splits):
+    """Return a SHA-256 over the names and contents of a data set's images: another one means another data set."""
     digest = hashlib.sha256()
-    for paths, _ in splits.values():
-        for path in paths:
-            digest.update(os.fsencode(os.path.relpath(path, data)) + f"\0{os.stat(path).st_size}\n".encode())
+    for images in splits.values():
+        digest.update("\n".join(images.paths).encode(errors="surrogateescape"))
+        digest.update(images.digests.tobytes())
     return digest.hexdigest()
 
 
 def counts_of(splits):
     """Return {split: {'Fake': n, 'Real': n}}."""
-    return {split: {"Fake": labels.count(0), "Real": labels.count(1)} for split, (_, labels) in splits.items()}
+    return {split: {"Fake": images.labels.count(0), "Real": images.labels.count(1)} for split, images in splits.items()}
 
 
-def score_validation(model, validation, output):
-    """Return (is_fake, margins) of the validation images with the model's current weights."""
+def score_validation(model, validation):
+    """Return (is_fake, margins) of the validation images with the model's current weights, both (n,)."""
     import numpy as np
 
     from detector import model_file
 
-    activation = model.layers[-1].activation
-    model = model_file.to_logits(model)
-    margins, is_fake = [], []
-    for index in range(len(validation)):
-        images, targets, _ = validation[index]
-        margins.append(model_file.margins_of(model.predict_on_batch(images), output))
-        is_fake.append(targets[:, 0] == (1 if output == "softmax" else 0))
-    model.layers[-1].activation = activation
-    return np.concatenate(is_fake), np.concatenate(margins)
+    output, is_fake = validation.output, []
+
+    def batches():
+        for index in range(len(validation)):
+            images, targets, _ = validation[index]
+            is_fake.append(targets[:, 0] == (1 if output == "softmax" else 0))
+            yield images
+
+    margins = model_file.keras_margins(model, batches(), output)
+    return np.concatenate(is_fake), margins
 
 
 def write_history(history, folder):
@@ -143,7 +189,7 @@ def trained_on(args, counts, sizes):
     return f"{origin}: {train['Fake']:,} Fake and {train['Real']:,} Real images with a shorter side of {span} pixels"
 
 
-def make_facts(args, architecture, size, sizes, counts, made, temperature, thresholds):
+def make_facts(args, what, made, temperature, thresholds):
     """Return the facts that detector.model_file keeps in the .h5."""
     from detector import model_file
 
@@ -152,86 +198,181 @@ def make_facts(args, architecture, size, sizes, counts, made, temperature, thres
         "format": model_file.FORMAT,
         "architecture": args.architecture,
         "class_names": list(data_tree.CLASSES),
-        "output": architecture.output,
+        "output": ARCHITECTURES[args.architecture].output,
         "fitting": "resize",
-        "image_size": size,
+        "image_size": args.image_size,
         "temperature": temperature,
         "thresholds": thresholds,
-        "seen": sizes,
-        "trained_on": trained_on(args, counts, sizes),
-        "made": {"arguments": arguments, "counts": counts, **made, "versions": model_file.versions()},
+        "seen": what["sizes"],
+        "trained_on": trained_on(args, what["counts"], what["sizes"]),
+        "made": {"arguments": arguments, "counts": what["counts"], **made, "versions": model_file.versions()},
     }
 
 
+def augmentation_of(args):
+    """Return the feed.Augmentation that the arguments ask for, or None."""
+    from detector.feed import Augmentation
+
+    moves = {"rotation": args.rotation, "shift": args.shift, "shear": args.shear, "zoom": args.zoom}
+    damages = {
+        "probability": args.damage, "max_blur": args.max_blur, "min_scale": args.min_scale, "max_noise": args.max_noise,
+        "min_quality": args.min_jpeg,
+    }  # fmt: skip
+    wanted = Augmentation(args.flip, moves if any(moves.values()) else None, damages if args.damage else None)
+    return wanted if wanted != Augmentation() else None
+
+
 def prepare(args):
-    """Read the data, build and compile the network.
+    """Read the data and build the network.
 
     Returns:
-        (model, feed, validation feed, image size, sizes seen, counts, what must be the same for a run to be taken up)
+        (model, feed, validation feed, what the images are)
     """
-    from detector import model_file
+    import numpy as np
 
-    architecture = ARCHITECTURES[args.architecture]
-    splits, size, sizes = read_splits(args.data, args.image_size)
+    from detector import model_file, pixels
+
+    splits = read_splits(args.data)
+    sizes = splits["train"].sizes
+    sizes = sizes[sizes.any(axis=1)]
     counts = counts_of(splits)
     print(data_tree.counts_table({(split, name): n for split, of in counts.items() for name, n in of.items()}), flush=True)
+    args.image_size = args.image_size or pixels.choose_size(sizes)
     keras = model_file.import_keras()
-    keras.utils.set_random_seed(args.seed)
+    from detector.feed import Decoded
     from detector.training import ImageFeed
 
-    common = {"size": size, "output": architecture.output, "batch_size": args.batch_size, "seed": args.seed}
-    feed = ImageFeed(*splits["train"], **common, shuffle=True, flip=args.flip, damage_probability=args.damage)
-    validation = ImageFeed(*splits["validation"], **common)
-    for images in (feed, validation):
-        images[0]  # where nothing can be read, it is said here and not from within `fit`
+    keras.utils.set_random_seed(args.seed)
+    model = build(args)
+    images = {split: Decoded(images, args.image_size, keep=not args.no_cache) for split, images in splits.items()}
+    common = {"output": ARCHITECTURES[args.architecture].output, "batch_size": args.batch_size, "seed": args.seed}
+    feed = ImageFeed(images["train"], **common, shuffle=True, augmentation=augmentation_of(args))
+    validation = ImageFeed(images["validation"], **common)
+    for some in (feed, validation):
+        some[0]  # where nothing can be read, it is said here and not from within `fit`
+    print(f"{args.architecture}: {model.count_params():,} parameters, {args.image_size} px, ", end="")
+    print(f"{plural(feed.steps, 'step')} an epoch", flush=True)
+    what = {
+        "sizes": pixels.sizes_seen(sizes),
+        "counts": counts,
+        "fingerprint": fingerprint(splits),
+        "train_digests": np.ascontiguousarray(splits["train"].digests[:, : model_file.DIGEST_BYTES]),
+    }
+    return model, feed, validation, what
+
+
+def settle(args):
+    """Replace what the arguments leave open by what the architecture is trained with."""
+    architecture = ARCHITECTURES[args.architecture]
+    for name in ("weights", "learning_rate", "stop_rule", "stop_patience"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(architecture, name))
+    pretrained = args.weights != "none" and args.architecture != "compact"
+    if args.head_epochs is None:
+        args.head_epochs = 1 if pretrained and args.epochs else 0
+    if args.head_epochs and not pretrained:
+        raise InputError(f"--head-epochs {args.head_epochs}: expected a pretrained backbone, found none; give --weights, or 0")
+    if not architecture.has_stems and args.stem != "auto":
+        some = ", ".join(name for name, one in ARCHITECTURES.items() if one.has_stems)
+        raise InputError(f"--stem {args.stem}: expected auto for {args.architecture}; only {some} have a choice")
+
+
+def build(args):
+    """Build the network that the arguments name, in the precision that is asked for."""
+    from detector import architectures, model_file
+
+    keras = model_file.import_keras()
+    keras.config.set_dtype_policy(f"mixed_{args.mixed_precision}" if args.mixed_precision else "float32")
+    architecture = ARCHITECTURES[args.architecture]
+    if architecture.has_stems and args.stem == "auto":
+        args.stem = "small" if args.image_size < architectures.SMALL_INPUT else "standard"
     try:
-        model = architecture.build(size, args.weights or architecture.weights, args.l2)
+        return architecture.build(args.image_size, args.weights, args.l2, **({"stem": args.stem} if architecture.has_stems else {}))
     except ValueError as error:
         reason = " ".join(str(error).split())[:120]
+        size = args.image_size
         raise InputError(f"--image-size {size}: expected a size that {args.architecture} can be built for ({reason})") from None
-    rate = architecture.learning_rate if args.learning_rate is None else args.learning_rate
-    compile_model(model, architecture.output, rate, args.end_learning_rate, args.power, args.epochs * len(feed))
-    print(f"{args.architecture}: {model.count_params():,} parameters, {size} px, {plural(len(feed), 'step')} an epoch", flush=True)
-    ignored = ("data", "log_dir", "description", "max_error", "overwrite")
+
+
+def in_full_precision(model, args):
+    """Return the trained network as one of float32 throughout, which is what scores are computed with."""
+    if not args.mixed_precision:
+        return model
+    plain = build(argparse.Namespace(**{**vars(args), "mixed_precision": None}))
+    plain.set_weights(model.get_weights())
+    return plain
+
+
+def make_callbacks(args, feed, what):
+    """Return (the rule, the checkpoint, all callbacks)."""
+    import keras
+
+    from detector.training import Checkpoint, Progress, StopTrainingOnValidationLoss
+
+    after = args.head_epochs + args.stop_after_epoch
+    rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, after, args.stop_rule)
+    ignored = ("data", "log_dir", "description", "max_error", "overwrite", "no_cache", "tensorboard", "checkpoint_minutes")
     same = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in ignored}
-    return model, feed, validation, size, sizes, counts, {**same, "the images": fingerprint(args.data, splits)}
+    same |= {"the backend": keras.backend.backend(), "the images": what["fingerprint"]}
+    checkpoint = Checkpoint(args.log_dir, rule, same, 60 * args.checkpoint_minutes)
+    callbacks = [rule, Progress(args.head_epochs + args.epochs, feed), checkpoint]
+    if args.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(args.log_dir / "tensorboard", write_graph=False))
+    return rule, checkpoint, callbacks
+
+
+def fit_phases(model, feed, validation, args, what):
+    """Train, or go on where an interrupted run stopped.
+
+    Returns:
+        (rule, checkpoint, whether Ctrl-C ended it)
+    """
+    from detector.training import remove_checkpoint, save_weights
+
+    rule, checkpoint, callbacks = make_callbacks(args, feed, what)
+    saved_in = checkpoint.find(args.overwrite)
+    if saved_in is None:
+        remove_checkpoint(args.log_dir)
+        save_weights(model, rule.best_weights)
+    else:
+        within = f" and {plural(checkpoint.first_step, 'step')}" if checkpoint.first_step else ""
+        print(f"taking up the run in {args.log_dir} after {plural(len(checkpoint.history), 'epoch')}{within}", flush=True)
+    checkpoint.set_model(model)
+    try:
+        for phase in plan_phases(args):
+            if rule.stopped_epoch or (saved_in is not None and phase.end <= saved_in):
+                continue
+            compile_model(model, ARCHITECTURES[args.architecture].output, phase, args.power, feed.steps)
+            if saved_in is not None and phase.start <= saved_in:
+                checkpoint.load()
+            train(model, feed, validation, callbacks, max(phase.start, len(checkpoint.history)), phase.end, checkpoint.first_step)
+    except KeyboardInterrupt:
+        if not checkpoint.history:
+            raise
+        return rule, checkpoint, True
+    return rule, checkpoint, False
 
 
 def run(args):
     """Train as the arguments say and write everything that a run leaves."""
-    model, feed, validation, size, sizes, counts, same = prepare(args)
+    settle(args)
+    model, feed, validation, what = prepare(args)
     from detector import metrics, model_file
-    from detector.training import Checkpoint, StopTrainingOnValidationLoss, remove_checkpoint, save_weights
+    from detector.training import remove_checkpoint
 
-    architecture = ARCHITECTURES[args.architecture]
-    rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, args.stop_after_epoch)
-    checkpoint = Checkpoint(args.log_dir, rule, same)
-    checkpoint.set_model(model)
-    done = checkpoint.load(args.overwrite)
-    if done:
-        print(f"taking up the run in {args.log_dir} after epoch {done}", flush=True)
-    else:
-        remove_checkpoint(args.log_dir)
-        save_weights(model, rule.best_weights)
-    interrupted = False
-    if not rule.stopped_epoch:
-        try:
-            train(model, feed, validation, [rule, checkpoint], done, args.epochs)
-        except KeyboardInterrupt:
-            if not checkpoint.history:
-                raise
-            interrupted = True
+    rule, checkpoint, interrupted = fit_phases(model, feed, validation, args, what)
     print(told(rule, checkpoint.history, args, interrupted))
     model.load_weights(rule.best_weights)
+    model = in_full_precision(model, args)
     draw_architecture(model, args.log_dir)
-    is_fake, margins = score_validation(model, validation, architecture.output)
+    is_fake, margins = score_validation(model, validation)
     temperature, thresholds = metrics.calibrate(is_fake, margins, args.max_error)
-    made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": same["the images"]}
-    facts = make_facts(args, architecture, size, sizes, counts, made, temperature, thresholds)
-    model_file.save(model, args.output, facts)
+    made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": what["fingerprint"]}
+    facts = make_facts(args, what, made, temperature, thresholds)
+    model_file.save(model, args.output, facts, what["train_digests"])
     if checkpoint.history:
         write_history(with_f1(checkpoint.history), args.log_dir)
-    report(args, is_fake, margins, facts, {**feed.unreadable, **validation.unreadable})
+    report(args, is_fake, margins, facts, {**feed.images.unreadable, **validation.images.unreadable})
     if interrupted:
         raise KeyboardInterrupt
     remove_checkpoint(args.log_dir)
@@ -255,12 +396,16 @@ def told(rule, history, args, interrupted):
     kept = f"the weights of epoch {rule.best_epoch} (lowest validation loss, {rule.best_loss:.4f}) are kept"
     if not history:
         return "no epoch was trained: the weights are those it started with"
-    if rule.stopped_epoch:
-        last = history[rule.stopped_epoch - 1]
-        losses = f"validation loss {last['val_loss']:.4f} exceeds training loss {last['loss']:.4f}"
-        plain = f"the cross-entropy alone is {last['val_cross_entropy']:.4f} and {last['cross_entropy']:.4f}"
-        return f"stopped after epoch {rule.stopped_epoch} of {args.epochs}: {losses} ({plain}); {kept}"
-    return f"{'interrupted' if interrupted else 'done'} after epoch {len(history)} of {args.epochs}; {kept}"
+    epochs = args.head_epochs + args.epochs
+    if not rule.stopped_epoch:
+        return f"{'interrupted' if interrupted else 'done'} after epoch {len(history)} of {epochs}; {kept}"
+    last = history[rule.stopped_epoch - 1]
+    if rule.rule == "plateau":
+        why = f"validation loss {last['val_loss']:.4f} is no lower than {rule.best_loss:.4f}, of epoch {rule.best_epoch}"
+    else:
+        why = f"validation loss {last['val_loss']:.4f} exceeds training loss {last['loss']:.4f}"
+    plain = f"without penalties they are {last['val_cross_entropy']:.4f} and {last['cross_entropy']:.4f}"
+    return f"stopped after epoch {rule.stopped_epoch} of {epochs}: {why} ({plain}); {kept}"
 
 
 def report(args, is_fake, margins, facts, unreadable):
@@ -282,7 +427,7 @@ def report(args, is_fake, margins, facts, unreadable):
 
 def make_parser():
     """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, default=Path("data"), help="data tree with train and validation")
     add("--output", type=Path, default=Path("detector.h5"), help="the model file to write")
@@ -290,21 +435,65 @@ def make_parser():
     add("--architecture", choices=list(ARCHITECTURES), default="resnet101", help="the network")
     add("--weights", metavar="imagenet|none|FILE", help="what to start from (default: none for compact, imagenet for the others)")
     add("--image-size", type=positive, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
-    add("--epochs", type=whole, default=10, help="passes over the train images; 0 builds and saves")
+    add("--stem", choices=("auto", "standard", "small"), default="auto",
+        help="of a resnet; small: stride 1 and no max-pool (auto: small below 96 px; slow without a GPU)")  # fmt: skip
+    add("--epochs", type=whole, default=10, help="passes over the train images, all layers; 0 builds and saves")
+    add("--head-epochs", type=whole, help="passes before them, of the head alone (default: 1 for pretrained weights, else 0)")
+    add("--head-learning-rate", type=above_0, default=1e-3, help="rate of those")
     add("--batch-size", type=positive, default=64, help="images a step")
     add("--seed", type=whole, default=0, help="same seed, same history on the CPU")
     add("--learning-rate", type=above_0, help="rate of the first step (default: 3e-3 for compact, 1e-4 for the others)")
     add("--end-learning-rate", type=above_0, default=1e-5, help="rate of the last step")
     add("--power", type=above_0, default=2.0, help="of the PolynomialDecay between them")
-    add("--l2", type=probability, default=1e-3, help="L2 penalty on the head's dense kernel")
-    add("--flip", action="store_true", help="mirror half of the train images, on the fly")
-    add("--damage", type=probability, default=0.0, metavar="P", help="chance of each of blur, scaling, noise and JPEG, on the fly")
-    add("--stop-patience", type=positive, default=1, help="epochs in a row with validation loss above training loss that stop it")
-    add("--stop-after-epoch", type=whole, default=0, help="the rule looks only at epochs after this one")
+    add("--l2", type=below(1), default=1e-3, help="L2 penalty on the head's dense kernel")
+    add("--mixed-precision", nargs="?", const="float16", choices=("float16", "bfloat16"),
+        help="compute in 16 bits, on GPUs that gain by it; what is saved is float32 (without a value: float16)")  # fmt: skip
+    add("--stop-rule", choices=("exceeds", "plateau", "never"),
+        help="stop where validation loss exceeds training loss, or where it falls no further (default: plateau for resnet50v2, "
+             "exceeds for the others)")  # fmt: skip
+    add("--stop-patience", type=positive, help="such epochs in a row that stop it (default: 3 for resnet50v2, 1 for the others)")
+    add("--stop-after-epoch", type=whole, default=0, help="the rule looks only at epochs after this one, of those of all layers")
     add("--max-error", type=error_rate, default=0.01, help="share of each class on the wrong side of its threshold, on validation")
     add("--overwrite", action="store_true", help="replace a model file, or the checkpoint of another run, that is there")
     add("--description", help="what the images are, for people (a part of the model file)")
+    add("--checkpoint-minutes", type=above_0, default=10.0, help="between two checkpoints within an epoch")
+    add("--no-cache", action="store_true", help="decode images each time, and keep none decoded in the data folder")
+    add("--tensorboard", action="store_true", help="write the log for TensorBoard, to tensorboard/ in --log-dir")
+    add_augmentation(parser.add_argument_group("augmentation", "on the fly, of train images of both classes alike; off by default"))
     return parser
+
+
+def add_augmentation(group):
+    """Add what is done to train images on the fly."""
+    add = group.add_argument
+    add("--flip", action="store_true", help="mirror half of the images")
+    add("--rotation", type=below(180), default=0.0, help="largest angle to either side, in degrees")
+    add("--shift", type=below(1), default=0.0, help="largest shift, a share of each side; by whole pixels where nothing else moves")
+    add("--shear", type=below(1), default=0.0, help="largest shear, in radians")
+    add("--zoom", type=below(0.9), default=0.0, help="shows 1 - ZOOM to 1 + ZOOM of each side")
+    add("--damage", type=below(1), default=0.0, metavar="P", help="chance of each of blur, scaling, noise and JPEG, in this order")
+    add("--max-blur", type=below(100), default=3.0, help="largest sigma, in pixels")
+    add("--min-scale", type=above_0, default=0.25, help="smallest factor, down and up again")
+    add("--max-noise", type=below(1), default=0.1, help="largest sigma, as a share of full range")
+    add("--min-jpeg", type=jpeg_quality, default=30, help="lowest quality, up to 95")
+
+
+def below(limit):
+    """Return a type for a number from 0 to `limit`."""
+
+    def number(text):
+        if not 0 <= float(text) <= limit:
+            raise argparse.ArgumentTypeError(f"expected a number from 0 to {limit}, found {text}")
+        return float(text)
+
+    return number
+
+
+def jpeg_quality(text):
+    """Return a whole number from 1 to 95."""
+    if not 1 <= int(text) <= 95:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 95, found {text}")
+    return int(text)
 
 
 def whole(text):
@@ -319,13 +508,6 @@ def positive(text):
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
     return int(text)
-
-
-def probability(text):
-    """Return a number from 0 to 1."""
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
-    return float(text)
 
 
 def above_0(text):

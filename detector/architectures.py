@@ -2,6 +2,7 @@
 
 Every network takes (n, s, s, 3) float32, RGB, 0-255, and holds its own normalisation. Keras is imported on use.
 """
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,38 +10,49 @@ import numpy as np
 
 from detector.console import InputError
 
+SMALL_INPUT = 96  # pixels; below, --stem auto takes the small stem
+STEMS = ("standard", "small")
 
-def resnet101(image_size, weights, l2):
+
+def resnet101(image_size, weights, l2, stem="standard"):
     """Build ResNet101 with the head GaussianNoise(0.1), pooling, Dense(1024, L2), Dropout(0.4), softmax(2).
 
     Architecture: He et al. 2016 (arXiv 1512.03385), as keras.applications.ResNet101 without top.
+
+    Args:
+        image_size: side of the input, in pixels.
+        weights: 'imagenet', 'none' or a weights file, as in `backbone`.
+        l2: penalty on the kernel of the head's hidden layer.
+        stem: one of STEMS, as in `backbone`.
     """
     import keras
     from keras import layers, regularizers
 
     image = keras.Input((image_size, image_size, 3), name="image")
-    x = backbone(keras.applications.ResNet101, image_size, weights)(_caffe_normalisation(image))
+    x = backbone(keras.applications.ResNet101, image_size, weights, stem)(_caffe_normalisation(image))
     x = layers.GaussianNoise(0.1)(x)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dense(1024, activation="relu", kernel_regularizer=regularizers.L2(l2))(x)
     x = layers.Dropout(0.4)(x)
-    return keras.Model(image, layers.Dense(2, activation="softmax", name="verdict")(x), name="resnet101")
+    x = layers.Dense(2, activation="softmax", dtype="float32", name="verdict")(x)
+    return keras.Model(image, x, name="resnet101")
 
 
-def resnet50v2(image_size, weights, l2):
+def resnet50v2(image_size, weights, l2, stem="standard"):
     """Build AIvsReal's network: ResNet50V2 and a head that ends in sigmoid(1) = P(Real). `l2` is not used by it."""
     import keras
     from keras import layers
 
     image = keras.Input((image_size, image_size, 3), name="image")
-    x = backbone(keras.applications.ResNet50V2, image_size, weights)(layers.Rescaling(1 / 127.5, offset=-1)(image))
+    x = backbone(keras.applications.ResNet50V2, image_size, weights, stem)(layers.Rescaling(1 / 127.5, offset=-1)(image))
     x = layers.Dropout(0.25)(x)
     x = layers.BatchNormalization()(x)
     x = layers.Flatten()(x)
     x = layers.Dense(64, activation="relu")(x)
     x = layers.BatchNormalization()(x)
     x = layers.Dropout(0.5)(x)
-    return keras.Model(image, layers.Dense(1, activation="sigmoid", name="verdict")(x), name="resnet50v2")
+    x = layers.Dense(1, activation="sigmoid", dtype="float32", name="verdict")(x)
+    return keras.Model(image, x, name="resnet50v2")
 
 
 def compact(image_size, weights, l2):
@@ -74,7 +86,7 @@ def compact(image_size, weights, l2):
         x = residual_block(x, channels, strides)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(0.2)(x)
-    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), name="verdict")(x)
+    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
     model = keras.Model(image, x, name="compact")
     if weights != "none":
         load_file(model, weights)
@@ -90,45 +102,64 @@ def mobilenetv2(image_size, weights, l2):
     x = backbone(keras.applications.MobileNetV2, image_size, weights)(layers.Rescaling(1 / 127.5, offset=-1)(image))
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(0.2)(x)
-    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), name="verdict")(x)
+    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
     return keras.Model(image, x, name="mobilenetv2")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a network, what its last layer gives ('softmax' or 'sigmoid_real') and the rate it starts with."""
+    """How to build a network, and what it is trained with where nothing else is asked for.
+
+    Attributes:
+        build: function of image_size, weights, l2 and, where it has stems, stem.
+        output: what the last layer gives, 'softmax' or 'sigmoid_real'.
+        weights: 'imagenet' or 'none'.
+        learning_rate: of the first step.
+        stop_rule: one of training.StopTrainingOnValidationLoss.RULES.
+        stop_patience: its patience.
+        has_stems: whether there is a choice of stem.
+    """
 
     build: callable
-    output: str
-    weights: str
-    learning_rate: float
+    output: str = "softmax"
+    weights: str = "imagenet"
+    learning_rate: float = 1e-4
+    stop_rule: str = "exceeds"
+    stop_patience: int = 1
+    has_stems: bool = False
 
 
 ARCHITECTURES = {
-    "resnet101": Architecture(resnet101, "softmax", "imagenet", 1e-4),
-    "resnet50v2": Architecture(resnet50v2, "sigmoid_real", "imagenet", 1e-4),
-    "compact": Architecture(compact, "softmax", "none", 3e-3),
-    "mobilenetv2": Architecture(mobilenetv2, "softmax", "imagenet", 1e-4),
+    "resnet101": Architecture(resnet101, has_stems=True),
+    "resnet50v2": Architecture(resnet50v2, "sigmoid_real", stop_rule="plateau", stop_patience=3, has_stems=True),
+    "compact": Architecture(compact, weights="none", learning_rate=3e-3),
+    "mobilenetv2": Architecture(mobilenetv2),
 }
 
 
-def backbone(application, image_size, weights):
+def backbone(application, image_size, weights, stem="standard"):
     """Build a network of keras.applications without top.
 
     Args:
         application: such as keras.applications.ResNet101.
         image_size: side of the input, in pixels.
         weights: 'imagenet' (downloaded and cached by Keras), 'none', or a weights file.
+        stem: 'standard', or 'small', for which see `with_small_stem`.
 
     Raises:
         InputError: the download is impossible or the file does not fit.
     """
     arguments = {"include_top": False, "input_shape": (image_size, image_size, 3)}
-    if weights != "imagenet":
+    if weights == "imagenet":
+        network = _with_imagenet_weights(application, arguments)
+    else:
         network = application(weights=None, **arguments)
         if weights != "none":
             load_file(network, weights)
-        return network
+    return with_small_stem(network, pretrained=weights != "none") if stem == "small" else network
+
+
+def _with_imagenet_weights(application, arguments):
     try:
         return application(weights="imagenet", **arguments)
     except ValueError:
@@ -141,6 +172,38 @@ def backbone(application, image_size, weights):
         ) from None
 
 
+def with_small_stem(network, pretrained):
+    """Return a ResNet of keras.applications that does not shrink a small image at once: stride 1 and no max-pool.
+
+    At 32 px the standard stem leaves the last stage a map of one pixel, this one of four by four. From scratch the first
+    convolution is 3x3 (He et al. 2016, section 4.2); with weights its 7x7 kernel is kept.
+    """
+    import keras
+    from keras import layers
+
+    def changed(layer):
+        settings = layer.get_config()
+        if layer.name == "conv1_pad" and not pretrained:
+            settings["padding"] = ((1, 1), (1, 1))
+        if layer.name == "conv1_conv":
+            settings |= {"strides": (1, 1), "kernel_size": (7, 7) if pretrained else (3, 3)}
+        if layer.name in ("pool1_pad", "pool1_pool"):
+            return layers.Activation("linear", name=layer.name)
+        return type(layer).from_config(settings)
+
+    small = keras.models.clone_model(network, clone_function=changed)
+    if pretrained:
+        small.set_weights(network.get_weights())
+    return small
+
+
+def backbone_of(model):
+    """Return the network of keras.applications inside a model, or None."""
+    import keras
+
+    return next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
+
+
 def load_file(model, path):
     """Load a weights file (.weights.h5, or a .h5 with the same layers) into a model.
 
@@ -150,8 +213,10 @@ def load_file(model, path):
     if not Path(path).is_file():
         raise InputError(f"--weights {path}: expected imagenet, none or a weights file, found nothing of that name; check the path")
     try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that find nothing in the file
+            model.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(
             f"--weights {path}: expected weights of {model.name}, found others ({reason}); "

@@ -1,4 +1,5 @@
 """How a stage speaks: one-line errors, a table of counts on stdout, progress on stderr."""
+import argparse
 import errno
 import functools
 import sys
@@ -6,6 +7,13 @@ import sys
 
 class InputError(Exception):
     """What the user gave cannot be used. The message is one line: what was expected, what came, the way out."""
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults in --help, where there are any to show."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def stage(main):

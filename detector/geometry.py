@@ -12,7 +12,8 @@ def random_affine(image, rng, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, fli
         image: (h, w, 3) uint8, RGB.
         rng: numpy.random.Generator; the same state gives the same image.
         rotation: largest angle to either side, in degrees.
-        shift: largest shift to either side, as a share of width and of height.
+        shift: largest shift to either side, as a share of width and of height; rounded to whole pixels where nothing is
+            turned, sheared or zoomed, since going between pixels smooths away the fine traces that tell an image's origin.
         shear: largest shear angle to either side, in radians. (Keras's `shear_range` was in radians when the recipe was
             written; today's reads it in degrees, where 0.2 does next to nothing.)
         zoom: the image shows 1 - zoom to 1 + zoom of its width, and, drawn on its own, of its height.
@@ -27,11 +28,14 @@ def random_affine(image, rng, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, fli
 def random_affines(image, rng, copies, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, flip=True):
     """Yield so many `random_affine` versions of one image; the first of them are the same, however many are asked for."""
     height, width = image.shape[:2]
+    whole = not (rotation or shear or zoom)
     for *amounts, coin in rng.random((copies, 7)).tolist():
         angle, right, down, slant, wide, tall = (2 * amount - 1 for amount in amounts)
+        right, down = shift * width * right, shift * height * down
+        if whole:
+            right, down = round(right), round(down)
         yield affine(
-            image, rotation * angle, shift * width * right, shift * height * down, shear * slant, 1 + zoom * wide, 1 + zoom * tall,
-            flip and coin < 0.5,
+            image, rotation * angle, right, down, shear * slant, 1 + zoom * wide, 1 + zoom * tall, flip and coin < 0.5
         )  # fmt: skip
 
 

@@ -14,6 +14,9 @@ The graph takes (n, s, s, 3) float32, RGB, 0-255. The HDF5 attribute 'detector' 
     trained_on      a sentence for people
     made            arguments, counts, versions
 
+The dataset 'train_digests', (n, 8) uint8, holds the first bytes of the SHA-256 of each train image: whether an image that is
+evaluated was trained on can be told without the train images.
+
 The margin of an image is its logit of Fake: log P(Fake) - log P(Real), before calibration. All scores come from it.
 A compiled detector is the same graph up to the margin as a LiteRT flatbuffer; the .h5 stays what counts.
 """
@@ -33,6 +36,7 @@ from detector.console import InputError
 from detector.data_tree import CLASSES, UNFINISHED
 
 FORMAT = 1
+DIGEST_BYTES = 8  # of a train image's SHA-256: among 10^5 and 10^5 images, two that differ agree once in 10^9 models
 OUTPUTS = ("softmax", "sigmoid_real")
 PROJECT = Path(__file__).resolve().parent.parent
 SHIPPED = PROJECT / "models"
@@ -90,8 +94,11 @@ def _quiet_stderr():
 # --- saving and loading --------------------------------------------------------------------------------------------------
 
 
-def save(model, path, facts):
+def save(model, path, facts, train_digests=None):
     """Write a Keras model and its facts to one .h5, beside and then renamed; no optimizer.
+
+    Args:
+        train_digests: (n, DIGEST_BYTES) uint8, or None: the first bytes of the SHA-256 of each train image.
 
     Raises:
         ValueError: the facts lack something, or the path does not end in .h5.
@@ -107,6 +114,8 @@ def save(model, path, facts):
     model.save(unfinished, include_optimizer=False)
     with h5py.File(unfinished, "r+") as file:
         file.attrs["detector"] = json.dumps(facts)
+        if train_digests is not None:
+            file["train_digests"] = train_digests
     os.replace(unfinished, path)
 
 
@@ -238,13 +247,6 @@ def _check_layers(config, path):
 # --- scores --------------------------------------------------------------------------------------------------------------
 
 
-def to_logits(model):
-    """Make a loaded model give logits: its last layer loses its activation. Returns the model."""
-    keras = import_keras()
-    model.layers[-1].activation = keras.activations.linear
-    return model
-
-
 def margins_of(logits, output):
     """Return the logit of Fake, (n,) float64, from the network's logits: (n, 2) for 'softmax', (n, 1) for 'sigmoid_real'."""
     logits = np.asarray(logits, np.float64)
@@ -263,18 +265,32 @@ def verdict_of(p_fake, thresholds):
     return "Real" if p_fake <= thresholds["real"] else "uncertain"
 
 
+@contextlib.contextmanager
+def giving_logits(model):
+    """Make a model give logits: within, its last layer has no activation."""
+    keras = import_keras()
+    layer = model.layers[-1]
+    layer.activation, activation = keras.activations.linear, layer.activation
+    model.predict_function = None  # one made before would go on with the old activation
+    try:
+        yield model
+    finally:
+        layer.activation, model.predict_function = activation, None
+
+
 def keras_margins(model, images, output, batch_size=128):
     """Return the margins of fitted images with Keras.
 
     Args:
-        model: a model that `to_logits` was called on.
+        model: a Keras model, as `load` returns it.
         images: (n, s, s, 3) uint8, or an iterable of such batches.
 
     Returns:
         (n,) float64.
     """
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] if isinstance(images, np.ndarray) else images
-    logits = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in batches]
+    with giving_logits(model):
+        logits = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in batches]
     return margins_of(np.concatenate(logits), output)
 
 
@@ -440,7 +456,6 @@ def compile_detector(path, stem):
         InputError: TensorFlow is missing, or the compiled form's logits differ from Keras's by more than 1e-3.
     """
     model, facts = load(path)
-    model = to_logits(model)
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     unfinished = stem.with_name(f"{stem.name}.{os.getpid()}{UNFINISHED}")
@@ -468,7 +483,7 @@ def _to_flatbuffer(model):
             "compiling a detector needs TensorFlow, which is not installed; "
             "run: pip install -r requirements.txt"
         ) from None
-    with _quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
+    with giving_logits(model), _quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
         return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 

@@ -144,27 +144,6 @@ def read_fitted(source, size):
     return fit(read_image(source), size)
 
 
-def image_sizes(paths):
-    """Return (n, 2) int, the (width, height) in pixels of all of the images whose header can be read, on all cores.
-
-    Raises:
-        InputError: none of them is an image.
-    """
-    from detector.data_tree import parallel
-
-    sizes = [size for size in parallel(_size_or_none, paths) if size]
-    if not sizes:
-        raise InputError(f"{paths[0]}: expected images, found none that can be opened; run data_audit.py")
-    return np.array(sizes)
-
-
-def _size_or_none(path):
-    try:
-        return image_size(path)
-    except (InputError, OSError):
-        return None  # counted and reported where the image is read
-
-
 def choose_size(sizes):
     """Return 32 where the median shorter side of (n, 2) image sizes is at most 64 px, else 224."""
     return 32 if np.median(sizes.min(axis=1)) <= SMALL else 224

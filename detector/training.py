@@ -2,81 +2,77 @@
 import json
 import os
 import re
+import time
 
 import keras
 import numpy as np
 
-from detector import damage, pixels
-from detector.console import InputError
+from detector.console import InputError, progress
 from detector.data_tree import UNFINISHED
+from detector.feed import targets_of
+
+WORKERS = 2  # threads that read and augment; decoding and OpenCV do not hold the interpreter's lock
 
 
 class ImageFeed(keras.utils.PyDataset):
-    """Batches of one split for `fit`: images decoded and fitted as everywhere else, weighted by class.
+    """Batches of one split for `fit`, weighted by class.
 
-    A batch is ((b, s, s, 3) float32 in 0..255, targets, (b,) float32 weights); the targets are (b, 2) one-hot in the order
-    Fake, Real for a softmax and (b, 1), 1 for Real, for 'sigmoid_real'. Order and augmentation follow from seed and epoch
-    alone. An image that cannot be read is left out of its batch and named in `unreadable`.
+    A batch is ((b, s, s, 3) float32 in 0..255, targets as `feed.targets_of` gives them, (b,) float32 weights). Order and
+    augmentation follow from seed, epoch and the batch's number alone. An image that cannot be read is left out of its batch.
 
     Args:
-        paths: list of image files.
-        labels: list of 0 (Fake) and 1 (Real).
-        size: side of the network's input, in pixels.
-        shuffle: new order and new augmentation every epoch; off for validation.
-        flip: mirror half of the images left to right.
-        damage_probability: chance of each of blur, scaling, noise and JPEG (detector.damage.random_damage).
+        images: detector.feed.Decoded.
+        output: 'softmax' or 'sigmoid_real'.
+        shuffle: a new order every epoch; off for validation.
+        augmentation: detector.feed.Augmentation, or None.
     """
 
-    def __init__(self, paths, labels, size, output, batch_size, seed=0, shuffle=False, flip=False, damage_probability=0.0):
-        super().__init__(workers=2, use_multiprocessing=False, max_queue_size=8)
-        self.paths, self.labels = paths, np.asarray(labels)
-        self.size, self.output, self.batch_size, self.seed = size, output, batch_size, seed
-        self.shuffle, self.flip, self.damage_probability = shuffle, flip, damage_probability
+    def __init__(self, images, output, batch_size, seed=0, shuffle=False, augmentation=None):
+        super().__init__(workers=WORKERS, use_multiprocessing=False, max_queue_size=16)
+        self.images, self.labels = images, np.asarray(images.split.labels)
+        self.output, self.batch_size, self.seed = output, batch_size, seed
+        self.shuffle, self.augmentation = shuffle, augmentation
         counts = np.bincount(self.labels, minlength=2)
         self.class_weights = (counts.sum() / (2 * counts)).astype(np.float32)
-        self.unreadable = {}
         self.start_epoch(0)
 
-    def __len__(self):
-        """Return the number of batches."""
-        return -(-len(self.paths) // self.batch_size)
+    @property
+    def steps(self):
+        """The number of batches of a whole epoch."""
+        return -(-len(self.labels) // self.batch_size)
 
-    def start_epoch(self, epoch):
-        """Set the order of the images for an epoch, counted from 0. `fit` calls on_epoch_end once too often to count by it."""
-        self.epoch = epoch
+    def __len__(self):
+        """Return the number of batches of this epoch that are still to come."""
+        return self.steps - self.first
+
+    def start_epoch(self, epoch, first=0):
+        """Set the order of the images for an epoch, counted from 0, of which `first` batches are done already.
+
+        (`fit` calls on_epoch_end once too often to count by it.)
+        """
+        self.epoch, self.first = epoch, first
         rng = np.random.default_rng([self.seed, epoch])
-        self.order = rng.permutation(len(self.paths)) if self.shuffle else np.arange(len(self.paths))
+        self.order = rng.permutation(len(self.labels)) if self.shuffle else np.arange(len(self.labels))
 
     def __getitem__(self, index):
-        """Return batch `index` of this epoch."""
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        start = index * self.batch_size
-        images, labels = self._read(self.order[start : start + self.batch_size], rng)
+        """Return batch `index` of what is to come of this epoch."""
+        start = (self.first + index) * self.batch_size
+        images, there = self.images.read(self.order[start : start + self.batch_size])
         if not images:  # `fit` cannot do without a batch: the next image that can be read makes one
-            images, labels = self._read(np.roll(self.order, -start), rng, at_most=1)
-        if not images:
-            raise InputError(f"{next(iter(self.unreadable.values()))}; no image of the split can be read: run data_audit.py")
-        images, labels = np.stack(images), np.array(labels)
-        targets = np.eye(2, dtype=np.float32)[labels] if self.output == "softmax" else labels[:, None].astype(np.float32)
-        return images.astype(np.float32), targets, self.class_weights[labels]
+            images, there = self._next_readable(start)
+        if self.augmentation:
+            rng = np.random.default_rng([self.seed, self.epoch, self.first + index])
+            images = [self.augmentation(image, rng) for image in images]
+        labels = self.labels[there]
+        return np.stack(images).astype(np.float32), targets_of(labels, self.output), self.class_weights[labels]
 
-    def _read(self, chosen, rng, at_most=None):
-        images, labels = [], []
-        for i in chosen:
-            try:
-                images.append(self.augmented(pixels.read_fitted(self.paths[i], self.size), rng))
-                labels.append(self.labels[i])
-            except (InputError, OSError) as error:
-                self.unreadable[self.paths[i]] = str(error)
-            if len(images) == at_most:
-                break
-        return images, labels
-
-    def augmented(self, image, rng):
-        """Return a (s, s, 3) uint8 image flipped and damaged at random, where the feed is asked to."""
-        if self.flip and rng.random() < 0.5:
-            image = image[:, ::-1]
-        return damage.random_damage(image, rng, self.damage_probability) if self.damage_probability else image
+    def _next_readable(self, start):
+        for i in np.roll(self.order, -start):
+            images, there = self.images.read([i])
+            if images:
+                return images, there
+        why = next(iter(self.images.unreadable.values()))
+        raise InputError(f"{why}; no image of the split can be read: run data_audit.py")
 
 
 def fake_metrics(output):
@@ -107,9 +103,11 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
     """Stop when the validation loss exceeds the training loss; keep the weights of the lowest validation loss.
 
     Args:
+        folder: pathlib.Path that the best weights are written to, so that they outlive the process.
         patience: stop only after this many such epochs in a row; 1 is the rule to the letter.
         after_epoch: look only at epochs after this one, counted from 1.
-        folder: pathlib.Path that the best weights are written to, so that they outlive the process.
+        rule: what counts as such an epoch, one of RULES: 'exceeds', as above; 'plateau', the validation loss is not lower than
+            ever before (early stopping as usual); 'never'.
 
     Attributes:
         best_weights: path of the best weights; before the first epoch those the run began with belong there.
@@ -117,9 +115,11 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         stopped_epoch: epoch after which training was stopped, counted from 1; 0 where it was not.
     """
 
-    def __init__(self, folder, patience=1, after_epoch=0):
+    RULES = ("exceeds", "plateau", "never")
+
+    def __init__(self, folder, patience=1, after_epoch=0, rule="exceeds"):
         super().__init__()
-        self.folder, self.patience, self.after_epoch = folder, patience, after_epoch
+        self.folder, self.patience, self.after_epoch, self.rule = folder, patience, after_epoch, rule
         self.resume({})
 
     @property
@@ -132,11 +132,19 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         self.best_loss = state.get("best_loss", float("inf"))
         self.best_epoch = state.get("best_epoch", 0)
         self.stopped_epoch = state.get("stopped_epoch", 0)
-        self.exceeded = state.get("exceeded", 0)
+        self.bad_epochs = state.get("bad_epochs", 0)
 
     def state(self):
         """Return what `resume` needs, as a dict for JSON."""
-        return {name: getattr(self, name) for name in ("best_loss", "best_epoch", "stopped_epoch", "exceeded")}
+        return {name: getattr(self, name) for name in ("best_loss", "best_epoch", "stopped_epoch", "bad_epochs")}
+
+    def on_train_batch_end(self, batch, logs=None):
+        """End the run where the loss is no number: what comes after it is none either."""
+        if not np.isfinite(float((logs or {}).get("loss", 0))):
+            raise InputError(
+                f"step {batch + 1} of this epoch: expected a finite loss, found {float(logs['loss'])}; "
+                "start again with a lower --learning-rate and --overwrite"
+            )
 
     def on_epoch_end(self, epoch, logs=None):
         """Compare the two losses of an epoch."""
@@ -146,34 +154,43 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
                 f"epoch {epoch + 1}: expected finite losses, found {loss} (train) and {val_loss} (validation); "
                 "start again with a lower --learning-rate and --overwrite"
             )
+        bad = val_loss > loss if self.rule == "exceeds" else val_loss >= self.best_loss
         if val_loss < self.best_loss:
             self.best_loss, self.best_epoch = val_loss, epoch + 1
             save_weights(self.model, self.best_weights)
-        self.exceeded = self.exceeded + 1 if val_loss > loss else 0
-        if self.exceeded >= self.patience and epoch + 1 > self.after_epoch:
+        self.bad_epochs = self.bad_epochs + 1 if bad and self.rule != "never" else 0
+        if self.bad_epochs >= self.patience and epoch + 1 > self.after_epoch:
             self.stopped_epoch = epoch + 1
             self.model.stop_training = True
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """After every epoch, write what a killed run needs to go on: weights, optimizer, history, the rule's state.
+    """After every epoch, and within long ones, write what a killed run needs to go on.
+
+    That is: weights, optimizer, the states of noise and dropout, sums of the metrics, history, the rule's state.
 
     Args:
-        folder: pathlib.Path; holds last.weights.h5 and state.json, the JSON written last.
+        folder: pathlib.Path; holds last-*.weights.h5 and state.json, the JSON written last.
         rule: the StopTrainingOnValidationLoss of the run, called before this one.
         facts: dict that must be the same for a run to be taken up (arguments, data).
+        seconds: between two checkpoints within an epoch.
+
+    Attributes:
+        history: list of dicts, one for each whole epoch.
+        first_step: number of steps that are done of the epoch after them.
     """
 
-    def __init__(self, folder, rule, facts):
+    def __init__(self, folder, rule, facts, seconds=600):
         super().__init__()
-        self.folder, self.rule, self.facts = folder, rule, facts
-        self.history = []
+        self.folder, self.rule, self.facts, self.seconds = folder, rule, facts, seconds
+        self.history, self.first_step, self.saved = [], 0, None
 
-    def load(self, overwrite=False):
-        """Take up an interrupted run.
+    def find(self, overwrite=False):
+        """Look for an interrupted run, and take up its history and the rule's state.
 
         Returns:
-            The number of epochs done; 0 where there is nothing to take up, or another run's that may be overwritten.
+            The epoch, counted from 0, that its weights were saved in or at the end of; None where there is nothing to take
+            up, or another run's that may be overwritten.
 
         Raises:
             InputError: the folder holds the checkpoint of another run, with other arguments or other data.
@@ -183,48 +200,114 @@ class Checkpoint(keras.callbacks.Callback):
             state = json.loads(file.read_text("utf-8"))
             before = state["facts"]
         except FileNotFoundError:
-            return 0
+            return None
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{file}: expected a checkpoint of this script, found another file; give another --log-dir") from None
         if before != self.facts:
             if overwrite:
-                return 0
+                return None
             changed = [name for name, value in self.facts.items() if before.get(name) != value]
             raise InputError(
                 f"{self.folder}: expected the checkpoint of this run, found one that differs in {', '.join(changed)}; "
                 "run its command again, give another --log-dir, or start anew with --overwrite"
             )
+        self.saved = state
+        self.rule.resume(state["rule"])
+        self.history, self.first_step = state["history"], state["step"]
+        return len(self.history) - (self.first_step == 0)
+
+    def load(self):
+        """Give the compiled model the weights, the optimizer and the random states of the run that `find` found."""
         self.model.optimizer.build(self.model.trainable_variables)  # else its state is passed over without a word
         try:
-            self.model.load_weights(self.folder / state["weights"])
+            self.model.load_weights(self.folder / self.saved["weights"])
         except (OSError, ValueError):
             raise InputError(
-                f"{self.folder / state['weights']}: expected the weights of the checkpoint, found none; start anew with --overwrite"
+                f"{self.folder / self.saved['weights']}: expected the weights of the checkpoint, found none; "
+                "start anew with --overwrite"
             ) from None
-        for variable, value in zip(random_states(self.model), state["random_states"], strict=True):
-            variable.assign(value)
-        self.rule.resume(state["rule"])
-        self.history = state["history"]
-        return len(self.history)
+        assign(random_states(self.model), self.saved["random_states"])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Give the metrics the sums of what is done of this epoch; `fit` has just set them to nothing."""
+        self.written = time.monotonic()
+        if self.first_step and epoch == len(self.history) and self.saved:
+            assign(self.model.metrics_variables, self.saved["metrics"])
+            self.saved = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Write a checkpoint within the epoch, where the last one is long ago."""
+        if time.monotonic() - self.written >= self.seconds:
+            self.write(self.first_step + batch + 1, values(self.model.metrics_variables))
 
     def on_epoch_end(self, epoch, logs=None):
         """Write the checkpoint of an epoch."""
         self.history.append({"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}})
-        name = f"last-{epoch + 1}.weights.h5"
+        self.first_step = 0
+        self.write(0, [])
+
+    def write(self, step, metrics):
+        """Write a checkpoint: the weights under a name of their own, then the JSON that names them."""
+        name = f"last-{len(self.history)}-{step}.weights.h5"
         save_weights(self.model, self.folder / name)
-        states = [keras.ops.convert_to_numpy(variable).tolist() for variable in random_states(self.model)]
-        state = {"facts": self.facts, "weights": name, "random_states": states, "rule": self.rule.state(), "history": self.history}
+        state = {"facts": self.facts, "weights": name, "step": step, "rule": self.rule.state(), "history": self.history}
+        state |= {"random_states": values(random_states(self.model)), "metrics": metrics}
         unfinished = self.folder / f"state.json{UNFINISHED}"
         unfinished.write_text(json.dumps(state, indent=1), "utf-8")
         os.replace(unfinished, self.folder / "state.json")
         for old in own_weights(self.folder):
             if old.name not in (name, self.rule.best_weights.name):
                 old.unlink()
+        self.written = time.monotonic()
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar with the time left for every epoch, on stderr where that is a terminal, and one line an epoch on stdout.
+
+    Args:
+        epochs: of the whole run.
+        feed: the ImageFeed of train.
+    """
+
+    def __init__(self, epochs, feed):
+        super().__init__()
+        self.epochs, self.feed = epochs, feed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Open the bar."""
+        self.began = time.monotonic()
+        self.bar = progress(None, total=self.feed.steps, unit="step", desc=f"epoch {epoch + 1} of {self.epochs}")
+        self.bar.update(self.feed.first)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Move the bar on."""
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Close the bar and print the line."""
+        self.bar.close()
+        shown = ("loss", "cross_entropy", "accuracy", "auc")
+        train, validation = (", ".join(f"{name.replace('_', ' ')} {logs[of + name]:.4f}" for name in shown) for of in ("", "val_"))
+        seconds = time.monotonic() - self.began
+        print(f"epoch {epoch + 1} of {self.epochs} ({seconds:.0f} s): train {train}; validation {validation}", flush=True)
+
+
+def values(variables):
+    """Return the values of Keras variables as nested lists."""
+    return [keras.ops.convert_to_numpy(variable).tolist() for variable in variables]
+
+
+def assign(variables, kept):
+    """Give Keras variables what `values` returned."""
+    for variable, value in zip(variables, kept, strict=True):
+        variable.assign(value)
 
 
 def own_weights(folder):
     """Return the weights files, unfinished ones too, that a run writes into its folder: nobody else's are touched."""
-    return [path for path in folder.glob("*.weights.h5") if re.fullmatch(r"(best|last)-\d+(\.part)?\.weights\.h5", path.name)]
+    ours = re.compile(r"(best|last)-\d+(-\d+)?(\.part)?\.weights\.h5")
+    return [path for path in folder.glob("*.weights.h5") if ours.fullmatch(path.name)]
 
 
 def remove_checkpoint(folder):

@@ -135,7 +135,8 @@ def test_random_amounts_fill_their_ranges_evenly():
     only_shift = dict(rotation=0, shear=0, zoom=0, flip=False)
     places = np.array([where(random_affine(image, rng, shift=0.2, **only_shift)) for _ in range(500)]) - 16
     assert np.abs(places.mean(0)).max() < 0.6  # evenly to both sides
-    assert np.abs(places).max() == pytest.approx(0.2 * 33, abs=0.3)
+    assert np.abs(places).max() == round(0.2 * 33)
+    assert (places == places.astype(int)).all()  # whole pixels
     mirrored = sum(where(random_affine(spot(4, 16), rng, 0, 0, 0, 0))[0] > 16 for _ in range(400))
     assert 150 < mirrored < 250
 

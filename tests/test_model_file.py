@@ -68,7 +68,7 @@ def test_score_direction_survives_saving_compiling_and_loading(tmp_path, bias, a
     assert detector.p_fake(images) == pytest.approx([1 / (1 + np.exp(-margin / 2))] * 5, abs=1e-6)
     model, facts = model_file.load(path)
     assert facts == {**FACTS, "output": output}
-    assert model_file.keras_margins(model_file.to_logits(model), images, output) == pytest.approx([margin] * 5, abs=1e-6)
+    assert model_file.keras_margins(model, images, output) == pytest.approx([margin] * 5, abs=1e-6)
 
 
 def test_compiled_and_keras_agree_for_any_batch(trained):
@@ -76,7 +76,7 @@ def test_compiled_and_keras_agree_for_any_batch(trained):
     images = np.random.default_rng(1).integers(0, 256, (70, 32, 32, 3), np.uint8)
     detector = model_file.open_detector(path)
     model, facts = model_file.load(path)
-    by_keras = model_file.keras_margins(model_file.to_logits(model), images, facts["output"])
+    by_keras = model_file.keras_margins(model, images, facts["output"])
     by_litert = detector.margins(images)
     assert np.abs(by_keras - by_litert).max() < 1e-3
     assert np.abs(model_file.p_fake_of(by_keras, 1.0) - model_file.p_fake_of(by_litert, 1.0)).max() < 1e-5
@@ -87,11 +87,11 @@ def test_a_fresh_process_gives_the_same_scores(trained, tmp_path):
     path, _ = trained
     images = np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3), np.uint8)
     model, facts = model_file.load(path)
-    here = model_file.keras_margins(model_file.to_logits(model), images, facts["output"])
+    here = model_file.keras_margins(model, images, facts["output"])
     np.save(tmp_path / "images.npy", images)
     program = (
         "import sys, numpy as np; from detector import model_file as m; model, facts = m.load(sys.argv[1]);"
-        "print(m.keras_margins(m.to_logits(model), np.load(sys.argv[2]), facts['output']).tolist())"
+        "print(m.keras_margins(model, np.load(sys.argv[2]), facts['output']).tolist())"
     )
     command = [sys.executable, "-c", program, str(path), str(tmp_path / "images.npy")]
     there = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, features
 
 from detector.console import InputError
-from detector.pixels import MAX_PIXELS, choose_size, fit, image_size, image_sizes, read_fitted, read_image
+from detector.pixels import MAX_PIXELS, choose_size, fit, image_size, read_fitted, read_image
 
 KINDS = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF"
 LOSSLESS = ["PNG", "TIFF", "BMP"]
@@ -238,18 +238,3 @@ def test_read_fitted_is_both(tmp_path, picture):
 )
 def test_choose_size_by_the_median_shorter_side(sizes, expected):
     assert choose_size(np.array(sizes)) == expected
-
-
-def test_image_sizes_passes_over_what_is_no_image(tmp_path):
-    paths = [tmp_path / f"{i}.png" for i in range(6)]
-    for i, path in enumerate(paths[:5]):
-        Image.new("RGB", (10 + i, 20)).save(path)
-    assert image_sizes(paths).tolist() == [[10 + i, 20] for i in range(5)]
-
-
-def test_image_sizes_of_no_images(tmp_path):
-    path = tmp_path / "a.jpg"
-    path.write_text("none")
-    with pytest.raises(InputError) as error:
-        image_sizes([path])
-    assert str(error.value) == f"{path}: expected images, found none that can be opened; run data_audit.py"

@@ -1,0 +1,224 @@
+"""Images of a data tree as batches for `fit`: looked at once, decoded once, augmented on the fly.
+
+What was found out about the images is kept in the data folder, in `.decoded/`, and used again until a file changes. The folder
+may be deleted at any time, and goes with the data.
+"""
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detector import damage, geometry, pixels
+from detector.console import InputError, describe_os_error
+from detector.data_tree import UNFINISHED, parallel, read_bytes
+
+STORE = ".decoded"  # hidden: no stage takes it for images
+ROOM = 0.5  # of the free disk, at most, for the images of one split
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Split:
+    """The images of one split.
+
+    Attributes:
+        data: folder that the paths are relative to.
+        paths: list of n relative POSIX paths.
+        labels: list of n labels, 0 for Fake and 1 for Real.
+        digests: (n, 32) uint8, the SHA-256 of each file's bytes; zeros where it could not be read.
+        sizes: (n, 2) int32, (width, height) in pixels from the header; zeros where it is no image.
+        state: changes when a file is changed, added, removed or renamed.
+    """
+
+    data: Path
+    paths: list
+    labels: list
+    digests: np.ndarray
+    sizes: np.ndarray
+    state: str
+
+
+def look_at(data, split, paths, labels):
+    """Return the Split of some images of a data tree; files that have not changed since the last time are not read again.
+
+    Raises:
+        InputError: none of them is an image.
+    """
+    data, state = Path(data), _state(data, paths)
+    file = data / STORE / f"{split}.npz"
+    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(file) as kept:
+        if str(kept["state"]) == state:
+            return Split(data, paths, labels, kept["digests"], kept["sizes"], state)
+    found = parallel(functools.partial(_look, os.fspath(data)), paths)
+    digests = np.frombuffer(b"".join(digest for digest, _ in found), np.uint8).reshape(-1, 32)
+    sizes = np.array([size for _, size in found], np.int32).reshape(-1, 2)
+    if not sizes.any():
+        raise InputError(f"{data / paths[0]}: expected images, found none that can be opened; run data_audit.py")
+    with contextlib.suppress(OSError), _beside(file) as unfinished, unfinished.open("wb") as handle:
+        np.savez(handle, state=state, digests=digests, sizes=sizes)
+    return Split(data, paths, labels, digests, sizes, state)
+
+
+def _state(data, paths):
+    digest = hashlib.sha256()
+    for path in paths:
+        found = os.stat(os.path.join(data, path))
+        digest.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"))
+    return digest.hexdigest()
+
+
+def _look(data, path):
+    """Return (SHA-256, (width, height)); zeros for what cannot be had: it is told where the image is decoded."""
+    try:
+        content = read_bytes(os.path.join(data, path))
+        return hashlib.sha256(content).digest(), pixels.image_size(content)
+    except (InputError, OSError):
+        return bytes(32), (0, 0)
+
+
+@contextlib.contextmanager
+def _beside(file):
+    """Give a name to write to, which is then renamed; where that fails nothing of it stays."""
+    file.parent.mkdir(exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        yield unfinished
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class Decoded:
+    """The images of a split, fitted to the network's input, read from the files or, where they are kept, from one file.
+
+    Read at random from a file rather than mapped into memory: what a process holds does not grow with the data set.
+
+    Args:
+        split: Split.
+        size: side of the network's input, in pixels.
+        keep: decode every image now, once, and keep the result in the data folder; where that is not possible (no room, a
+            folder that cannot be written to), images are decoded each time they are needed.
+
+    Attributes:
+        unreadable: {path: why}, of the images that could not be read so far.
+        file: path of the file that the decoded images are kept in, or None.
+    """
+
+    def __init__(self, split, size, keep=True):
+        self.split, self.size, self.shape = split, size, (size, size, 3)
+        self.unreadable, self.file = {}, None
+        if keep:
+            self._keep()
+
+    def _keep(self):
+        names = {path.split("/")[0] for path in self.split.paths}
+        file = self.split.data / STORE / f"{'-'.join(sorted(names))}-{self.size}px.rgb"
+        facts = file.with_suffix(".json")
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            kept = json.loads(facts.read_text("utf-8"))
+            if kept["state"] == self.split.state and file.stat().st_size == self._bytes():
+                self.file, self.unreadable = file, kept["unreadable"]
+                return
+        try:
+            file.parent.mkdir(exist_ok=True)
+            if self._bytes() > ROOM * shutil.disk_usage(file.parent).free:
+                return
+            facts.unlink(missing_ok=True)
+            self._decode_all(file)
+            with _beside(facts) as unfinished:
+                unfinished.write_text(json.dumps({"state": self.split.state, "unreadable": self.unreadable}), "utf-8")
+            self.file = file
+        except OSError:
+            self.unreadable = {}
+
+    def _bytes(self):
+        return len(self.split.paths) * self.size * self.size * 3
+
+    def _decode_all(self, file):
+        with _beside(file) as unfinished:
+            with unfinished.open("wb") as handle:
+                handle.truncate(self._bytes())
+            work = functools.partial(_decode, os.fspath(self.split.data), os.fspath(unfinished), self.size)
+            said = parallel(work, list(enumerate(self.split.paths)))
+        self.unreadable = {path: why for path, why in zip(self.split.paths, said, strict=True) if why}
+
+    def read(self, indices):
+        """Return (list of (size, size, 3) uint8 arrays, their indices), without the images that cannot be read."""
+        if self.file is None:
+            images = [self._read_one(self.split.paths[i]) for i in indices]
+            return [image for image in images if image is not None], [
+                i for i, image in zip(indices, images, strict=True) if image is not None
+            ]
+        there = [i for i in indices if self.split.paths[i] not in self.unreadable]
+        length = self.size * self.size * 3
+        images = []
+        with open(self.file, "rb", buffering=0) as handle:
+            for i in there:
+                handle.seek(int(i) * length)
+                images.append(np.frombuffer(handle.read(length), np.uint8).reshape(self.shape))
+        return images, there
+
+    def _read_one(self, path):
+        try:
+            return pixels.read_fitted(os.path.join(self.split.data, path), self.size)
+        except InputError as error:
+            self.unreadable[path] = str(error)
+        except OSError as error:
+            self.unreadable[path] = describe_os_error(error)
+        return None
+
+
+def _decode(data, file, size, numbered):
+    """Write one decoded image to its place in a file; return None, or why it could not be read."""
+    index, path = numbered
+    try:
+        image = pixels.read_fitted(os.path.join(data, path), size)
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return describe_os_error(error)
+    with open(file, "r+b", buffering=0) as handle:
+        handle.seek(index * size * size * 3)
+        handle.write(image.tobytes())
+    return None
+
+
+# --- augmentation --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done at random to a train image, the same for both classes: moved, then damaged.
+
+    Attributes:
+        flip: mirror half of the images left to right.
+        moves: arguments of detector.geometry.random_affine besides `flip`; empty for none.
+        damages: arguments of detector.damage.random_damage; empty for none.
+    """
+
+    flip: bool = False
+    moves: dict | None = None
+    damages: dict | None = None
+
+    def __call__(self, image, rng):
+        """Return a (s, s, 3) uint8 image; the same state of the numpy.random.Generator gives the same one."""
+        if self.moves:
+            image = geometry.random_affine(image, rng, flip=self.flip, **self.moves)
+        elif self.flip and rng.random() < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+        return damage.random_damage(image, rng, **self.damages) if self.damages else image
+
+
+def targets_of(labels, output):
+    """Return the targets of labels, float32: (n, 2) one-hot in the order Fake, Real for 'softmax', else (n, 1), 1 for Real."""
+    labels = np.asarray(labels)
+    return np.eye(2, dtype=np.float32)[labels] if output == "softmax" else labels[:, None].astype(np.float32)

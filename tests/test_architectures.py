@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from detector import architectures, model_file
+from detector.architectures import ARCHITECTURES
+from detector.console import InputError
+
+
+def test_resnets_normalisation_is_bit_identical_to_that_of_its_weights():
+    keras = model_file.import_keras()
+    from detector.architectures import _caffe_normalisation
+
+    image = keras.Input((4, 4, 3))
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.float32)
+    ours = keras.Model(image, _caffe_normalisation(image)).predict(images, verbose=0)
+    assert (ours == keras.applications.resnet.preprocess_input(images.copy())).all()
+
+
+@pytest.mark.parametrize("name, output", [("resnet50v2", (None, 1)), ("mobilenetv2", (None, 2))])
+def test_the_other_architectures(name, output):
+    model_file.import_keras()
+    assert ARCHITECTURES[name].build(32, "none", 1e-3).output_shape == output
+
+
+def test_weights_from_a_file_are_really_loaded(tmp_path):
+    keras = model_file.import_keras()
+    backbone = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    backbone.save_weights(tmp_path / "b.weights.h5")
+    model = ARCHITECTURES["mobilenetv2"].build(32, str(tmp_path / "b.weights.h5"), 1e-3)
+    inside = next(layer for layer in model.layers if layer.name.startswith("mobilenetv2"))
+    assert all((a == b).all() for a, b in zip(inside.get_weights(), backbone.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["ResNet50V2", "ResNet50"])
+def test_the_small_stem_keeps_the_size_of_a_small_image(name):
+    keras = model_file.import_keras()
+    application = getattr(keras.applications, name)
+    network = architectures.backbone(application, 32, "none", "small")
+    first = network.get_layer("conv1_conv")
+    assert (first.kernel_size, first.strides) == ((3, 3), (1, 1))
+    assert network.get_layer("pool1_pool").output.shape == (None, 32, 32, 64)
+    assert network.output.shape == (None, 4, 4, 2048)
+    assert architectures.backbone(application, 32, "none").output.shape == (None, 1, 1, 2048)
+
+
+def test_the_small_stem_keeps_the_weights_of_a_pretrained_network(tmp_path):
+    keras = model_file.import_keras()
+    standard = architectures.backbone(keras.applications.ResNet50V2, 32, "none")
+    standard.save_weights(tmp_path / "r.weights.h5")
+    small = architectures.backbone(keras.applications.ResNet50V2, 32, str(tmp_path / "r.weights.h5"), "small")
+    assert small.get_layer("conv1_conv").kernel_size == (7, 7) and small.output.shape == (None, 4, 4, 2048)
+    assert all((a == b).all() for a, b in zip(small.get_weights(), standard.get_weights(), strict=True))
+    images = np.random.default_rng(0).normal(0, 1, (1, 32, 32, 3)).astype(np.float32)
+    first = keras.Model(small.input, small.get_layer("conv1_conv").output).predict(images, verbose=0)
+    strided = keras.Model(standard.input, standard.get_layer("conv1_conv").output).predict(images, verbose=0)
+    assert np.abs(first[:, ::2, ::2] - strided).max() < 1e-4  # the same features, twice as dense
+
+
+def test_weights_that_do_not_fit_are_one_line(tmp_path):
+    keras = model_file.import_keras()
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(InputError, match=r"--weights .*other\.weights\.h5: expected weights of .*, found others \("):
+        ARCHITECTURES["compact"].build(32, str(tmp_path / "other.weights.h5"), 1e-3)

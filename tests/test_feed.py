@@ -1,0 +1,127 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector import pixels
+from detector.console import InputError
+from detector.data_tree import digest_of, read_tree
+from detector.feed import Augmentation, Decoded, look_at, targets_of
+from tests.conftest import draw
+
+
+@pytest.fixture
+def data(make_tree, tmp_path):
+    return make_tree(tmp_path / "data", {"train/Fake": 4, "train/Real": 3}, size=(40, 30))
+
+
+def split_of(data):
+    return look_at(data, "train", *read_tree(data, ("train",))["train"])
+
+
+def test_look_at_gives_digests_and_sizes(data):
+    (data / "train/Real/no.jpg").write_text("no image")
+    found = split_of(data)
+    assert found.labels == [0] * 4 + [1] * 4
+    assert [digest.tobytes().hex() for digest in found.digests[:7]] == [digest_of(data / path) for path in found.paths[:7]]
+    assert found.sizes.tolist() == [[40, 30]] * 7 + [[0, 0]]
+    assert not found.digests[7].any()
+
+
+def test_a_second_look_reads_no_image_until_one_changes(data, monkeypatch):
+    first = split_of(data)
+    opened = []
+    monkeypatch.setattr("detector.feed.read_bytes", lambda path: opened.append(path) or Path(path).read_bytes())
+    again = split_of(data)
+    assert not opened and (again.digests == first.digests).all() and (again.sizes == first.sizes).all()
+    draw("other", (40, 30)).save(data / "train/Fake/0.jpg")
+    changed = split_of(data)
+    assert len(opened) == 7 and (changed.digests[1:] == first.digests[1:]).all() and (changed.digests[0] != first.digests[0]).any()
+
+
+def test_images_none_of_which_can_be_opened(tmp_path):
+    (tmp_path / "a.jpg").write_text("none")
+    with pytest.raises(InputError) as error:
+        look_at(tmp_path, "train", ["a.jpg"], [0])
+    assert str(error.value) == f"{tmp_path / 'a.jpg'}: expected images, found none that can be opened; run data_audit.py"
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_images_are_decoded_and_fitted_as_everywhere(data, keep):
+    (data / "train/Real/no.jpg").write_text("no image")
+    split = split_of(data)
+    images, there = Decoded(split, 32, keep).read([7, 2, 5])
+    assert there == [2, 5]
+    assert all((image == pixels.read_fitted(data / split.paths[i], 32)).all() for i, image in zip(there, images, strict=True))
+
+
+def test_what_cannot_be_read_is_told_with_and_without_what_is_kept(data):
+    (data / "train/Real/no.jpg").write_text("no image")
+    split = split_of(data)
+    plain = Decoded(split, 32, keep=False)
+    plain.read(range(8))
+    kept = [Decoded(split, 32).unreadable for _ in range(2)]
+    assert kept == [plain.unreadable] * 2 and list(plain.unreadable) == ["train/Real/no.jpg"]
+
+
+def test_what_is_kept_is_used_again_and_made_anew_when_an_image_changes(data, monkeypatch):
+    Decoded(split_of(data), 32)
+    decoded = []
+    whole = pixels.read_fitted
+    monkeypatch.setattr(pixels, "read_fitted", lambda *given: decoded.append(given) or whole(*given))
+    Decoded(split_of(data), 32)
+    assert not decoded
+    draw("other", (40, 30)).save(data / "train/Fake/0.jpg")
+    images, _ = Decoded(split_of(data), 32).read([0])
+    assert len(decoded) == 7
+    assert (images[0] == whole(data / "train/Fake/0.jpg", 32)).all()
+
+
+def test_what_was_cut_short_is_made_anew(data):
+    kept = Decoded(split_of(data), 32)
+    whole = kept.file.read_bytes()
+    for spoil in (lambda: kept.file.write_bytes(whole[:-1]), lambda: kept.file.with_suffix(".json").write_text("{")):
+        spoil()
+        assert Decoded(split_of(data), 32).file.read_bytes() == whole
+    (data / ".decoded" / "train.npz").write_text("spoilt")
+    assert split_of(data).sizes.tolist() == [[40, 30]] * 7
+
+
+def test_no_room_and_no_permission_mean_decoding_each_time(data, monkeypatch):
+    split = split_of(data)
+    monkeypatch.setattr("detector.feed.shutil.disk_usage", lambda _: type("usage", (), {"free": 1000}))
+    assert Decoded(split, 32).file is None
+    monkeypatch.undo()
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("detector.feed.os.replace", refused)
+    images = Decoded(split, 32)
+    assert images.file is None and len(images.read(range(7))[0]) == 7
+    assert not [name for name in os.listdir(data / ".decoded") if name.endswith((".part", ".rgb"))]
+
+
+def test_the_data_tree_stays_the_same_for_the_other_stages(data):
+    before = read_tree(data, ("train",))
+    kept = Decoded(split_of(data), 32)
+    assert json.loads(kept.file.with_suffix(".json").read_text())["unreadable"] == {}
+    assert read_tree(data, ("train",)) == before
+
+
+def test_augmentation_moves_flips_and_damages_by_its_generator():
+    image = np.asarray(draw("a"))
+    assert (Augmentation()(image, np.random.default_rng(0)) == image).all()
+    flips = [Augmentation(flip=True)(image, np.random.default_rng(seed)) for seed in range(40)]
+    mirrored = sum((one == image[:, ::-1]).all() for one in flips)
+    assert 10 < mirrored < 30 and all((one == image).all() or (one == image[:, ::-1]).all() for one in flips)
+    both = Augmentation(moves={"rotation": 0.0, "shift": 0.1, "shear": 0.0, "zoom": 0.0}, damages={"probability": 1.0})
+    one, again, other = (both(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (one == again).all() and (one != other).any() and one.dtype == np.uint8 and one.shape == image.shape
+
+
+def test_targets_by_hand():
+    assert targets_of([0, 1], "softmax").tolist() == [[1, 0], [0, 1]]
+    assert targets_of([0, 1], "sigmoid_real").tolist() == [[0], [1]]

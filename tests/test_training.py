@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+
+from detector.console import InputError
+from detector.feed import Decoded, Split, look_at
+from tests.conftest import draw
+
+
+def decoded(data, paths, labels, keep=False):
+    return Decoded(look_at(data, "train", paths, labels), 32, keep)
+
+
+def test_labels_order_and_targets_by_hand(small_data):
+    from detector.training import ImageFeed
+
+    images = decoded(small_data, ["train/Fake/0.png", "train/Real/0.png", "train/Real/1.png"], [0, 1, 1])
+    batch, targets, weights = ImageFeed(images, "softmax", 3)[0]
+    assert batch.shape == (3, 32, 32, 3) and batch.dtype == np.float32 and batch.max() > 100
+    assert targets.tolist() == [[1, 0], [0, 1], [0, 1]]
+    assert weights.tolist() == [1.5, 0.75, 0.75]  # both classes weigh the same in all
+    _, targets, _ = ImageFeed(images, "sigmoid_real", 3)[0]
+    assert targets.tolist() == [[0], [1], [1]]
+
+
+def test_a_batch_of_nothing_but_an_unreadable_image_takes_another(tmp_path):
+    from detector.training import ImageFeed
+
+    draw(1).save(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_text("no image")
+    for keep in (False, True):
+        feed = ImageFeed(decoded(tmp_path, ["good.png", "broken.png"], [0, 1], keep), "softmax", 1)
+        assert feed[1][1].tolist() == [[1, 0]]
+        assert list(feed.images.unreadable) == ["broken.png"]
+    none = ImageFeed(Decoded(Split(tmp_path, ["broken.png"] * 2, [0, 1], None, None, ""), 32, keep=False), "softmax", 1)
+    with pytest.raises(InputError, match=r"no image of the split can be read: run data_audit\.py$"):
+        none[0]
+
+
+def feed_of(small_data, **options):
+    from detector.training import ImageFeed
+
+    paths = [f"train/{name}/{i}.png" for name in ("Fake", "Real") for i in range(10)]
+    return ImageFeed(decoded(small_data, paths, [0] * 10 + [1] * 10), "softmax", 6, **options)
+
+
+def test_an_epoch_holds_every_image_once_in_an_order_of_its_own(small_data):
+    feed, plain = feed_of(small_data, shuffle=True), feed_of(small_data)
+    assert feed.steps == len(feed) == 4
+
+    def sums(feed):
+        return [float(image.sum()) for index in range(len(feed)) for image in feed[index][0]]
+
+    first = sums(feed)
+    feed.start_epoch(1)
+    assert sums(feed) != first and sorted(sums(feed)) == sorted(first) == sorted(sums(plain))
+    feed.start_epoch(0)
+    assert sums(feed) == first
+
+
+def test_an_epoch_taken_up_goes_on_with_the_same_batches(small_data):
+    from detector.feed import Augmentation
+
+    feed = feed_of(small_data, shuffle=True, augmentation=Augmentation(flip=True, damages={"probability": 0.5}))
+    feed.start_epoch(3)
+    whole = [feed[index][0] for index in range(4)]
+    feed.start_epoch(3, first=2)
+    assert len(feed) == 2 and feed.steps == 4
+    assert all((feed[index][0] == whole[2 + index]).all() for index in range(2))
+
+
+@pytest.mark.parametrize("output, columns", [("softmax", lambda p: [p, 1 - p]), ("sigmoid_real", lambda p: [1 - p])])
+def test_metrics_are_of_fake(output, columns):
+    from detector.training import fake_metrics
+
+    p_fake, is_fake = [0.9, 0.6, 0.2, 0.7], [True, True, True, False]
+    given = np.array([columns(p) for p in p_fake], np.float32)
+    truth = np.array([columns(float(fake)) for fake in is_fake], np.float32)
+    found = {}
+    for metric in fake_metrics(output):
+        metric.update_state(truth, given)
+        found[metric.name] = float(metric.result())
+    assert found["accuracy"] == 0.5
+    assert found["precision"] == pytest.approx(2 / 3)
+    assert found["recall"] == pytest.approx(2 / 3)
+    assert found["auc"] == pytest.approx(1 / 3, abs=0.01)
+    assert found["cross_entropy"] == pytest.approx(-np.log([0.9, 0.6, 0.2, 0.3]).mean(), rel=1e-5)
+
+
+class Model:
+    """What the callbacks touch of a model."""
+
+    def __init__(self):
+        self.stop_training, self.saved = False, []
+
+    def save_weights(self, path, overwrite):
+        self.saved.append(self.epoch)
+        path.write_text(f"weights of {self.epoch}")
+
+
+def follow(rule, losses):
+    model = Model()
+    rule.set_model(model)
+    for epoch, (loss, val_loss) in enumerate(losses):
+        model.epoch = epoch + 1
+        rule.on_epoch_end(epoch, {"loss": loss, "val_loss": val_loss})
+        if model.stop_training:
+            break
+    return rule.stopped_epoch, rule.best_epoch, model.saved
+
+
+@pytest.mark.parametrize("options, losses, stopped, best, saved", [
+    ({}, [(0.9, 0.8), (0.7, 0.6), (0.5, 0.55), (0.4, 0.3)], 3, 3, [1, 2, 3]),
+    ({}, [(0.9, 0.8), (0.7, 0.7)], 0, 2, [1, 2]),
+    ({}, [(0.9, 0.8), (0.7, 0.85)], 2, 1, [1]),
+    ({"patience": 2}, [(0.9, 1.0), (0.7, 0.6), (0.5, 0.7), (0.4, 0.8)], 4, 2, [1, 2]),
+    ({"after_epoch": 2}, [(0.9, 1.0), (0.7, 0.9), (0.5, 0.8), (0.4, 0.3)], 3, 3, [1, 2, 3]),
+    ({"rule": "plateau"}, [(0.9, 1.0), (0.7, 0.9), (0.5, 0.9), (0.4, 0.3)], 3, 2, [1, 2]),
+    ({"rule": "plateau", "patience": 2}, [(0.9, 1.0), (0.7, 1.1), (0.5, 0.9), (0.4, 1), (0.3, 1)], 5, 3, [1, 3]),
+    ({"rule": "never"}, [(0.9, 1.0), (0.7, 1.1), (0.5, 1.2)], 0, 1, [1]),
+])  # fmt: skip
+def test_the_stopping_rule_by_hand(tmp_path, options, losses, stopped, best, saved):
+    from detector.training import StopTrainingOnValidationLoss
+
+    rule = StopTrainingOnValidationLoss(tmp_path, **options)
+    assert follow(rule, losses) == (stopped, best, saved)
+    assert rule.best_weights.read_text() == f"weights of {best}"
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    from detector.training import StopTrainingOnValidationLoss
+
+    rule = StopTrainingOnValidationLoss(tmp_path)
+    with pytest.raises(InputError, match="epoch 1: expected finite losses, found nan"):
+        follow(rule, [(float("nan"), 0.5)])
+
+
+def test_a_step_whose_loss_is_no_number_ends_the_run_at_once(tmp_path):
+    from detector.training import StopTrainingOnValidationLoss
+
+    rule = StopTrainingOnValidationLoss(tmp_path)
+    rule.on_train_batch_end(0, {"loss": 0.7})
+    with pytest.raises(InputError, match="step 3 of this epoch: expected a finite loss, found inf"):
+        rule.on_train_batch_end(2, {"loss": np.inf})
