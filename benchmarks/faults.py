@@ -46,7 +46,7 @@ CASES = [
     Case("zip", ("set",), "data_zipper.py {0}/set {0}/packed.zip --overwrite"),
     *(Case(f"split, {t}", ("set", "data"), f"data_split.py {{0}}/set --data {{0}}/data --transfer {t}") for t in TRANSFERS),
     *(Case(f"merge, {t}", ("tree", "more"), f"{MERGE} --transfer {t}") for t in TRANSFERS),
-    Case("augmentation", ("tree",), "data_augmentation.py --data {0}/tree --images 100"),
+    Case("augmentation", ("tree",), "data_augmentation.py --data {0}/tree --images 60"),
     Case("delete", ("tree", "more"), "data_deleter.py {0}/tree --yes", deletes="tree"),
     Case("delete, augmented", ("augmented",), "data_deleter.py {0}/augmented --augmented --yes"),
 ]
@@ -85,7 +85,7 @@ def make_stock(source, stock, images):
     for part, tree in (("set", "tree"), ("other", "more"), ("set", "augmented")):
         finish("data_split.py {0} --data {1}", stock / part, stock / tree)
     if (ROOT / "data_augmentation.py").exists():
-        finish("data_augmentation.py --data {0} --images 100", stock / "augmented")
+        finish("data_augmentation.py --data {0} --images 60", stock / "augmented")
 
 
 def fresh(stock, here, case):

@@ -452,13 +452,13 @@ def _apart(folders, links):
     """Return [(folder, path in it, path that it gets)] of the files of one class, all different on every system."""
     found = [(folder, path) for folder in folders for path in scan(folder, links)]
     names = [path for _, path in found]
-    if len(folders) > 1 and _clash(names):
-        names = [f"{os.path.basename(folder)}/{path}" for folder, path in found]
-    return [(folder, path, name) for (folder, path), name in zip(found, _distinct(names), strict=True)]
+    if _clash(names):
+        names = _distinct([f"{os.path.basename(folder)}/{path}" for folder, path in found] if len(folders) > 1 else names)
+    return [(folder, path, name) for (folder, path), name in zip(found, names, strict=True)]
 
 
 def _clash(paths):
-    files, folders = {without_case(path) for path in paths}, _all_above(paths)
+    files, folders = set(map(without_case, paths)), _all_above(paths)
     return len(files) < len(paths) or not files.isdisjoint(folders)
 
 
@@ -616,9 +616,11 @@ def _copy(source, destination, transfer):
         os.makedirs(here, exist_ok=True)
         shutil.copyfile(source, unfinished)
         shutil.copystat(source, unfinished)
-        if transfer == "move":  # the source will be removed: the copy must outlive a power cut
-            _sync(unfinished)
+        if transfer == "move":  # the source will be removed: the copy must outlive a power cut, its name too
+            _sync(unfinished, os.O_RDWR)
         os.rename(unfinished, destination)
+        if transfer == "move" and os.name != "nt":  # where a folder cannot be opened
+            _sync(here, os.O_RDONLY)
     except BaseException as error:
         if os.path.lexists(unfinished):
             os.unlink(unfinished)
@@ -627,8 +629,8 @@ def _copy(source, destination, transfer):
         raise
 
 
-def _sync(path):
-    handle = os.open(path, os.O_RDWR)
+def _sync(path, flags):
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:

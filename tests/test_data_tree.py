@@ -316,6 +316,19 @@ def test_copies_in_place_of_hard_links_are_told_once(make_files, tmp_path, monke
     assert capsys.readouterr().err == (told if transfer == "hardlink" else "")  # a move to another disk is a copy anyway
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a folder cannot be opened there")
+def test_a_move_to_another_disk_outlives_a_power_cut(two, monkeypatch):
+    """What has not been synced is gone after one: neither the content nor its name may be when the source is removed."""
+    source, destination = two
+    done = []
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "Invalid cross-device link")))
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(("sync", os.fstat(handle).st_ino)))
+    monkeypatch.setattr(os, "unlink", lambda path: done.append(("unlink", path)))
+    data_tree.place(source, destination, "move")
+    synced = [("sync", path.stat().st_ino) for path in (destination, destination.parent)]
+    assert done == [*synced, ("unlink", source)]
+
+
 def test_a_move_never_removes_the_only_copy(two):
     source, _ = two
     assert data_tree.place(source, source, "move") is False
