@@ -619,8 +619,9 @@ def _copy(source, destination, transfer):
         if transfer == "move":  # the source will be removed: the copy must outlive a power cut, its name too
             _sync(unfinished, os.O_RDWR)
         os.rename(unfinished, destination)
-        if transfer == "move" and os.name != "nt":  # where a folder cannot be opened
-            _sync(here, os.O_RDONLY)
+        if transfer == "move":
+            with contextlib.suppress(OSError):  # Windows opens no folders, some network file systems sync none
+                _sync(here, os.O_RDONLY)
     except BaseException as error:
         if os.path.lexists(unfinished):
             os.unlink(unfinished)
