@@ -10,12 +10,13 @@ import argparse
 import csv
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from detector import data_tree
 from detector.architectures import ARCHITECTURES
-from detector.console import HelpFormatter, InputError, plural, stage
+from detector.console import HelpFormatter, InputError, plural, require_packages, stage
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def train(model, feed, validation, callbacks, first_epoch, end, first_step=0):
     """
     import keras
 
+    # Makes the metrics, to which a checkpoint gives their sums. On JAX, `fit` would take a first batch for that, and train on
+    # the others in an order that no checkpoint could know.
+    model.test_on_batch(*feed[0])
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: feed.start_epoch(epoch, first_step))
     while first_epoch < end:
         feed.start_epoch(first_epoch, first_step)  # `fit` asks for the number of steps before the epoch begins
@@ -362,7 +366,8 @@ def run(args):
 
     rule, checkpoint, interrupted = fit_phases(model, feed, validation, args, what)
     print(told(rule, checkpoint.history, args, interrupted))
-    model.load_weights(rule.best_weights)
+    with warnings.catch_warnings(action="ignore"):  # the optimizer there may be that of the other phase: nobody needs it
+        model.load_weights(rule.best_weights)
     model = in_full_precision(model, args)
     draw_architecture(model, args.log_dir)
     is_fake, margins = score_validation(model, validation)
@@ -529,6 +534,7 @@ def main(argv=None):
     """Train a detector."""
     args = make_parser().parse_args(argv)
     data_tree.require_folder(args.data, holding="train, validation and test")
+    require_packages("cv2", "h5py", "matplotlib", "sklearn", *(("tensorflow", "tensorboard") if args.tensorboard else ()))
     check_places(args)
     run(args)
 

@@ -1,5 +1,8 @@
 import csv
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -8,9 +11,9 @@ import numpy as np
 import pytest
 
 import model_training
-from detector import model_file
+from detector import data_tree, model_file
 from detector.architectures import ARCHITECTURES
-from tests.conftest import ROOT
+from tests.conftest import ROOT, draw
 
 
 def arguments(data, folder, *more):
@@ -58,33 +61,6 @@ def test_the_same_seed_gives_the_same_history(small_data, tmp_path):
         model_training.main(arguments(small_data, tmp_path / name, "--epochs", "2", "--batch-size", "16", "--damage", "0.3"))
         histories.append((tmp_path / name / "log" / "history.csv").read_text())
     assert histories[0] == histories[1]
-
-
-def test_a_killed_run_is_taken_up_and_ends_the_same(small_data, tmp_path):
-    def command(folder):
-        more = arguments(small_data, folder, "--epochs", "4", "--batch-size", "8", "--stop-after-epoch", "4")
-        return [sys.executable, str(ROOT / "model_training.py"), *more]
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir(), killed.mkdir()
-    subprocess.run(command(whole), check=True, capture_output=True)
-    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    state = killed / "log" / "state.json"
-    while not (state.exists() and len(json.loads(state.read_text())["history"]) >= 2):
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    again = subprocess.run(command(killed), check=True, capture_output=True, text=True)
-    assert "taking up the run in" in again.stdout
-
-    def numbers(folder):
-        with (folder / "log" / "history.csv").open() as file:
-            return np.array([[float(value) for value in row.values()] for row in csv.DictReader(file)])
-
-    assert numbers(killed) == pytest.approx(numbers(whole), rel=1e-4)
-    one, other = (model_file.load(folder / "d.h5")[0].get_weights() for folder in (whole, killed))
-    assert max(np.abs(a - b).max() for a, b in zip(one, other, strict=True)) < 1e-4
 
 
 def test_resnet101_is_the_specified_network_and_loads_with_equal_scores(small_data, tmp_path, run):
@@ -227,3 +203,206 @@ def test_an_image_that_cannot_be_read_is_left_out_and_told(tmp_path, run, make_t
     assert (code, err) == (0, "")
     assert f"not read: {data / 'train/Fake/broken.jpg'}: expected a whole image, found a damaged one" in out
     assert "1 image could not be read and were left out" in out
+
+
+def numbers(folder):
+    with (folder / "log" / "history.csv").open() as file:
+        return np.array([[float(value) for value in row.values()] for row in csv.DictReader(file)])
+
+
+def weights(folder):
+    return model_file.load(folder / "d.h5")[0].get_weights()
+
+
+def same_run(one, other):
+    assert numbers(one) == pytest.approx(numbers(other), rel=1e-4)
+    assert max(np.abs(a - b).max() for a, b in zip(weights(one), weights(other), strict=True)) < 1e-4
+
+
+def command(data, folder, *more):
+    folder.mkdir(exist_ok=True)
+    return [sys.executable, str(ROOT / "model_training.py"), *arguments(data, folder, *more)]
+
+
+def killed_when(process, state, done):
+    """Kill a training process as soon as its checkpoint is as `done` wants it."""
+    while not (state.exists() and done(json.loads(state.read_text()))):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+
+
+def without_tensorflow(folder):
+    """Return an environment in which Keras runs on JAX and TensorFlow cannot be imported."""
+    (folder / "tensorflow.py").write_text("raise ModuleNotFoundError('No module named tensorflow', name='tensorflow')\n")
+    return {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_killed_within_an_epoch_it_goes_on_there_and_ends_the_same(backend, small_data, tmp_path):
+    environment = None
+    if backend == "jax":
+        pytest.importorskip("jax")
+        environment = without_tensorflow(tmp_path)
+    more = ["--epochs", "2", "--batch-size", "2", "--stop-rule", "never", "--flip", "--damage", "0.5"]
+    more += ["--checkpoint-minutes", "3e-3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(small_data, whole, *more), check=True, capture_output=True, env=environment)
+    process = subprocess.Popen(
+        command(small_data, killed, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+    killed_when(process, killed / "log" / "state.json", lambda state: state["step"] > 5 and len(state["history"]) == 1)
+    again = subprocess.run(command(small_data, killed, *more), check=True, capture_output=True, text=True, env=environment)
+    assert re.search(r"taking up the run in .* after 1 epoch and \d+ steps", again.stdout)
+    same_run(killed, whole)
+
+
+def test_trained_on_jax_without_tensorflow_it_scores_the_same_on_tensorflow(small_data, tmp_path):
+    pytest.importorskip("jax")
+    environment, folder = without_tensorflow(tmp_path), tmp_path / "jax"
+    more = ["--epochs", "2", "--batch-size", "16"]
+    subprocess.run(command(small_data, folder, *more), check=True, capture_output=True, env=environment)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np; from detector import model_file as m\n"
+        "model, facts = m.load(sys.argv[2]); import keras; assert keras.backend.backend() == 'jax'\n"
+        "print(m.keras_margins(model, np.load(sys.argv[3]), facts['output']).tolist())"
+    )
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    given = [sys.executable, "-c", code, str(ROOT), str(folder / "d.h5"), str(tmp_path / "images.npy")]
+    there = subprocess.run(given, check=True, capture_output=True, text=True, env=environment)
+    model, facts = model_file.load(folder / "d.h5")
+    here = model_file.keras_margins(model, images, facts["output"])
+    assert facts["made"]["versions"]["jax"]
+    assert model_file.p_fake_of(here, 1) == pytest.approx(model_file.p_fake_of(json.loads(there.stdout), 1), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def mobilenet_weights(tmp_path_factory):
+    keras = model_file.import_keras()
+    path = tmp_path_factory.mktemp("weights") / "m.weights.h5"
+    keras.utils.set_random_seed(0)
+    keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(path)
+    return path
+
+
+def test_the_head_is_trained_first_and_then_all_layers(small_data, tmp_path, mobilenet_weights, monkeypatch):
+    trained = []
+    whole = model_training.train
+
+    def spied(model, feed, validation, callbacks, first, end, step):
+        backbone = next(layer for layer in model.layers if layer.name.startswith("mobilenetv2"))
+        before = [weight.copy() for weight in backbone.get_weights()]
+        rate = float(model.optimizer.learning_rate)
+        whole(model, feed, validation, callbacks, first, end, step)
+        moved = any((a != b).any() for a, b in zip(before, backbone.get_weights(), strict=True))
+        trained.append((first, end, moved, round(rate, 6)))
+
+    monkeypatch.setattr(model_training, "train", spied)
+    places = ["--data", str(small_data), "--output", str(tmp_path / "d.h5"), "--log-dir", str(tmp_path / "log")]
+    more = ["--architecture", "mobilenetv2", "--weights", str(mobilenet_weights), "--stop-rule", "never", "--batch-size", "32"]
+    model_training.main([*places, *more, "--head-epochs", "2", "--epochs", "1", "--learning-rate", "5e-4"])
+    assert trained == [(0, 2, False, 0.001), (2, 3, True, 0.0005)]
+    facts = model_file.read_facts(tmp_path / "d.h5")
+    assert facts["made"]["epochs_run"] == 3
+    assert facts["made"]["arguments"]["head_epochs"] == 2
+
+
+def test_a_run_killed_between_its_two_phases_ends_the_same(small_data, tmp_path, mobilenet_weights):
+    more = ["--architecture", "mobilenetv2", "--weights", str(mobilenet_weights), "--head-epochs", "1", "--epochs", "2"]
+    more += ["--batch-size", "32", "--stop-rule", "never"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(small_data, whole, *more), check=True, capture_output=True)
+    process = subprocess.Popen(command(small_data, killed, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed_when(process, killed / "log" / "state.json", lambda state: len(state["history"]) >= 1)
+    again = subprocess.run(command(small_data, killed, *more), check=True, capture_output=True, text=True)
+    assert "taking up the run in" in again.stdout
+    same_run(killed, whole)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_what_was_trained_in_16_bits_is_saved_in_32(precision, small_data, tmp_path, run):
+    code, _, err = run(model_training.main, *arguments(small_data, tmp_path, "--epochs", "1", "--mixed-precision", precision))
+    assert (code, err) == (0, "")
+    model, facts = model_file.load(tmp_path / "d.h5")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert facts["made"]["arguments"]["mixed_precision"] == precision
+    assert model_file.import_keras().config.dtype_policy().name == "float32"  # nothing is left behind for the next one
+
+
+def test_a_changed_data_set_is_not_gone_on_with(small_data, tmp_path, run):
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    more = arguments(data, tmp_path, "--epochs", "1", "--batch-size", "32")
+    log = tmp_path / "log"
+    log.mkdir()
+    assert run(model_training.main, *more)[0] == 0
+    facts = model_file.read_facts(tmp_path / "d.h5")["made"]
+    state = {"facts": {"the images": facts["data_fingerprint"]}, "step": 0, "history": [], "rule": {}}
+    (log / "state.json").write_text(json.dumps(state))
+    draw("another").save(data / "train/Fake/0.png")
+    code, _, err = run(model_training.main, *more)
+    assert code == 1
+    assert re.match(rf"error: {log}: expected the checkpoint of this run, found one that differs in .*the images; run its", err)
+
+
+def test_the_model_file_knows_the_train_images(small_data, trained):
+    import h5py
+
+    with h5py.File(trained[0]) as file:
+        kept = {row.tobytes() for row in file["train_digests"][:]}
+    own = {bytes.fromhex(data_tree.digest_of(path))[: model_file.DIGEST_BYTES] for path in (small_data / "train").rglob("*.png")}
+    assert kept == own and len(own) == 128
+
+
+def test_memory_that_runs_out_is_one_line(small_data, tmp_path, run, monkeypatch):
+    keras = model_file.import_keras()
+
+    def fit(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes")
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    assert run(model_training.main, *arguments(small_data, tmp_path, "--epochs", "1"))[::2] == (
+        1, "error: memory ran out; run the same command with a smaller --batch-size or --image-size\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("more, said", [
+    (["--stem", "small"], "--stem small: expected auto for compact; only resnet101, resnet50v2 have a choice"),
+    (["--head-epochs", "1"], "--head-epochs 1: expected a pretrained backbone, found none; give --weights, or 0"),
+])  # fmt: skip
+def test_what_an_architecture_does_not_have_is_one_line(more, said, small_data, tmp_path, run):
+    assert run(model_training.main, *arguments(small_data, tmp_path, *more)) == (1, "", f"error: {said}\n")
+
+
+def test_augmentation_is_what_the_flags_say():
+    parse = model_training.make_parser().parse_args
+    assert model_training.augmentation_of(parse([])) is None
+    given = ["--flip", "--shift", "0.1", "--damage", "0.3", "--max-blur", "2", "--min-jpeg", "40"]
+    wanted = model_training.augmentation_of(parse(given))
+    assert wanted.flip and wanted.moves == {"rotation": 0, "shift": 0.1, "shear": 0, "zoom": 0}
+    expected = {"probability": 0.3, "max_blur": 2, "min_scale": 0.25, "max_noise": 0.1, "min_quality": 40}
+    assert wanted.damages == expected
+
+
+def test_the_log_for_tensorboard(small_data, tmp_path, run):
+    assert run(model_training.main, *arguments(small_data, tmp_path, "--epochs", "1", "--tensorboard"))[0] == 0
+    assert list((tmp_path / "log" / "tensorboard" / "train").glob("events.out.tfevents.*"))
+
+
+def test_the_second_start_decodes_nothing(small_data, tmp_path, run, monkeypatch):
+    from detector import pixels
+
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data, ignore=shutil.ignore_patterns(".*"))
+    decoded, whole = [], pixels.read_fitted
+    monkeypatch.setattr(pixels, "read_fitted", lambda *given: decoded.append(given) or whole(*given))
+    counts = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        run(model_training.main, *arguments(data, tmp_path / name, "--epochs", "1", *["--no-cache"] * (name == "c")))
+        counts.append(len(decoded))
+    assert counts[:2] == [192, 192] and counts[2] > 192
+    histories = [numbers(tmp_path / name) for name in "abc"]
+    assert (histories[0] == histories[1]).all() and (histories[0] == histories[2]).all()

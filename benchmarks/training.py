@@ -1,0 +1,121 @@
+"""Images per second of training: fed from the data tree with damage augmentation, against the same step on one constant batch.
+
+    python benchmarks/training.py data                                                compact, 32 px
+    python benchmarks/training.py photos --architecture mobilenetv2 --batch-size 16   224 px
+    python benchmarks/training.py data --starts                                       start and memory of whole runs
+
+reads   a data tree; keeps decoded images in its .decoded/, as training does; writes nothing else that stays
+
+The constant batch comes from tf.data and lies in memory: nothing can feed the step faster. A third way is that of the original
+project, ImageDataGenerator.flow_from_directory in batches of 16, without any augmentation. All train the same network in turn,
+so many images each a round. Target: at least 0.95 of the constant batch.
+"""
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import model_training  # noqa: E402
+from detector.console import plural, stage, table  # noqa: E402
+
+TARGET = 0.95
+ORIGINAL_BATCH = 16
+
+
+def prepared(args):
+    """Return (compiled model, feed) as model_training.py has them, all damages at work."""
+    command = ["--data", str(args.data), "--architecture", args.architecture, "--weights", "none", "--flip", "--damage", "0.5"]
+    command += ["--batch-size", str(args.batch_size), *args.more]
+    wanted = model_training.make_parser().parse_args(command)
+    model_training.settle(wanted)
+    model, feed, _, _ = model_training.prepare(wanted)
+    output = model_training.ARCHITECTURES[args.architecture].output
+    model_training.compile_model(model, output, model_training.plan_phases(wanted)[0], 2.0, feed.steps)
+    return model, feed, wanted.image_size
+
+
+def ways_to_feed(feed, args, size):
+    """Return {name: (function that gives what `fit` is fed with, images a step)}."""
+    import tensorflow as tf
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    batch = tuple(tf.constant(part) for part in feed[0])
+
+    def original():
+        kind = "categorical" if feed.output == "softmax" else "binary"
+        given = {"target_size": (size, size), "classes": ["Fake", "Real"], "class_mode": kind, "batch_size": ORIGINAL_BATCH}
+        return ImageDataGenerator().flow_from_directory(str(args.data / "train"), **given)
+
+    return {
+        "constant batch": (lambda: tf.data.Dataset.from_tensors(batch).repeat(), len(batch[0])),
+        "data tree": (lambda: feed, len(batch[0])),
+        "ImageDataGenerator, batches of 16": (original, ORIGINAL_BATCH),
+    }
+
+
+def compare(model, ways, images, rounds):
+    """Train on so many images in each way, in turn; return {name: [images per second]}. The first round warms up."""
+    rates = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, (source, batch) in ways.items():
+            steps = -(-images // batch)
+            fed = source()
+            began = time.perf_counter()
+            model.fit(fed, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
+            if turn:
+                rates[name].append(steps * batch / (time.perf_counter() - began))
+    return rates
+
+
+def starts(args):
+    """Run model_training.py --epochs 0 without and with decoded images kept; print seconds and peak memory."""
+    import resource
+    import shutil
+
+    shutil.rmtree(args.data / ".decoded", ignore_errors=True)
+    for name in ("first", "second"):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, ROOT / "model_training.py", "--data", args.data, "--architecture", args.architecture]
+            command += ["--weights", "none", "--epochs", str(args.epochs), "--output", Path(folder, "d.h5"), "--log-dir", folder]
+            began = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            seconds = time.perf_counter() - began
+        print(f"{name} run, {plural(args.epochs, 'epoch')}: {seconds:.1f} s")
+    scale = 1 if sys.platform == "darwin" else 1024
+    print(f"peak memory of one process: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale / 2**30:.2f} GiB")
+
+
+@stage
+def main(argv=None):
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="data tree with train and validation")
+    parser.add_argument("--architecture", default="compact", help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=128, help="of the first two ways (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=6400, help="of each way and round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="besides the first, which warms up (default: %(default)s)")
+    parser.add_argument("--starts", action="store_true", help="time the start of whole runs instead, and their peak memory")
+    parser.add_argument("--epochs", type=int, default=0, help="of those (default: %(default)s)")
+    args, args.more = parser.parse_known_args(argv)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    if args.starts:
+        return starts(args)
+    model, feed, size = prepared(args)
+    rates = compare(model, ways_to_feed(feed, args, size), args.images, args.rounds)
+    medians = {name: statistics.median(some) for name, some in rates.items()}
+    rows = [[name, *(f"{rate:.4g}" for rate in [*some, medians[name]])] for name, some in rates.items()]
+    print(table(rows, ["images per second", *(f"round {i + 1}" for i in range(args.rounds)), "median"]))
+    constant, tree, original = medians.values()
+    print(f"data tree / constant batch: {tree / constant:.3f} (target: at least {TARGET})")
+    print(f"data tree / ImageDataGenerator: {tree / original:.2f}")
+
+
+if __name__ == "__main__":
+    main()
