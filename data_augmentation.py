@@ -20,6 +20,7 @@ import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from detector.console import InputError, plural, require_packages, stage
@@ -192,8 +193,11 @@ def augment_file(job, data, into, recipe):
     Raises:
         OSError: the original has vanished, or there is no writing.
     """
+    import cv2
+
     from detector.pixels import read_image
 
+    cv2.setNumThreads(1)  # other processes are on the other cores
     source, copies = job
     outputs = [output_name(source, index, recipe.format) for index in range(copies)]
     excess = len(os.fsencode(os.path.basename(outputs[-1]))) - LONGEST_NAME
@@ -281,8 +285,17 @@ def carry_out(plan, data, into, recipe):
     make = functools.partial(augment_file, data=os.fspath(data), into=os.fspath(into), recipe=recipe)
     few = sum(plan.values()) < 200  # they are made before other processes would have started
     chunk = len(plan) if few else max(1, min(16, len(plan) // 32))  # small enough to end at the same time on all cores
-    results = parallel(make, list(plan.items()), unit="original", chunk=chunk)
+    results = parallel(make, _by_turns(list(plan.items()), chunk), unit="original", chunk=chunk)
     return [message for message in results if message]
+
+
+def _by_turns(jobs, chunk):
+    """Return jobs in another order: so many from the front, so many from the back. The system makes the files of one folder one
+    by one, so that two processes that write to the same one wait for each other."""
+    chunks = [jobs[start : start + chunk] for start in range(0, len(jobs), chunk)]
+    half = -(-len(chunks) // 2)
+    pairs = zip_longest(chunks[:half], reversed(chunks[half:]), fillvalue=[])
+    return [job for pair in pairs for part in pair for job in part]
 
 
 def count(data):

@@ -52,23 +52,23 @@ def train(model, feed, validation, callbacks, first_epoch, end, first_step=0):
     """
     import keras
 
-    # Makes the metrics, to which a checkpoint gives their sums. On JAX, `fit` would take a first batch for that, and train on
-    # the others in an order that no checkpoint could know.
-    model.test_on_batch(*feed[0])
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: feed.start_epoch(epoch, first_step))
-    while first_epoch < end:
-        feed.start_epoch(first_epoch, first_step)  # `fit` asks for the number of steps before the epoch begins
-        last = first_epoch + 1 if first_step else end
-        given = {"validation_data": validation, "epochs": last, "initial_epoch": first_epoch, "callbacks": [order, *callbacks]}
-        try:
-            model.fit(feed, **given, shuffle=False, verbose=0)
-        except Exception as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise InputError("memory ran out; run the same command with a smaller --batch-size or --image-size") from None
-        if model.stop_training:
-            return
-        first_epoch, first_step = last, 0
+    given = {"validation_data": validation, "callbacks": [order, *callbacks], "shuffle": False, "verbose": 0}
+    try:
+        # Makes the metrics, to which a checkpoint gives their sums. On JAX, `fit` would take a first batch for that, and train
+        # on the others in an order that no checkpoint could know.
+        model.test_on_batch(*feed[0])
+        while first_epoch < end:
+            feed.start_epoch(first_epoch, first_step)  # `fit` asks for the number of steps before the epoch begins
+            last = first_epoch + 1 if first_step else end
+            model.fit(feed, initial_epoch=first_epoch, epochs=last, **given)
+            if model.stop_training:
+                return
+            first_epoch, first_step = last, 0
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise InputError("memory ran out; run the same command with a smaller --batch-size or --image-size") from None
 
 
 def _is_out_of_memory(error):

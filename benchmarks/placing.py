@@ -3,14 +3,12 @@
     python benchmarks/placing.py data/raw/cifake
 
 reads   an unpacked CIFAKE (train and test, FAKE and REAL); any published data set will do
-prints  times and ratios to `cp -al` + one pass of sha256sum (and to both in one Python process), peak memory at growing numbers
-        of files, start-up times
+prints  times and ratios to `cp -al` + one pass of sha256sum (and to both in one Python process), start-up times
 
 The commands take turns, so that whatever else the machine does meets all alike; the median of the rounds is printed. CPU seconds
 (user and system, all processes of a command) are printed beside, for machines that are never quiet.
 """
 import argparse
-import os
 import shutil
 import statistics
 import sys
@@ -21,7 +19,6 @@ from measuring import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("data_unzipper.py", "data_zipper.py", "data_split.py", "data_merger.py", "data_deleter.py")
-SIZES = (1_000, 10_000, 120_000)
 ONE_PROCESS = """
 import hashlib, os, sys
 source, target = sys.argv[1:]
@@ -64,25 +61,6 @@ def compare(source, work, rounds):
         print(f"{name:20} {wall:8.2f} {cpu:8.2f} {ratios[0]:11.2f} {ratios[1]:10.2f}")
 
 
-def memory(source, work):
-    """Print the peak memory of split and merge for the first 1,000, 10,000 … files of the source."""
-    print(f"\n{'images':>8} {'split MB':>9} {'merge MB':>9}")
-    folders = [folder for folder in sorted(source.glob("*/*")) if folder.is_dir()]
-    for size in SIZES:
-        part = work / f"part{size}"
-        for folder in folders:
-            there = part / folder.relative_to(source)
-            there.mkdir(parents=True)
-            share = -(-size // len(folders)) if size < SIZES[-1] else None
-            for name in sorted(os.listdir(folder))[:share]:
-                os.link(folder / name, there / name)
-        split = measure([sys.executable, ROOT / "data_split.py", part, "--data", part / "../split"])[2]
-        merge = measure([sys.executable, ROOT / "data_merger.py", work / "split", "--into", work / "merged"])[2]
-        print(f"{size:8,} {split:9.1f} {merge:9.1f}")
-        for folder in (part, work / "split", work / "merged"):
-            shutil.rmtree(folder)
-
-
 def start_up(rounds):
     """Print how long each stage that only moves files takes for --help."""
     print(f"\n{'--help':20} {'wall s':>8} {'CPU s':>8}")
@@ -102,7 +80,6 @@ def main(argv=None):
     source = args.source.resolve()
     with tempfile.TemporaryDirectory(dir=args.work or source.parent, prefix="placing-") as work:
         compare(source, Path(work), args.rounds)
-        memory(source, Path(work))
     start_up(args.rounds)
 
 

@@ -2,9 +2,10 @@
 
 Functions on (h, w, 3) uint8 RGB arrays that return the same shape and type. Without a generator they are deterministic.
 """
+import math
+
 import cv2
 import numpy as np
-from PIL import Image
 
 
 def jpeg(image, quality):
@@ -24,30 +25,30 @@ def _through_a_file(image, kind, flag, quality):
 
 def blur(image, sigma):
     """Blur with a Gaussian of standard deviation `sigma`, in pixels; beyond the edges lies what is at the edge."""
-    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) if sigma > 0 else image
+    if sigma <= 0:
+        return image
+    kernel = cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma, cv2.CV_32F)
+    return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
 
 def noise(image, sigma, rng):
     """Add Gaussian noise of standard deviation `sigma`, as a share of the full range (0.1 is 25.5 grey levels).
 
     Args:
-        rng: numpy.random.Generator.
+        rng: numpy.random.Generator; it seeds OpenCV's, which is three times as fast.
     """
-    noisy = rng.standard_normal(image.shape, np.float32)
-    noisy *= 255 * sigma
-    noisy += image
-    np.rint(noisy, out=noisy)
-    return noisy.clip(0, 255, out=noisy).astype(np.uint8)
+    cv2.setRNGSeed(int(rng.integers(1 << 31)))
+    added = cv2.randn(np.empty(image.shape, np.int16), (0, 0, 0), (255 * sigma,) * 3)
+    return cv2.add(image, added, dtype=cv2.CV_8U)  # what leaves the range ends at its border
 
 
 def scale(image, factor):
-    """Resize by `factor` (antialiased bicubic; at least one pixel is left) and back to the size it had."""
+    """Resize by `factor` (averaging areas; at least one pixel is left) and, bicubic, back to the size it had."""
     height, width = image.shape[:2]
     small = max(1, round(width * factor)), max(1, round(height * factor))
     if small == (width, height):
         return image
-    resized = Image.fromarray(image).resize(small, Image.Resampling.BICUBIC)
-    return np.asarray(resized.resize((width, height), Image.Resampling.BICUBIC))
+    return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def random_damage(image, rng, probability=0.5, max_blur=3.0, min_scale=0.25, max_noise=0.1, min_quality=30):

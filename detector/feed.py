@@ -114,31 +114,37 @@ class Decoded:
     """
 
     def __init__(self, split, size, keep=True):
-        self.split, self.size, self.shape = split, size, (size, size, 3)
+        self.split, self.size = split, size
         self.unreadable, self.file = {}, None
         if keep:
             self._keep()
 
     def _keep(self):
-        names = {path.split("/")[0] for path in self.split.paths}
-        file = self.split.data / STORE / f"{'-'.join(sorted(names))}-{self.size}px.rgb"
-        facts = file.with_suffix(".json")
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            kept = json.loads(facts.read_text("utf-8"))
-            if kept["state"] == self.split.state and file.stat().st_size == self._bytes():
-                self.file, self.unreadable = file, kept["unreadable"]
+        splits = "-".join(sorted({path.split("/")[0] for path in self.split.paths}))
+        store, prefix = self.split.data / STORE, f"{splits}-{self.size}px-"
+        # the state is in the name: what another run keeps of other images can never be taken for these
+        file = store / f"{prefix}{self.split.state[:16]}.rgb"
+        notes = file.with_suffix(".json")
+        with contextlib.suppress(OSError, ValueError):
+            self.unreadable = json.loads(notes.read_text("utf-8"))
+            if file.stat().st_size == self._bytes():
+                self.file = file
                 return
+        self.unreadable = {}
         try:
-            file.parent.mkdir(exist_ok=True)
-            if self._bytes() > ROOM * shutil.disk_usage(file.parent).free:
+            store.mkdir(exist_ok=True)
+            if self._bytes() > ROOM * shutil.disk_usage(store).free:
                 return
-            facts.unlink(missing_ok=True)
             self._decode_all(file)
-            with _beside(facts) as unfinished:
-                unfinished.write_text(json.dumps({"state": self.split.state, "unreadable": self.unreadable}), "utf-8")
+            with _beside(notes) as unfinished:
+                unfinished.write_text(json.dumps(self.unreadable), "utf-8")
             self.file = file
         except OSError:
             self.unreadable = {}
+        for old in store.glob(f"{prefix}*"):
+            if old.stem != file.stem:
+                with contextlib.suppress(OSError):
+                    old.unlink()
 
     def _bytes(self):
         return len(self.split.paths) * self.size * self.size * 3
@@ -153,19 +159,24 @@ class Decoded:
 
     def read(self, indices):
         """Return (list of (size, size, 3) uint8 arrays, their indices), without the images that cannot be read."""
-        if self.file is None:
-            images = [self._read_one(self.split.paths[i]) for i in indices]
-            return [image for image in images if image is not None], [
-                i for i, image in zip(indices, images, strict=True) if image is not None
-            ]
-        there = [i for i in indices if self.split.paths[i] not in self.unreadable]
+        if self.file:
+            there = [i for i in indices if self.split.paths[i] not in self.unreadable]
+            try:
+                return self._read_kept(there), there
+            except FileNotFoundError:
+                self.file = None  # somebody deleted it: the images themselves are there
+        images = [(self._read_one(self.split.paths[i]), i) for i in indices]
+        readable = [(image, i) for image, i in images if image is not None]
+        return [image for image, _ in readable], [i for _, i in readable]
+
+    def _read_kept(self, indices):
         length = self.size * self.size * 3
-        images = []
         with open(self.file, "rb", buffering=0) as handle:
-            for i in there:
+            images = []
+            for i in indices:
                 handle.seek(int(i) * length)
-                images.append(np.frombuffer(handle.read(length), np.uint8).reshape(self.shape))
-        return images, there
+                images.append(np.frombuffer(handle.read(length), np.uint8).reshape(self.size, self.size, 3))
+            return images
 
     def _read_one(self, path):
         try:

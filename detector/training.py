@@ -4,6 +4,7 @@ import os
 import re
 import time
 
+import cv2
 import keras
 import numpy as np
 
@@ -28,7 +29,8 @@ class ImageFeed(keras.utils.PyDataset):
     """
 
     def __init__(self, images, output, batch_size, seed=0, shuffle=False, augmentation=None):
-        super().__init__(workers=WORKERS, use_multiprocessing=False, max_queue_size=16)
+        super().__init__(workers=WORKERS, use_multiprocessing=False, max_queue_size=4)
+        cv2.setNumThreads(1)  # threads of its own would take from the network what they do not gain on small images
         self.images, self.labels = images, np.asarray(images.split.labels)
         self.output, self.batch_size, self.seed = output, batch_size, seed
         self.shuffle, self.augmentation = shuffle, augmentation
