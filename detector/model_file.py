@@ -188,6 +188,24 @@ def read_facts(path):
     return facts
 
 
+def read_train_digests(path):
+    """Return the digests of a detector's train images, (n, DIGEST_BYTES) uint8, or None for an older one that holds none.
+
+    Raises:
+        InputError: the file is no detector, or holds digests of another kind.
+    """
+    import h5py
+
+    read_facts(path)
+    with h5py.File(path, "r") as file:
+        digests = file.get("train_digests")
+        if digests is None:
+            return None
+        if digests.dtype != np.uint8 or digests.ndim != 2 or digests.shape[1] != DIGEST_BYTES:
+            raise InputError(f"{path}: expected train_digests of (n, {DIGEST_BYTES}) uint8, found another kind; train it again")
+        return digests[:]
+
+
 def check_is_hdf5(path):
     """Raise InputError unless the file is there, is named .h5 and begins as an HDF5 file does.
 
