@@ -16,11 +16,7 @@ SHEET = 40  # images on the contact sheet of each split and class
 SHOWN = 36  # groups or pairs shown of each kind; audit.json has them all
 LISTED = 60  # paths listed of each kind
 
-PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="data_audit.py">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Audit of $folder</title>
-<style>
+STYLE = """\
 :root { color-scheme: light dark; --text: #1c1d20; --soft: #62666d; --back: #fff; --card: #f4f5f7; --line: #dcdfe4;
   --bad: #b3261e; --warn: #8a5a00; --good: #1d7a3e; --bar: #4a78c8; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6e7ea; --soft: #a0a5ae; --back: #16171a; --card: #202226; --line: #363a41;
@@ -46,10 +42,17 @@ th:first-child, td:first-child { text-align: left; }
 .pair { background: var(--card); border-radius: .5rem; padding: .6rem; } .pair.leak { outline: 2px solid var(--bad); }
 .pair > div { display: flex; flex-wrap: wrap; gap: .5rem; } .pair figure { margin: 0; flex: 1 1 7rem; min-width: 0; }
 figcaption { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }
-img, .none { display: block; width: ${tile}px; height: ${tile}px; object-fit: contain; background: var(--card);
-  border-radius: 3px; }
-img.small { image-rendering: pixelated; } .none { font-size: .75rem; padding: .5rem; color: var(--soft); }
 code { overflow-wrap: anywhere; font-size: .85em; } .paths { padding-left: 1.25rem; } details { margin: .5rem 0; }
+"""
+
+PAGE = Template(f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="data_audit.py">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Audit of $folder</title>
+<style>
+{STYLE}img, .none {{ display: block; width: {TILE}px; height: {TILE}px; object-fit: contain; background: var(--card);
+  border-radius: 3px; }}
+img.small {{ image-rendering: pixelated; }} .none {{ font-size: .75rem; padding: .5rem; color: var(--soft); }}
 </style></head><body>
 <h1>Audit of $folder</h1>
 <p class="soft">$images$quick</p>
@@ -91,7 +94,7 @@ def render(report, paths, places):
           for (split, name), sheet in sheets.items()),
     ]  # fmt: skip
     return PAGE.substitute(
-        folder=text(report["folder"]), images=plural(report["images"], "file"), tile=TILE,
+        folder=text(report["folder"]), images=plural(report["images"], "file"),
         quick=", hashed only: run without --quick to look at the pictures" if report["quick"] else "",
         verdict=verdict(report), counts=counts_rows(report["counts"]), sections="\n".join(sections),
     )  # fmt: skip
