@@ -1,4 +1,4 @@
-"""Figures, calibration, thresholds and intervals. NumPy and scikit-learn; no image, no network.
+"""Figures, calibration and thresholds. NumPy, SciPy and scikit-learn; no image, no network.
 
 Everywhere: `is_fake` is (n,) bool, the truth; `p_fake` is (n,) float64 in 0..1, the score. Fake is the positive class.
 """
@@ -7,45 +7,78 @@ import numpy as np
 from detector.data_tree import CLASSES
 from detector.model_file import p_fake_of, verdict_of
 
+BINS = 15  # of the calibration error
 
-def figures(is_fake, p_fake, thresholds):
-    """Compute the figures of metrics.json.
+
+# --- figures -------------------------------------------------------------------------------------------------------------
+
+
+def figures(is_fake, p_fake, thresholds, p_raw=None):
+    """Compute the figures of metrics.json; one that does not exist (of an absent class, say) is None.
 
     Args:
-        is_fake: (n,) bool; both classes occur.
+        is_fake: (n,) bool.
         p_fake: (n,) float, calibrated.
         thresholds: {'fake': t_F, 'real': t_R}, from the model file.
+        p_raw: (n,) float, before calibration, or None.
 
     Returns:
         dict with n, accuracy, balanced_accuracy, auc, average_precision, tpr_at_1pct_fpr, tpr_at_5pct_fpr, brier, ece, log_loss,
         confusion ([[Fake as Fake, Fake as Real], [Real as Fake, Real as Real]]), per_class (precision, recall, f1 of each),
-        uncertain_share, accuracy_when_certain (None where every verdict is uncertain), real_called_fake and fake_called_real.
+        uncertain_share, accuracy_when_certain (None where every verdict is uncertain), real_called_fake and fake_called_real;
+        with `p_raw` also raw (log_loss, brier, ece; the others do not change, as calibration keeps the order and the side).
         An image counts as Fake in accuracy, confusion and per_class from P(Fake) 0.5 on; the last four use the verdict.
     """
     from sklearn import metrics
 
     is_fake, p_fake = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64)
     said_fake = p_fake >= 0.5
-    confusion = metrics.confusion_matrix(~is_fake, ~said_fake, labels=[False, True])
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(~is_fake, ~said_fake, labels=[False, True], zero_division=0)
+    some, both = len(is_fake) > 0, bool(is_fake.any() and not is_fake.all())
     return {
         "n": len(is_fake),
-        "accuracy": float(metrics.accuracy_score(is_fake, said_fake)),
-        "balanced_accuracy": float(metrics.balanced_accuracy_score(is_fake, said_fake)),
-        "auc": float(metrics.roc_auc_score(is_fake, p_fake)),
-        "average_precision": float(metrics.average_precision_score(is_fake, p_fake)),
-        "tpr_at_1pct_fpr": tpr_at_fpr(is_fake, p_fake, 0.01),
-        "tpr_at_5pct_fpr": tpr_at_fpr(is_fake, p_fake, 0.05),
-        "brier": float(np.mean((p_fake - is_fake) ** 2)),
-        "ece": expected_calibration_error(is_fake, p_fake),
-        "log_loss": float(metrics.log_loss(is_fake, p_fake, labels=[False, True])),
-        "confusion": confusion.tolist(),
-        "per_class": {
-            name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i])}
-            for i, name in enumerate(CLASSES)
-        },
+        "accuracy": _where(some, metrics.accuracy_score, is_fake, said_fake),
+        "balanced_accuracy": _where(both, metrics.balanced_accuracy_score, is_fake, said_fake),
+        "auc": _where(both, metrics.roc_auc_score, is_fake, p_fake),
+        "average_precision": _where(both, metrics.average_precision_score, is_fake, p_fake),
+        "tpr_at_1pct_fpr": _where(both, tpr_at_fpr, is_fake, p_fake, 0.01),
+        "tpr_at_5pct_fpr": _where(both, tpr_at_fpr, is_fake, p_fake, 0.05),
+        **calibration(is_fake, p_fake),
+        "confusion": metrics.confusion_matrix(~is_fake, ~said_fake, labels=[False, True]).tolist() if some else [[0, 0], [0, 0]],
+        "per_class": per_class(is_fake, said_fake),
         **three_way(is_fake, p_fake, thresholds),
+        **({} if p_raw is None else {"raw": calibration(is_fake, np.asarray(p_raw, np.float64))}),
     }
+
+
+def _where(exists, figure, *arguments):
+    return float(figure(*arguments)) if exists else None
+
+
+def calibration(is_fake, p_fake):
+    """Return brier, ece and log_loss (None without images)."""
+    from sklearn import metrics
+
+    some = len(is_fake) > 0
+    return {
+        "brier": _where(some, lambda: np.mean((p_fake - is_fake) ** 2)),
+        "ece": _where(some, expected_calibration_error, is_fake, p_fake),
+        "log_loss": _where(some, lambda: metrics.log_loss(is_fake, p_fake, labels=[False, True])),
+    }
+
+
+def per_class(is_fake, said_fake):
+    """Return {class: {precision, recall, f1}} of (n,) bool arrays; where a class is absent, only the other's recall exists."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    found, both = {}, is_fake.any() and not is_fake.all()
+    for name, truth, said in zip(CLASSES, (is_fake, ~is_fake), (said_fake, ~said_fake), strict=True):
+        if truth.any():
+            precision, recall, f1, _ = precision_recall_fscore_support(truth, said, average="binary", zero_division=0)
+            precision, f1 = (float(precision), float(f1)) if both else (None, None)
+            found[name] = {"precision": precision, "recall": float(recall), "f1": f1}
+        else:
+            found[name] = {"precision": None, "recall": None, "f1": None}
+    return found
 
 
 def three_way(is_fake, p_fake, thresholds):
@@ -54,11 +87,15 @@ def three_way(is_fake, p_fake, thresholds):
     certain = verdicts != "uncertain"
     right = verdicts == np.where(is_fake, "Fake", "Real")
     return {
-        "uncertain_share": float(1 - certain.mean()),
-        "accuracy_when_certain": float(right[certain].mean()) if certain.any() else None,
-        "real_called_fake": float(np.mean(verdicts[~is_fake] == "Fake")),
-        "fake_called_real": float(np.mean(verdicts[is_fake] == "Real")),
+        "uncertain_share": _share(~certain),
+        "accuracy_when_certain": _share(right[certain]),
+        "real_called_fake": _share(verdicts[~is_fake] == "Fake"),
+        "fake_called_real": _share(verdicts[is_fake] == "Real"),
     }
+
+
+def _share(cases):
+    return float(np.mean(cases)) if len(cases) else None
 
 
 def tpr_at_fpr(is_fake, p_fake, fpr):
@@ -69,23 +106,27 @@ def tpr_at_fpr(is_fake, p_fake, fpr):
     return float(true_positive[false_positive <= fpr].max())
 
 
-def reliability(is_fake, p_fake, bins=15):
+def reliability(is_fake, p_fake, bins=BINS):
     """Return (mean P(Fake), share of Fake, count) of equal-mass bins: three arrays, one value for each bin that has images.
 
-    Equal scores are in one bin, whatever their order.
+    An image's bin follows from how many images have a higher score. Equal scores are in one bin, whatever their order.
     """
-    edges = np.unique(np.quantile(p_fake, np.linspace(0, 1, bins + 1)[1:-1]))
-    index = np.searchsorted(edges, p_fake, side="right")
-    parts = [index == i for i in np.unique(index)]
-    mean = np.array([p_fake[part].mean() for part in parts])
-    share = np.array([is_fake[part].mean() for part in parts])
-    return mean, share, np.array([part.sum() for part in parts])
+    is_fake, p_fake = np.asarray(is_fake, np.float64), np.asarray(p_fake, np.float64)
+    higher = len(p_fake) - np.searchsorted(np.sort(p_fake), p_fake, side="right")
+    index = bins - 1 - higher * bins // len(p_fake)
+    count = np.bincount(index)
+    filled = count > 0
+    mean, share = (np.bincount(index, weights=values)[filled] / count[filled] for values in (p_fake, is_fake))
+    return mean, share, count[filled]
 
 
-def expected_calibration_error(is_fake, p_fake, bins=15):
+def expected_calibration_error(is_fake, p_fake, bins=BINS):
     """Return the ECE over equal-mass bins (Nguyen and O'Connor 2015): mean gap of P(Fake) and the share of Fake, by count."""
-    mean, share, count = reliability(np.asarray(is_fake, float), np.asarray(p_fake, np.float64), bins)
+    mean, share, count = reliability(is_fake, p_fake, bins)
     return float(np.average(np.abs(mean - share), weights=count))
+
+
+# --- calibration and thresholds, fitted on validation ----------------------------------------------------------------------
 
 
 def fit_temperature(is_fake, margins):

@@ -42,6 +42,59 @@ def test_figures_follow_the_class_and_not_the_order():
     assert found["confusion"][1][0] == int((said & ~is_fake).sum())
 
 
+def test_calibration_by_hand_and_before_calibration():
+    is_fake, p_fake = [True, False, True, False], [0.8, 0.4, 0.6, 0.2]
+    found = metrics.figures(is_fake, p_fake, LIMITS, p_raw=[1.0, 0.5, 0.5, 0.0])
+    assert found["brier"] == pytest.approx((0.04 + 0.16 + 0.16 + 0.04) / 4)
+    assert found["log_loss"] == pytest.approx(-(2 * np.log(0.8) + 2 * np.log(0.6)) / 4)
+    assert found["ece"] == pytest.approx((0.2 + 0.4 + 0.4 + 0.2) / 4)  # each image has a bin of its own
+    assert found["raw"]["brier"] == pytest.approx((0 + 0.25 + 0.25 + 0) / 4)
+    assert found["raw"]["log_loss"] == pytest.approx(np.log(2) / 2)
+    assert found["raw"]["ece"] == 0.0  # those of 0.5 share one, and half of them are Fake
+    assert "raw" not in metrics.figures(is_fake, p_fake, LIMITS)
+
+
+def test_one_class_has_only_the_figures_that_exist():
+    found = metrics.figures([False, False, False], [0.9, 0.4, 0.1], LIMITS)
+    assert (found["n"], found["confusion"]) == (3, [[0, 0], [1, 2]])
+    assert found["accuracy"] == found["per_class"]["Real"]["recall"] == pytest.approx(2 / 3)
+    for name in ("balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr", "tpr_at_5pct_fpr", "fake_called_real"):
+        assert found[name] is None, name
+    assert found["per_class"]["Fake"] == {"precision": None, "recall": None, "f1": None}
+    assert found["per_class"]["Real"]["precision"] is found["per_class"]["Real"]["f1"] is None
+    assert found["real_called_fake"] == found["uncertain_share"] == pytest.approx(1 / 3)
+    assert found["accuracy_when_certain"] == 0.5
+    assert found["brier"] == pytest.approx((0.81 + 0.16 + 0.01) / 3)
+    assert found["log_loss"] == pytest.approx(-(np.log(0.1) + np.log(0.6) + np.log(0.9)) / 3)
+
+
+def test_no_image_has_no_figures():
+    found = metrics.figures([], [], LIMITS, [])
+    assert found.pop("n") == 0 and found.pop("confusion") == [[0, 0], [0, 0]]
+    numbers = [*found.pop("per_class").values(), found.pop("raw"), found]
+    assert {value for some in numbers for value in some.values()} == {None}
+
+
+def test_a_class_that_is_never_said():
+    found = metrics.figures([True, True, False], [0.1, 0.2, 0.3], LIMITS)
+    assert found["per_class"]["Fake"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert found["per_class"]["Real"] == {"precision": pytest.approx(1 / 3), "recall": 1.0, "f1": 0.5}
+    assert found["auc"] == 0.0
+
+
+def test_all_uncertain():
+    found = metrics.figures([True, False], [0.6, 0.4], LIMITS)
+    assert (found["uncertain_share"], found["accuracy_when_certain"], found["real_called_fake"]) == (1.0, None, 0.0)
+
+
+def test_bins_have_as_many_images_each_and_the_highest_scores_are_last():
+    is_fake, p_fake = np.arange(30) % 3 == 0, np.arange(30) / 30
+    mean, share, count = metrics.reliability(is_fake, p_fake, bins=10)
+    assert count.tolist() == [3] * 10
+    assert mean == pytest.approx(np.arange(30).reshape(10, 3).mean(axis=1) / 30)
+    assert share == pytest.approx([1 / 3] * 10)
+
+
 def test_tpr_at_fpr_takes_no_threshold_that_splits_a_tie():
     is_fake = [True, True, False, False]
     assert metrics.tpr_at_fpr(is_fake, [0.9, 0.5, 0.5, 0.1], 0.01) == 0.5
