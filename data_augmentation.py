@@ -171,12 +171,11 @@ def _generator(*key):
 
 
 def encode(image, recipe):
-    """Return an image as the bytes of a file, without metadata."""
+    """Return an image as the bytes of a file, (n,) uint8, without metadata."""
     import cv2
 
     settings = (cv2.IMWRITE_JPEG_QUALITY, recipe.quality) if recipe.format == "jpeg" else ()
-    _, content = cv2.imencode(SUFFIXES[recipe.format], cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
-    return content.tobytes()
+    return cv2.imencode(SUFFIXES[recipe.format], cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1]
 
 
 def augment_file(job, data, into, recipe):
@@ -212,9 +211,10 @@ def augment_file(job, data, into, recipe):
         for output in outputs:
             Path(into, output).unlink(missing_ok=True)
         return str(error)
-    os.makedirs(os.path.dirname(os.path.join(into, source)), exist_ok=True)
+    folder = os.path.join(into, "")
+    os.makedirs(os.path.dirname(folder + source), exist_ok=True)
     for output, new in zip(outputs, augment(image, source, copies, recipe), strict=True):
-        write(os.path.join(into, output), encode(new, recipe))
+        write(folder + output, encode(new, recipe))
     return None
 
 
@@ -230,7 +230,7 @@ def write(path, content):
             os.unlink(path)
             handle = os.open(path, NEW_FILE, 0o666)
         try:
-            while content:
+            while len(content):
                 content = content[os.write(handle, content) :]
         finally:
             os.close(handle)

@@ -179,7 +179,7 @@ def draw_architecture(model, folder):
     model.summary(print_fn=lambda line, line_break=None: lines.append(line), line_length=110)
     (folder / "architecture.txt").write_text("\n".join(lines) + "\n", "utf-8")
     try:
-        keras.utils.plot_model(model, folder / "architecture.png", show_shapes=True, dpi=80)
+        keras.utils.plot_model(model, folder / "architecture.png", show_shapes=True, show_layer_names=True, dpi=80)
     except (ImportError, OSError, AssertionError):
         print("architecture.png was not drawn: it needs Graphviz (https://graphviz.org/download); architecture.txt says the same")
 
@@ -249,6 +249,7 @@ def prepare(args):
     keras.utils.set_random_seed(args.seed)
     model = build(args)
     images = {split: Decoded(images, args.image_size, keep=not args.no_cache) for split, images in splits.items()}
+    print(told_of_decoding(images.values(), args))
     common = {"output": ARCHITECTURES[args.architecture].output, "batch_size": args.batch_size, "seed": args.seed}
     feed = ImageFeed(images["train"], **common, shuffle=True, augmentation=augmentation_of(args))
     validation = ImageFeed(images["validation"], **common)
@@ -263,6 +264,15 @@ def prepare(args):
         "train_digests": np.ascontiguousarray(splits["train"].digests[:, : model_file.DIGEST_BYTES]),
     }
     return model, feed, validation, what
+
+
+def told_of_decoding(images, args):
+    """Return a sentence on where decoded images are kept."""
+    if all(some.file for some in images):
+        size = sum(some.file.stat().st_size for some in images)
+        return f"decoded images: {size / 2**20:,.0f} MiB in {next(iter(images)).file.parent}, which may be deleted"
+    why = "as asked" if args.no_cache else "for want of room or of permission to write there"
+    return f"decoded images: not kept, {why}; each is decoded in every epoch"
 
 
 def settle(args):

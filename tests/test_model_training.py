@@ -401,7 +401,9 @@ def test_the_second_start_decodes_nothing(small_data, tmp_path, run, monkeypatch
     counts = []
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
-        run(model_training.main, *arguments(data, tmp_path / name, "--epochs", "1", *["--no-cache"] * (name == "c")))
+        _, out, _ = run(model_training.main, *arguments(data, tmp_path / name, "--epochs", "1", *["--no-cache"] * (name == "c")))
+        told = "not kept, as asked; each is" if name == "c" else f"1 MiB in {data / '.decoded'}, which may be deleted\n"
+        assert f"decoded images: {told}" in out
         counts.append(len(decoded))
     assert counts[:2] == [192, 192] and counts[2] > 192
     histories = [numbers(tmp_path / name) for name in "abc"]
