@@ -1,9 +1,10 @@
 import io
 
 import numpy as np
+import pytest
 
 from detector import model_file, pixels
-from detector.scoring import BATCH, score_files
+from detector.scoring import BATCH, KerasDetector, score_files
 from tests.conftest import draw
 
 
@@ -50,3 +51,67 @@ def test_nothing_but_unreadable_files(trained, tmp_path):
     detector = model_file.open_detector(trained[0])
     assert [score.p_fake for score in score_files(detector, [tmp_path / "a", tmp_path / "b"])] == [None, None]
     assert list(score_files(detector, [])) == []
+
+
+def test_damage_is_done_to_the_decoded_image_before_it_is_fitted(trained, tmp_path):
+    detector = model_file.open_detector(trained[0])
+    paths = [tmp_path / f"{i}.png" for i in range(11)]
+    for i, path in enumerate(paths):
+        draw(i, (70, 50)).save(path)
+    paths.insert(3, tmp_path / "gone.png")
+    seen = []
+
+    def mirror(image):
+        seen.append(image.shape)
+        return image[:, ::-1]
+
+    def darken(image):
+        return image // 2
+
+    scores = list(score_files(detector, paths, damages=[mirror, darken]))
+    assert scores[3].error and scores[3].damaged == ()
+    assert seen == [(50, 70, 3)] * 11
+    for path, score in zip(paths, scores, strict=True):
+        if not score.error:
+            image = pixels.read_image(path)
+            fitted = np.stack([pixels.fit(one, 32) for one in (image, image[:, ::-1], image // 2)])
+            assert (score.margin, *score.damaged) == pytest.approx(detector.margins(fitted), abs=1e-4)
+            assert score.p_fake == pytest.approx(detector.p_fake(fitted[:1])[0], abs=1e-6)
+
+
+def test_an_image_is_decoded_once_for_all_damages(trained, small_data, monkeypatch):
+    detector = model_file.open_detector(trained[0])
+    paths = sorted((small_data / "test").rglob("*.png"))[:30]
+    opened = []
+    read = pixels.read_image
+    monkeypatch.setattr(pixels, "read_image", lambda source: opened.append(source) or read(source))
+    list(score_files(detector, paths, damages=[lambda image: image] * 5))
+    assert sorted(opened) == paths
+
+
+def test_no_more_images_are_held_than_are_worked_on(trained, small_data):
+    detector = model_file.open_detector(trained[0])
+    path = next((small_data / "test").rglob("*.png"))
+    given = 0
+
+    def sources():
+        nonlocal given
+        for _ in range(20 * BATCH):
+            given += 1
+            yield path
+
+    scores = score_files(detector, sources(), threads=2)
+    next(scores)
+    assert given <= 5 * BATCH
+
+
+def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
+    gone = tmp_path / "gone.png"
+    paths = [*sorted((small_data / "test").rglob("*.png"))[:70], gone]
+    keras = KerasDetector(trained[0])
+    assert keras.device.startswith(f"{model_file.import_keras().backend.backend()} on ")
+    assert (keras.size, keras.facts) == (32, model_file.read_facts(trained[0]))
+    by_keras, by_litert = (list(score_files(detector, paths)) for detector in (keras, model_file.open_detector(trained[0])))
+    assert by_keras[-1].error == by_litert[-1].error
+    assert [a.p_fake for a in by_keras[:-1]] == pytest.approx([b.p_fake for b in by_litert[:-1]], abs=1e-4)
+    assert len({score.margin for score in by_keras}) > 60
