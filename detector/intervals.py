@@ -4,8 +4,8 @@ Intervals are 95 % percentile intervals of a bootstrap (Efron 1979) of RESAMPLES
 has as many Fake and as many Real images as the set, since whoever made the set chose these numbers. Thresholds and
 temperature stay as they are. Two cases are not the plain percentiles:
 
-- A resample's calibration error is higher than the set's, as it has more noise. `ece` gets the reflected interval
-  (2 ECE - upper, 2 ECE - lower; Davison and Hinkley 1997, 5.2), cut at 0 and widened to hold the figure.
+- A resample's calibration error is higher than the set's, as it has more noise: the percentiles of a good model's `ece` lie above
+  the figure. It gets the figure give or take its distance to the upper one, cut at 0, which errs on the wide side.
 - Where no resample differs, since no error was seen (or nothing right), the percentiles would claim certainty. The far end is
   then the exact (Clopper-Pearson) limit for as many images as the smaller class has.
 """
@@ -52,7 +52,7 @@ def intervals(is_fake, p_fake, thresholds, p_raw=None, resamples=RESAMPLES, seed
     for name, (value,) in point.items():
         low, high = _percentiles(np.concatenate([part[name] for part in drawn]))
         if name[-1] == "ece":
-            low, high = max(0.0, 2 * value - high), max(value, 2 * value - low)
+            low = max(0.0, 2 * value - high)
         elif low == high and high in (0, 1) and name[-1] not in NO_SHARES:
             margin = upper_bound(0, int(smaller), 0.975)
             low, high = (0.0, margin) if high == 0 else (1 - margin, 1.0)

@@ -28,16 +28,22 @@ def flat(figures, path=()):
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("ties", [True, False])
-def test_figures_of_a_resample_are_those_of_its_images(seed, ties):
+@pytest.mark.parametrize("ties, limits", [(True, LIMITS), (False, LIMITS), (True, {"fake": 0.5, "real": 0.5})])
+def test_figures_of_a_resample_are_those_of_its_images(seed, ties, limits):
     """Against scikit-learn, on the images repeated as often as they were drawn."""
     is_fake, p_fake, p_raw = drawn(seed, ties=ties)
     weights = next(intervals.resampled(is_fake, 3, seed))
-    found = intervals.figures_of_resamples(weights, is_fake, p_fake, LIMITS, p_raw)
+    found = intervals.figures_of_resamples(weights, is_fake, p_fake, limits, p_raw)
     for row, times in enumerate(weights.astype(int)):
         images = np.repeat(np.arange(len(is_fake)), times)
-        expected = flat(metrics.figures(is_fake[images], p_fake[images], LIMITS, p_raw[images]))
+        expected = flat(metrics.figures(is_fake[images], p_fake[images], limits, p_raw[images]))
         assert {name: values[row] for name, values in found.items()} == pytest.approx(expected, abs=1e-9)
+
+
+def test_no_threshold_splits_a_tie_in_a_resample():
+    is_fake, p_fake = np.array([True, True, False, False]), np.full(4, 0.5)
+    found = intervals.figures_of_resamples(np.ones((1, 4)), is_fake, p_fake, ANY)
+    assert found["tpr_at_1pct_fpr",] == [0.0] and found["auc",] == [0.5] and found["average_precision",] == [0.5]
 
 
 def test_resamples_keep_the_number_of_each_class_and_are_drawn_with_replacement():
@@ -108,7 +114,15 @@ def test_the_interval_of_a_calibration_error_is_not_that_of_its_resamples():
     found = metrics.expected_calibration_error(is_fake, p_fake)
     assert intervals.figures_of_resamples(weights, is_fake, p_fake, ANY)["ece",].mean() > 1.2 * found
     low, high = intervals.intervals(is_fake, p_fake, ANY)["ece"]
-    assert 0 <= low <= found / 2 and found <= high <= 1.2 * found
+    assert [low, high] == intervals.intervals(is_fake, is_fake * 1.0, ANY, p_raw=p_fake)["raw"]["ece"]
+    assert 0 <= low < found / 2 and 1.3 * found < high < 2 * found
+    held = 0
+    for seed in range(40):  # of a model whose error is 0.1 everywhere
+        rng = np.random.default_rng(seed)
+        p = rng.uniform(0.2, 0.8, 500)
+        low, high = intervals.intervals(rng.random(500) < p + 0.1, p, ANY, resamples=200)["ece"]
+        held += low <= 0.1 <= high
+    assert held >= 36
     wrong = p_fake_of(np.log(p_fake / (1 - p_fake)) * 3, 1.0)  # three times too certain: a true error of 0.17
     low, high = intervals.intervals(is_fake, wrong, ANY)["ece"]
     assert low < metrics.expected_calibration_error(is_fake, wrong) < high and low > 0.1
@@ -143,7 +157,7 @@ def test_a_model_against_itself_and_against_a_worse_one():
     assert same["intervals"]["auc"] == [0, 0]
     worse = np.random.default_rng(0).permutation(p_fake)
     found = intervals.compare(is_fake, p_fake, LIMITS, worse, ANY)
-    for name in ("accuracy", "auc"):
+    for name in ("accuracy", "auc", "accuracy_when_certain"):
         low, high = found["intervals"][name]
         expected = metrics.figures(is_fake, p_fake, LIMITS)[name] - metrics.figures(is_fake, worse, ANY)[name]
         assert found["difference"][name] == pytest.approx(expected)
