@@ -1,136 +1,364 @@
-"""Evaluate a detector: reads MODEL.h5 and data/<split>/{Fake,Real} -> writes report/.
+"""Evaluate a detector: reads MODEL.h5 and data/<split>/{Fake,Real}, or any tree of the two classes -> writes report/.
 
-    python evaluate.py detector.h5 --split test
+    python evaluate.py detector.h5
+    python evaluate.py detector.h5 --split train test --damage
+    python evaluate.py detector.h5 --data photos --group-by folder --versus other.h5
 
-report/ holds metrics.json (the figures of detector.metrics.figures: those of the first split at the top, those of each
-under "splits"), predictions.csv (path, label, p_fake,
-verdict) and the pictures. Thresholds and temperature come out of the .h5; nothing is fitted here.
+Thresholds and temperature come out of the .h5; nothing is fitted here. A score is the same as app.py's. report/ holds the
+pictures, report.html (all of it on one page), predictions.csv (path, label, p_fake, verdict), with --versus changed.csv (the
+images that one model gets right and the other wrong), and metrics.json, written last:
+
+    tool, headline [a sentence for each split], model, model_sha256, engine ("litert" or "keras"), device, versions,
+    thresholds, temperature, split (the first one), and at this level also the figures of the first split
+    splits           {split: the figures and what follows}; a tree without splits is one split, "all"
+      ...            the figures of detector.metrics.figures, raw and per_class among them; one that does not exist is null
+      intervals      the same without n and confusion, [low, high] each: see detector.intervals
+      unreadable     number of images that could not be read; they are not scored. unreadable_files: a line for each
+      unlike_seen    number of images of a size or shape that the detector has never seen; app.py says "uncertain" to these
+      leaks          {in_train, in_train_of_model, either}: number of images that stand, by SHA-256, in the train folder of the
+                     same tree, and in the train set whose digests the model holds; null where there is none; the whole is null
+                     for train itself
+      without_leaks  figures and intervals without these images; null where there are none of them
+      groups         --group-by: [{group, figures and intervals}], the lowest accuracy first; else null
+      damage         --damage: {name: figures and intervals}, "undamaged" first; else null. The decoded image is damaged,
+                     then fitted. The seed of the noise comes from the image: each run has the same.
+      versus         --versus: {model, model_sha256, figures (with intervals), and difference, intervals and mcnemar of
+                     detector.intervals.compare}; else null
 """
 import argparse
 import csv
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-from detector import data_tree
-from detector.console import HelpFormatter, InputError, plural, progress, require_packages, stage, table
+from detector import data_tree, evaluation
+from detector.console import HelpFormatter, InputError, printable, progress, require_packages, stage, table
+
+TOOL = "evaluate.py"
+RESULT = "metrics.json"  # written last: without it a report is not finished
+MISTAKES = {"real_called_fake": "Real, said to be Fake", "fake_called_real": "Fake, said to be Real"}
 
 
-def score_split(detector, data, split):
-    """Score one split.
+class Scored(NamedTuple):
+    """The images of one split that could be read, in order, and a line for each of the others."""
 
-    Returns:
-        (rows, unreadable): a list of (path relative to data, label 0 or 1, Score), and a list of one-line errors.
+    items: list  # of evaluation.Item
+    is_fake: object  # (n,) bool
+    p_fake: object  # (n,) float64, calibrated
+    margins: object  # (1 + d, n) float64: undamaged, then after each damage
+    unlike_seen: int
+    unreadable: list  # of lines
+
+
+# --- scores and figures --------------------------------------------------------------------------------------------------
+
+
+def open_engine(model, engine):
+    """Return what scores images: a detector.model_file.Detector (engine 'litert') or a detector.scoring.KerasDetector."""
+    if engine == "keras":
+        from detector.scoring import KerasDetector
+
+        return KerasDetector(model)
+    from detector.model_file import open_detector
+
+    return open_detector(model)
+
+
+def score_items(detector, data, items, ways=()):
+    """Score images; return Scored. `ways` are functions that damage an image.
 
     Raises:
-        InputError: the split is missing a class, or no image of a class can be read.
+        InputError: no image of a class can be read.
     """
+    import numpy as np
+
     from detector.scoring import score_files
 
-    paths, labels = data_tree.read_tree(data, (split,))[split]
-    scores = score_files(detector, [os.path.join(data, path) for path in paths])
-    rows, unreadable = [], []
-    for path, label, score in zip(paths, labels, progress(scores, total=len(paths)), strict=True):
+    readable, p_fake, margins, unreadable, unlike = [], [], [], [], 0
+    scores = score_files(detector, (os.path.join(data, item.path) for item in items), damages=ways)
+    for item, score in zip(items, progress(scores, total=len(items)), strict=True):
         if score.error:
             unreadable.append(score.error)
-        else:
-            rows.append((path, label, score))
-    for label, name in enumerate(data_tree.CLASSES):
-        if not any(row[1] == label for row in rows):
-            raise InputError(f"{data / split / name}: expected images that can be read, found none; run data_audit.py")
-    return rows, unreadable
+            continue
+        readable.append(item)
+        p_fake.append(score.p_fake)
+        margins.append((score.margin, *score.damaged))
+        unlike += detector.unlike_seen(score.width, score.height, score.blank) is not None
+    is_fake = np.array([item.is_fake for item in readable], bool)
+    for name, there in zip(data_tree.CLASSES, (is_fake, ~is_fake), strict=True):
+        if not there.any():
+            first = next(item.path for item in items if item.is_fake == (name == data_tree.CLASSES[0]))
+            raise InputError(f"{data / first}: expected images of class {name} that can be read, found none; run data_audit.py")
+    return Scored(readable, is_fake, np.array(p_fake), np.array(margins).T, unlike, unreadable)
 
 
-def split_figures(detector, rows):
-    """Return the figures of one split as a dict, from the rows of `score_split`."""
-    from detector import metrics
+def evaluate_split(detector, data, split, scored, known, ways=()):
+    """Return what metrics.json has of one split, besides `versus`.
 
-    is_fake = [label == 0 for _, label, _ in rows]
-    return metrics.figures(is_fake, [score.p_fake for _, _, score in rows], detector.facts["thresholds"])
+    Args:
+        known: digests of train images, as evaluation.known_digests returns them.
+        ways: names of the damages that were scored.
+    """
+    import numpy as np
+
+    from detector.intervals import figures_with_intervals
+    from detector.model_file import p_fake_of
+
+    facts = detector.facts
+    raw = p_fake_of(scored.margins, 1.0)
+    calibrated = [scored.p_fake, *p_fake_of(scored.margins[1:], facts["temperature"])]
+
+    def measure(which=slice(None), way=0):
+        return figures_with_intervals(scored.is_fake[which], calibrated[way][which], facts["thresholds"], raw[way][which])
+
+    whole, groups = measure(), np.array([item.group for item in scored.items])
+    rows = [{"group": str(name), **measure(groups == name)} for name in sorted(set(groups) - {None})]
+    rows.sort(key=lambda row: (row["accuracy"], row["n"]))
+    paths = [item.path for item in scored.items]
+    leaks, leaked = (None, None) if split == "train" else evaluation.find_leaks(data, paths, known)
+    return {
+        **whole,
+        "unreadable": len(scored.unreadable),
+        "unreadable_files": scored.unreadable,
+        "unlike_seen": scored.unlike_seen,
+        "leaks": leaks,
+        "without_leaks": measure(~leaked) if leaks and leaks["either"] else None,
+        "groups": rows or None,
+        "damage": {"undamaged": whole, **{name: measure(way=i) for i, name in enumerate(ways, 1)}} if ways else None,
+        "versus": None,
+    }
 
 
-def write_report(folder, model, detector, results):
-    """Write metrics.json, predictions.csv and the pictures of the splits into `folder`, the JSON last."""
+def versus(detector, scored, other, other_scored):
+    """Return (what metrics.json has of the comparison, [rows of changed.csv]) for a split that both models scored."""
+    from detector.intervals import compare, figures_with_intervals
+    from detector.model_file import p_fake_of
+
+    limits, other_limits = detector.facts["thresholds"], other.facts["thresholds"]
+    raw = p_fake_of(other_scored.margins[0], 1.0)
+    found = {
+        "model": os.fspath(other.path),
+        "model_sha256": data_tree.digest_of(other.path),
+        "figures": figures_with_intervals(scored.is_fake, other_scored.p_fake, other_limits, raw),
+        **compare(scored.is_fake, scored.p_fake, limits, other_scored.p_fake, other_limits),
+    }
+    right, other_right = ((one.p_fake >= 0.5) == scored.is_fake for one in (scored, other_scored))
+    changed = [
+        [item.path, evaluation.label_of(item), repr(mine), repr(theirs), "this" if this else "other"]
+        for item, mine, theirs, this, that in zip(
+            scored.items, scored.p_fake.tolist(), other_scored.p_fake.tolist(), right, other_right, strict=True
+        )
+        if this != that
+    ]
+    return found, changed
+
+
+# --- the report ----------------------------------------------------------------------------------------------------------
+
+
+def check_folder(folder, data, overwrite):
+    """Raise InputError where the report would replace something, lie among the data, or cannot be written."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder for the report, found a file; choose another with --report")
+    if folder.resolve().is_relative_to(data.resolve()):
+        raise InputError(f"{folder}: expected a folder outside of {data}, which is only read; choose another with --report")
+    there = [path.name for path in ours(folder)]
+    if there and not overwrite:
+        if RESULT in there:
+            raise InputError(f"{folder}: a report is there already; give another --report, or --overwrite")
+        if not (folder / f"{RESULT}{data_tree.UNFINISHED}").exists():  # of an interrupted report everything may go
+            raise InputError(f"{folder}: found a {there[0]} that belongs to no report; give another --report, or --overwrite")
+    here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(here, os.W_OK):
+        raise InputError(f"{here}: expected a folder that can be written to; choose another with --report")
+
+
+def ours(folder):
+    """Return the paths of what a report consists of, the result first, as far as they are there."""
     from detector import charts
 
+    kinds = [*charts.NAMES, "damage", *(f"mistakes_{kind}" for kind in MISTAKES)]
+    pictures = [f"{kind}_{split}.png" for kind in kinds for split in (*data_tree.SPLITS, evaluation.ALL)]
+    paths = [folder / name for name in (RESULT, "report.html", "predictions.csv", "changed.csv", *pictures)]
+    return [path for path in paths if path.exists()]
+
+
+def write_report(folder, data, report, scored, changed):
+    """Write a report into `folder`, its metrics.json last.
+
+    Args:
+        data: folder that the paths are relative to.
+        report: what metrics.json is to hold.
+        scored: {split: Scored}.
+        changed: rows of changed.csv, or None.
+    """
+    from detector import report_page
+
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [folder / "metrics.json", *(folder / f"{name}_{split}.png" for name in charts.NAMES for split in data_tree.SPLITS)]:
-        old.unlink(missing_ok=True)  # of an earlier report: no figure of it stays beside ours
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "p_fake", "verdict"])
-        for rows, _, _ in results.values():
-            for path, label, score in rows:
-                writer.writerow([path, data_tree.CLASSES[label], repr(score.p_fake), detector.verdict(score.p_fake)])
-    for split, (rows, _, figures) in results.items():
-        charts.draw_all(folder, split, rows, figures, detector.facts["thresholds"])
-    first = next(iter(results.values()))[2]
-    report = {
-        "split": next(iter(results)),
-        **first,
-        "model": os.fspath(model),
-        "engine": "litert",
+    unfinished = folder / f"{RESULT}{data_tree.UNFINISHED}"
+    unfinished.write_text("", "utf-8")
+    for old in ours(folder):  # no figure of an earlier report stays beside ours
+        old.unlink()
+    thresholds = report["thresholds"]
+    rows = [row for some in scored.values() for row in prediction_rows(some, thresholds)]
+    write_csv(folder / "predictions.csv", ["path", "label", "p_fake", "verdict"], rows)
+    if changed is not None:
+        write_csv(folder / "changed.csv", ["path", "label", "p_fake", "p_fake_other", "right"], changed)
+    pictures = {
+        split: draw_pictures(folder, data, split, some, report["splits"][split], thresholds) for split, some in scored.items()
+    }
+    page = folder / f"report.html{data_tree.UNFINISHED}"
+    page.write_text(report_page.render(report, folder, pictures), "utf-8")
+    os.replace(page, folder / "report.html")
+    unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
+    os.replace(unfinished, folder / RESULT)
+
+
+def prediction_rows(scored, thresholds):
+    """Return the rows of predictions.csv of one split."""
+    from detector.model_file import verdict_of
+
+    pairs = zip(scored.items, scored.p_fake.tolist(), strict=True)
+    return [[item.path, evaluation.label_of(item), repr(p), verdict_of(p, thresholds)] for item, p in pairs]
+
+
+def write_csv(file, header, rows):
+    """Write a table; bytes of a file name that are no text are escaped."""
+    with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def draw_pictures(folder, data, split, scored, figures, thresholds):
+    """Draw the pictures of one split; return {file name: alternative text}."""
+    from detector import charts
+
+    charts.draw_all(folder, split, scored.is_fake, scored.p_fake, figures, thresholds)
+    drawn = {f"{name}_{split}.png": f"{name.replace('_', ' ')}, {split}" for name in charts.NAMES}
+    if figures["damage"]:
+        charts.draw_damage(folder, split, figures["damage"])
+        drawn[f"damage_{split}.png"] = f"figures of damaged images, {split}"
+    for kind, title in MISTAKES.items():
+        entries = worst_mistakes(scored, of_fake=kind == "fake_called_real")
+        if entries:
+            which = f"the {charts.SHEET} worst of {len(entries):,}" if len(entries) > charts.SHEET else f"all {len(entries)}"
+            line = f"{title}: {which} ({split}; below each its P(Fake) and name)"
+            charts.draw_sheet(folder / f"mistakes_{kind}_{split}.png", data, line, entries)
+            drawn[f"mistakes_{kind}_{split}.png"] = line
+    return drawn
+
+
+def worst_mistakes(scored, of_fake):
+    """Return [(path, caption)] of the Fake, or of the Real, images on the wrong side of 0.5, the worst first."""
+    wrong = (scored.is_fake == of_fake) & ((scored.p_fake >= 0.5) != scored.is_fake)
+    order = sorted(wrong.nonzero()[0], key=lambda i: abs(scored.p_fake[i] - of_fake), reverse=True)
+    return [(scored.items[i].path, f"{scored.p_fake[i]:.4f}\n{printable(short_name(scored.items[i].path))}") for i in order]
+
+
+def short_name(path, most=20):
+    """Return the name of a file, without its middle where it is long."""
+    name = path.split("/")[-1]
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+
+
+def show(report, folder):
+    """Print the tables for a person."""
+    from detector import report_page
+
+    for split, figures in report["splits"].items():
+        for line in figures["unreadable_files"][:10]:
+            print(f"not scored: {printable(line)}")
+        if figures["groups"]:
+            named = {row["group"]: row for row in figures["groups"]}
+            print(f"{table(report_page.short_rows(named), report_page.short_header(f'groups of {split}'))}\n")
+        if figures["damage"]:
+            print(f"{table(report_page.short_rows(figures['damage']), report_page.short_header(f'damaged {split}'))}\n")
+    print(table(report_page.figure_rows(report), ["", *report_page.columns(report)]))
+    for split, figures in report["splits"].items():
+        if figures["versus"]:
+            header = [f"against {figures['versus']['model']}", "this", "other", f"difference ({split})"]
+            print(f"\n{table(report_page.comparison_rows(figures['versus'], figures), header)}")
+            print(f"{split}: {report_page.mcnemar_sentence(figures['versus'])}")
+    for kind, line in report_page.notes(report):
+        print(f"{kind}: {line}")
+    print("\n".join(report["headline"]))
+    print(printable(f"report: {folder / 'report.html'}, {folder / RESULT}"))
+
+
+# --- the command line ----------------------------------------------------------------------------------------------------
+
+
+def evaluate(args):
+    """Score and measure what the command line names; return (report, {split: Scored}, rows of changed.csv or None)."""
+    from detector import report_page
+
+    splits, train = evaluation.list_items(args.data, args.split, args.group_by)
+    detector = open_engine(args.model, args.engine)
+    other = open_engine(args.versus, args.engine) if args.versus else None
+    ways = evaluation.damages() if args.damage else {}
+    scored = {split: score_items(detector, args.data, items, list(ways.values())) for split, items in splits.items()}
+    known = evaluation.known_digests(args.data, args.model, train if set(splits) != {"train"} else None)
+    found, changed = {}, [] if other else None
+    for split, some in scored.items():
+        found[split] = evaluate_split(detector, args.data, split, some, known, list(ways))
+        if other:
+            theirs = score_items(other, args.data, splits[split])
+            found[split]["versus"], rows = versus(detector, some, other, theirs)
+            changed += rows
+    lines = []
+    for split, some in scored.items():
+        counts = {"Fake": int(some.is_fake.sum()), "Real": int((~some.is_fake).sum())}
+        lines.append(report_page.headline(args.model.name, split, found[split], counts))
+    return describe(args, detector, found, lines), scored, changed
+
+
+def describe(args, detector, splits, lines):
+    """Return what metrics.json holds."""
+    from detector import model_file
+
+    first = next(iter(splits))
+    extra = ("unreadable", "unreadable_files", "unlike_seen", "leaks", "without_leaks", "groups", "damage", "versus")
+    versions = {name: version for name, version in model_file.versions().items() if name != "date"}
+    return {
+        "tool": TOOL,
+        "headline": lines,
+        "split": first,
+        **{name: value for name, value in splits[first].items() if name not in extra},
+        "model": os.fspath(args.model),
+        "model_sha256": data_tree.digest_of(args.model),
+        "engine": args.engine,
+        "device": getattr(detector, "device", "litert on cpu"),
+        "versions": versions,
         "thresholds": detector.facts["thresholds"],
         "temperature": detector.facts["temperature"],
-        "splits": {split: {**figures, "unreadable": len(unreadable)} for split, (_, unreadable, figures) in results.items()},
+        "splits": splits,
     }
-    unfinished = folder / f"metrics.json{data_tree.UNFINISHED}"
-    unfinished.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    os.replace(unfinished, folder / "metrics.json")
-
-
-def summary(results):
-    """Return a short table of the figures, a column for each split."""
-    names = {
-        "n": "images",
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
-        "auc": "AUC",
-        "average_precision": "average precision",
-        "tpr_at_1pct_fpr": "TPR at 1 % FPR",
-        "ece": "ECE",
-        "uncertain_share": "share of uncertain verdicts",
-        "accuracy_when_certain": "accuracy of the others",
-        "real_called_fake": "share of Real called Fake",
-    }
-
-    def shown(value):
-        return "none" if value is None else value if isinstance(value, int) else f"{value:.4f}"
-
-    rows = [[label, *(shown(figures[name]) for _, _, figures in results.values())] for name, label in names.items()]
-    for name in data_tree.CLASSES:
-        for figure in ("precision", "recall", "f1"):
-            rows.append([f"{figure} of {name}", *(shown(figures["per_class"][name][figure]) for _, _, figures in results.values())])
-    return table(rows, ["", *results])
 
 
 @stage
 def main(argv=None):
     """Evaluate a detector."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", default=Path("detector.h5"), help="model file that model_training.py wrote")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="data tree")
-    parser.add_argument("--split", nargs="+", choices=data_tree.SPLITS, default=["test"], help="splits to evaluate")
-    parser.add_argument("--report", type=Path, default=Path("report"), help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
+    add = parser.add_argument
+    add("model", type=Path, nargs="?", default=Path("detector.h5"), help="model file that model_training.py wrote")
+    add("--data", type=Path, default=Path("data"), help="data tree, or any folder with the two classes")
+    add("--split", nargs="+", choices=data_tree.SPLITS, help="splits to evaluate (default: test, where there are splits)")
+    add("--report", type=Path, default=Path("report"), help="folder to write")
+    add("--overwrite", action="store_true", help="replace a report that is there")
+    add("--group-by", metavar="folder|REGEX", help="figures of each group, too: by the folder inside the class folder, or by "
+        "what the first (group) of a regular expression finds in the path, relative to --data")  # fmt: skip
+    add("--damage", action="store_true", help="figures after JPEG, WebP, blur, noise, scaling and a flip, too")
+    add("--versus", type=Path, metavar="OTHER.h5", help="compare with another model on the same images")
+    add("--engine", choices=("litert", "keras"), default="litert",
+        help="what computes the scores: litert, as app.py does, or Keras, with a GPU where there is one")  # fmt: skip
     args = parser.parse_args(argv)
-    if (args.report / "metrics.json").exists() and not args.overwrite:
-        raise InputError(f"{args.report}: a report is there already; give another --report, or --overwrite")
-    require_packages("sklearn", "matplotlib")
-    from detector.model_file import open_detector
-
-    detector = open_detector(args.model)
-    results = {}
-    for split in args.split:
-        rows, unreadable = score_split(detector, args.data, split)
-        results[split] = rows, unreadable, split_figures(detector, rows)
-        for line in unreadable[:10]:
-            print(f"not scored: {line}")
-        if unreadable:
-            print(f"{plural(len(unreadable), 'image')} of {split} could not be read and were not scored")
-    write_report(args.report, args.model, detector, results)
-    print(summary(results))
-    print(f"report written to {args.report}")
+    check_folder(args.report, args.data, args.overwrite)
+    require_packages("sklearn", "scipy", "matplotlib", "h5py", *(["cv2"] if args.damage else []))
+    report, scored, changed = evaluate(args)
+    write_report(args.report, args.data, report, scored, changed)
+    show(report, args.report)
 
 
 if __name__ == "__main__":

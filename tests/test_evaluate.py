@@ -1,19 +1,45 @@
 import csv
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
 import evaluate
-from detector import model_file
+from detector import charts, model_file
+from tests.conftest import ROOT, draw
+
+REPORT = {"metrics.json", "predictions.csv", "report.html"}
 
 
 @pytest.fixture(scope="module")
-def report(trained, small_data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluated") / "report"
-    evaluate.main([str(trained[0]), "--data", str(small_data), "--split", "test", "validation", "--report", str(folder)])
+def other(trained, tmp_path_factory):
+    """A second detector: the first, its last layer half as certain and a little askew."""
+    model, facts = model_file.load(trained[0])
+    path = tmp_path_factory.mktemp("other") / "other.h5"
+    layer = model.layers[-1]
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel * 0.5, bias + np.array([0.5, 0.0])])
+    model_file.save(model, path, facts)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(trained, other, small_data, tmp_path_factory):
+    """A report with everything in it, on a copy of the data: three test images are also in train, one train image is renamed."""
+    data = tmp_path_factory.mktemp("evaluated") / "data"
+    shutil.copytree(small_data, data, ignore=shutil.ignore_patterns(".decoded"))
+    for i in range(3):
+        shutil.copy(data / f"test/Real/{i}.png", data / f"train/Real/again_{i}.png")
+    shutil.copy(data / "train/Fake/5.png", data / "test/Fake/renamed.png")
+    folder = data.parent / "report"
+    arguments = ["--data", data, "--split", "test", "validation", "--report", folder, "--damage", "--group-by", r"(\d)\.png"]
+    evaluate.main(list(map(str, [trained[0], *arguments, "--versus", other])))
     return folder
 
 
@@ -22,12 +48,15 @@ def read(report):
         return json.loads((report / "metrics.json").read_text("utf-8")), list(csv.DictReader(file))
 
 
+def scores_of(rows, split="test"):
+    rows = [row for row in rows if row["path"].startswith(f"{split}/")]
+    return np.array([row["label"] == "Fake" for row in rows]), np.array([float(row["p_fake"]) for row in rows]), rows
+
+
 def test_the_figures_are_those_of_the_predictions(report):
     figures, rows = read(report)
-    rows = [row for row in rows if row["path"].startswith("test/")]
-    is_fake = np.array([row["label"] == "Fake" for row in rows])
-    p_fake = np.array([float(row["p_fake"]) for row in rows])
-    assert figures["n"] == len(rows) == 64
+    is_fake, p_fake, rows = scores_of(rows)
+    assert figures["n"] == len(rows) == 65
     assert figures["accuracy"] == pytest.approx(((p_fake >= 0.5) == is_fake).mean())
     assert figures["auc"] == pytest.approx(sk.roc_auc_score(is_fake, p_fake))
     assert figures["auc"] > 0.9  # the set is made to be learned: the score points the right way
@@ -36,6 +65,28 @@ def test_the_figures_are_those_of_the_predictions(report):
     assert set(figures) >= {
         "n", "accuracy", "balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr", "ece", "confusion", "per_class",
     }  # fmt: skip
+    low, high = figures["intervals"]["auc"]
+    assert low < figures["auc"] <= high
+
+
+def test_what_is_written_down_of_model_and_engine(report, trained):
+    import hashlib
+
+    figures, _ = read(report)
+    facts = model_file.read_facts(trained[0])
+    assert (figures["tool"], figures["engine"], figures["device"]) == ("evaluate.py", "litert", "litert on cpu")
+    assert (figures["split"], list(figures["splits"])) == ("test", ["test", "validation"])
+    assert (figures["thresholds"], figures["temperature"]) == (facts["thresholds"], facts["temperature"])
+    assert figures["model_sha256"] == hashlib.sha256(trained[0].read_bytes()).hexdigest()
+
+
+def test_raw_figures_are_those_without_the_temperature(report):
+    figures, rows = read(report)
+    is_fake, p_fake, _ = scores_of(rows)
+    raw = model_file.p_fake_of(np.log(p_fake / (1 - p_fake)) * figures["temperature"], 1.0)
+    assert figures["temperature"] != 1
+    assert figures["raw"]["brier"] == pytest.approx(sk.brier_score_loss(is_fake, raw))
+    assert figures["raw"]["log_loss"] == pytest.approx(sk.log_loss(is_fake, raw))
 
 
 def test_verdicts_follow_the_thresholds_of_the_model(report, trained):
@@ -46,37 +97,196 @@ def test_verdicts_follow_the_thresholds_of_the_model(report, trained):
         assert row["verdict"] == ("Fake" if p >= limits["fake"] else "Real" if p <= limits["real"] else "uncertain")
 
 
-def test_the_scores_are_the_apps(report, trained, small_data, run):
+def test_the_scores_are_the_apps(report, trained, run):
     import app
 
     _, rows = read(report)
-    code, out, _ = run(app.main, small_data / "test", "--model", trained[0], "--json")
+    data = report.parent / "data"
+    code, out, _ = run(app.main, data / "test", "--model", trained[0], "--json")
     judged = {row["path"]: row for row in json.loads(out)}
     assert code == 0
-    assert len(judged) == 64
-    for row in rows:
-        if row["path"].startswith("test/"):
-            same = judged[str(small_data / row["path"])]
-            assert same["p_fake"] == pytest.approx(float(row["p_fake"]), abs=1e-6)
-            assert same["verdict"] == row["verdict"]
+    assert len(judged) == 65
+    for row in scores_of(rows)[2]:
+        same = judged[str(data / row["path"])]
+        assert same["p_fake"] == pytest.approx(float(row["p_fake"]), abs=1e-6)
+        assert same["verdict"] == row["verdict"]
+
+
+def test_leaks_are_counted_and_the_figures_given_without_them(report):
+    figures, rows = read(report)
+    assert figures["splits"]["validation"]["without_leaks"] is None
+    assert figures["splits"]["validation"]["leaks"] == {"in_train": 0, "in_train_of_model": 0, "either": 0}
+    assert figures["splits"]["test"]["leaks"] == {"in_train": 4, "in_train_of_model": 1, "either": 4}
+    leaked = {"test/Fake/renamed.png", *(f"test/Real/{i}.png" for i in range(3))}
+    is_fake, p_fake, rows = scores_of(rows)
+    clean = np.array([row["path"] not in leaked for row in rows])
+    without = figures["splits"]["test"]["without_leaks"]
+    assert without["n"] == 61
+    assert without["accuracy"] == pytest.approx(((p_fake >= 0.5) == is_fake)[clean].mean())
+    assert without["auc"] == pytest.approx(sk.roc_auc_score(is_fake[clean], p_fake[clean]))
+    assert without["intervals"]["auc"] != figures["intervals"]["auc"]
+
+
+def test_groups_are_measured_each_by_itself_the_worst_first(report):
+    figures, rows = read(report)
+    groups = figures["splits"]["test"]["groups"]
+    is_fake, p_fake, rows = scores_of(rows)
+    names = [found[1] if (found := re.search(r"(\d)\.png", row["path"])) else "(none)" for row in rows]
+    assert sorted(group["group"] for group in groups) == sorted(set(names))
+    assert [group["accuracy"] for group in groups] == sorted(group["accuracy"] for group in groups)
+    assert groups[0]["accuracy"] < groups[-1]["accuracy"]
+    for group in groups:
+        of = np.array([name == group["group"] for name in names])
+        assert group["n"] == of.sum()
+        assert group["accuracy"] == pytest.approx(((p_fake >= 0.5) == is_fake)[of].mean())
+    assert next(group for group in groups if group["group"] == "(none)")["auc"] is None  # a single Fake
+
+
+def test_damage_changes_the_scores_and_comes_out_the_same_again(report, trained, run, tmp_path):
+    figures, _ = read(report)
+    damage = figures["splits"]["test"]["damage"]
+    assert next(iter(damage)) == "undamaged" and len(damage) == 14
+    assert damage["undamaged"]["accuracy"] == figures["accuracy"]
+    assert damage["blur 3"]["auc"] < figures["auc"] - 0.2  # grain is what tells this set's classes apart
+    assert damage["flip"]["auc"] > 0.9
+    assert all({"auc", "ece", "raw", "per_class", "intervals"} <= set(row) for row in damage.values())
+    code, _, _ = run(evaluate.main, trained[0], "--data", report.parent / "data", "--report", tmp_path / "r", "--damage")
+    again, _ = read(tmp_path / "r")
+    assert code == 0 and again["splits"]["test"]["damage"] == damage
+
+
+def test_damaged_figures_are_those_of_the_damaged_images(report, trained):
+    from detector import evaluation, metrics, pixels
+
+    figures, rows = read(report)
+    is_fake, _, rows = scores_of(rows)
+    detector = model_file.open_detector(trained[0])
+    for name in ("blur 2", "noise 0.05"):
+        way = evaluation.damages()[name]
+        images = np.stack([pixels.fit(way(pixels.read_image(report.parent / "data" / row["path"])), 32) for row in rows])
+        expected = metrics.figures(is_fake, detector.p_fake(images), detector.facts["thresholds"])
+        found = figures["splits"]["test"]["damage"][name]
+        assert found["brier"] == pytest.approx(expected["brier"], abs=1e-5)
+        assert found["confusion"] == expected["confusion"]
+
+
+def test_against_another_model(report, other):
+    figures, rows = read(report)
+    versus = figures["splits"]["test"]["versus"]
+    is_fake, p_fake, rows = scores_of(rows)
+    theirs = model_file.open_detector(other)
+    from detector import pixels
+
+    p_other = theirs.p_fake(np.stack([pixels.read_fitted(report.parent / "data" / row["path"], 32) for row in rows]))
+    right, other_right = (p_fake >= 0.5) == is_fake, (p_other >= 0.5) == is_fake
+    assert versus["model"] == str(other)
+    assert versus["difference"]["accuracy"] == pytest.approx(right.mean() - other_right.mean())
+    assert versus["difference"]["auc"] == pytest.approx(sk.roc_auc_score(is_fake, p_fake) - sk.roc_auc_score(is_fake, p_other))
+    assert versus["figures"]["brier"] == pytest.approx(sk.brier_score_loss(is_fake, p_other), abs=1e-5)
+    with (report / "changed.csv").open(encoding="utf-8") as file:
+        changed = {row["path"]: row for row in csv.DictReader(file) if row["path"].startswith("test/")}
+    assert set(changed) == {row["path"] for row, a, b in zip(rows, right, other_right, strict=True) if a != b} != set()
+    for row, a, p in zip(rows, right, p_other, strict=True):
+        if row["path"] in changed:
+            assert changed[row["path"]]["right"] == ("this" if a else "other")
+            assert float(changed[row["path"]]["p_fake_other"]) == pytest.approx(p, abs=1e-5)
+    test = versus["mcnemar"]
+    assert test["only_this_right"] + test["only_other_right"] == len(changed)
 
 
 def test_pictures_are_drawn_for_each_split(report):
     names = {path.name for path in report.glob("*.png")}
-    kinds = ("confusion", "roc", "precision_recall", "reliability", "scores")
-    assert names == {f"{kind}_{split}.png" for kind in kinds for split in ("test", "validation")}
+    kinds = (*charts.NAMES, "damage", "mistakes_real_called_fake", "mistakes_fake_called_real")
+    assert names <= {f"{kind}_{split}.png" for kind in kinds for split in ("test", "validation")}
+    assert names >= {f"{kind}_{split}.png" for kind in (*charts.NAMES, "damage") for split in ("test", "validation")}
+    assert {path.name for path in report.iterdir()} - names == REPORT | {"changed.csv"}
 
 
-def test_a_report_is_not_overwritten(report, trained, small_data, run):
-    before = (report / "metrics.json").read_bytes()
-    arguments = (evaluate.main, trained[0], "--data", small_data, "--report", report)
-    assert run(*arguments) == (1, "", f"error: {report}: a report is there already; give another --report, or --overwrite\n")
-    assert (report / "metrics.json").read_bytes() == before
+def test_the_page_holds_everything_and_needs_nothing(report):
+    page = (report / "report.html").read_text("utf-8")
+    figures, _ = read(report)
+    body = page.split("<body>")[1]
+    assert body.index(figures["headline"][0]) < body.index("<h1>")
+    assert figures["headline"][0].startswith("On 33 Fake and 32 Real test images, detector.h5 has an accuracy of ")
+    assert page.count("data:image/png;base64,") == len(list(report.glob("*.png")))
+    assert not re.search(r"""(src|href)=(?!"data:)|url\(|<script|@import""", page)
+    told = "4 images also in the train folder", "without train images", "Damaged images, validation", "Groups, test", "McNemar"
+    assert [line for line in told if line not in page] == []
+
+
+def test_names_become_harmless_text_on_the_page(trained, tmp_path, run, make_tree):
+    data = make_tree(tmp_path / "data", {"Fake": 3, "Real": 3})
+    (data / "Fake" / "<img src=x>.jpg").write_text("no image")
+    assert run(evaluate.main, trained[0], "--data", data, "--report", tmp_path / "r", "--group-by", "(<?img)?.*")[0] == 0
+    page = (tmp_path / "r" / "report.html").read_text("utf-8")
+    assert "<img src=x>" not in page and "&lt;img src=x&gt;.jpg" in page
+
+
+def test_a_folder_tree_without_splits_and_of_another_size(trained, tmp_path, run, make_tree):
+    data = make_tree(tmp_path / "photos", {"real_images": 3, "AI": 4}, size=(60, 40))
+    code, out, _ = run(evaluate.main, trained[0], "--data", data, "--report", tmp_path / "r")
+    figures, rows = read(tmp_path / "r")
+    assert (code, figures["split"], figures["n"], figures["splits"]["all"]["unlike_seen"]) == (0, "all", 7, 7)
+    assert {row["path"].split("/")[0]: row["label"] for row in rows} == {"AI": "Fake", "real_images": "Real"}
+    assert "warning: all: 7 images unlike any that the model has seen; app.py says uncertain to these\n" in out
+    assert figures["splits"]["all"]["leaks"] == {"in_train": None, "in_train_of_model": 0, "either": 0}
+
+
+def test_keras_is_named_and_agrees(report, trained, tmp_path, run):
+    command = (evaluate.main, trained[0], "--data", report.parent / "data", "--report", tmp_path / "r", "--engine", "keras")
+    assert run(*command)[0] == 0
+    figures, rows = read(tmp_path / "r")
+    assert figures["engine"] == "keras" and re.fullmatch(r"(tensorflow|jax) on \w+", figures["device"])
+    assert scores_of(rows)[1] == pytest.approx(scores_of(read(report)[1])[1], abs=1e-4)
+
+
+def test_a_report_is_not_overwritten(report, trained, small_data, run, tmp_path):
+    folder = tmp_path / "report"
+    shutil.copytree(report, folder)
+    (folder / "notes.txt").write_text("mine")
+    before = (folder / "metrics.json").read_bytes()
+    arguments = (evaluate.main, trained[0], "--data", small_data, "--report", folder)
+    assert run(*arguments) == (1, "", f"error: {folder}: a report is there already; give another --report, or --overwrite\n")
+    assert (folder / "metrics.json").read_bytes() == before
     code, out, _ = run(*arguments, "--overwrite")
-    assert code == 0 and out.endswith(f"report written to {report}\n")
+    assert code == 0 and out.endswith(f"report: {folder}/report.html, {folder}/metrics.json\n".replace("/", os.sep))
+    left = {path.name for path in folder.iterdir()}
+    assert not any(name.startswith("damage") or name.endswith("_validation.png") or name == "changed.csv" for name in left)
+    assert (folder / "notes.txt").read_text() == "mine" and left >= REPORT
 
 
-def test_unreadable_images_are_counted_and_not_scored(trained, small_data, tmp_path, run):
+def test_an_interrupted_report_does_not_look_finished_and_is_replaced(report, trained, small_data, tmp_path, run, monkeypatch):
+    folder = tmp_path / "report"
+    shutil.copytree(report, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.report_page.render", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(evaluate.main, trained[0], "--data", small_data, "--report", folder, "--overwrite")[0] == 1
+    assert not (folder / "metrics.json").exists() and not (folder / "report.html").exists()
+    assert run(evaluate.main, trained[0], "--data", small_data, "--report", folder)[0] == 0
+    assert (folder / "metrics.json").exists() and not list(folder.glob("*.part"))
+
+
+def test_a_file_of_another_is_not_overwritten(trained, small_data, tmp_path, run):
+    (tmp_path / "predictions.csv").write_text("mine")
+    assert run(evaluate.main, trained[0], "--data", small_data, "--report", tmp_path) == (
+        1, "", f"error: {tmp_path}: found a predictions.csv that belongs to no report; give another --report, or --overwrite\n"
+    )  # fmt: skip
+    assert (tmp_path / "predictions.csv").read_text() == "mine"
+
+
+def test_where_a_report_cannot_go(trained, small_data, tmp_path, run):
+    inside = small_data / "test" / "report"
+    assert run(evaluate.main, trained[0], "--data", small_data, "--report", inside) == (
+        1, "", f"error: {inside}: expected a folder outside of {small_data}, which is only read; choose another with --report\n"
+    )  # fmt: skip
+    file = tmp_path / "file"
+    file.write_text("")
+    assert run(evaluate.main, trained[0], "--data", small_data, "--report", file) == (
+        1, "", f"error: {file}: expected a folder for the report, found a file; choose another with --report\n"
+    )  # fmt: skip
+
+
+def test_unreadable_images_are_counted_listed_and_not_scored(trained, small_data, tmp_path, run):
     data = tmp_path / "data"
     shutil.copytree(small_data, data)
     broken = data / "test" / "Real" / "0.png"
@@ -84,9 +294,12 @@ def test_unreadable_images_are_counted_and_not_scored(trained, small_data, tmp_p
     code, out, err = run(evaluate.main, trained[0], "--data", data, "--report", tmp_path / "report")
     assert (code, err) == (0, "")
     assert f"not scored: {broken}: expected a whole image" in out
-    assert "1 image of test could not be read and were not scored" in out
-    figures = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert (figures["n"], figures["splits"]["test"]["unreadable"]) == (63, 1)
+    assert "warning: test: 1 image could not be read and were not scored\n" in out
+    figures, rows = read(tmp_path / "report")
+    of_split = figures["splits"]["test"]
+    assert (figures["n"], of_split["unreadable"], len(rows)) == (63, 1, 63)
+    assert of_split["unreadable_files"][0].startswith(f"{broken}: expected a whole image")
+    assert str(broken) in (tmp_path / "report" / "report.html").read_text("utf-8")
 
 
 def test_bad_input_is_one_line(trained, small_data, tmp_path, run):
@@ -101,13 +314,58 @@ def test_bad_input_is_one_line(trained, small_data, tmp_path, run):
     shutil.copytree(small_data, data)
     shutil.rmtree(data / "test" / "Real")
     assert run(evaluate.main, trained[0], "--data", data, *report) == (
-        1, "", f"error: {data / 'test/Real'}: expected images of class Real, found no such folder; run data_split.py first\n"
+        1, "", f"error: {data / 'test'}: expected folders of both classes, found none for Real; add it\n"
     )  # fmt: skip
     (data / "test" / "Real").mkdir()
     (data / "test" / "Real" / "0.jpg").write_text("no image")
     code, _, err = run(evaluate.main, trained[0], "--data", data, *report)
-    assert (code, err) == (1, f"error: {data / 'test/Real'}: expected images that can be read, found none; run data_audit.py\n")
+    assert (code, err) == (
+        1, f"error: {data / 'test/Real/0.jpg'}: expected images of class Real that can be read, found none; run data_audit.py\n"
+    )  # fmt: skip
     (data / "Other").mkdir()
     code, _, err = run(evaluate.main, trained[0], "--data", data, *report)
-    assert code == 1 and err.startswith(f"error: {data}: expected the folders train, validation, test, found also Other;")
+    assert code == 1 and err.startswith(f"error: {data}: expected train, validation and test folders only, found also Other;")
     assert not (tmp_path / "r").exists()
+
+
+def test_a_model_without_facts(small_data, tmp_path, run):
+    from tests.test_model_file import bias_model
+
+    path = tmp_path / "foreign.h5"
+    bias_model([1.0, 0.0]).save(path)
+    for engine in ("litert", "keras"):
+        code, out, err = run(evaluate.main, path, "--data", small_data, "--report", tmp_path / "r", "--engine", engine)
+        assert (code, out) == (1, "")
+        assert err == (
+            f"error: {path}: expected a detector that model_training.py saved, found a Keras model without a detector's facts; "
+            "train it with model_training.py\n"
+        )
+
+
+def test_keras_is_not_imported_for_the_default_engine(trained, small_data, tmp_path):
+    blocked = "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None"
+    program = f"{blocked}; import evaluate; evaluate.main(sys.argv[1:])"
+    command = [sys.executable, "-c", program, str(trained[0]), "--data", str(small_data), "--report", str(tmp_path / "r")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_colours_of_the_classes_differ_in_grey_print():
+    from matplotlib.colors import to_rgb
+
+    grey = [np.dot(to_rgb(colour), [0.299, 0.587, 0.114]) for colour in (charts.FAKE, charts.REAL, "white")]
+    assert min(abs(np.diff([grey[0], grey[1]])), abs(np.diff([grey[0], grey[2]]))) > 0.25
+
+
+def test_a_contact_sheet_takes_images_of_any_shape(tmp_path):
+    for name, size in (("wide.png", (300, 20)), ("high.png", (10, 90)), ("small.png", (4, 4))):
+        draw(name, size).save(tmp_path / name)
+    charts.draw_sheet(tmp_path / "sheet.png", tmp_path, "three", [(name, name) for name in ("wide.png", "high.png", "small.png")])
+    from PIL import Image
+
+    assert Image.open(tmp_path / "sheet.png").size == (9 * 130, 130 * 2)
+
+
+def test_long_names_are_cut_in_the_middle():
+    assert evaluate.short_name("test/Fake/short.png") == "short.png"
+    assert evaluate.short_name("x/abcdefghijklmnopqrstuvwxyz.jpeg") == "abcdefghi…vwxyz.jpeg"
