@@ -217,9 +217,11 @@ def test_the_page_holds_everything_and_needs_nothing(report):
 def test_names_become_harmless_text_on_the_page(trained, tmp_path, run, make_tree):
     data = make_tree(tmp_path / "data", {"Fake": 3, "Real": 3})
     (data / "Fake" / "<img src=x>.jpg").write_text("no image")
-    assert run(evaluate.main, trained[0], "--data", data, "--report", tmp_path / "r", "--group-by", "(<?img)?.*")[0] == 0
+    shutil.copy(data / "Fake" / "0.jpg", data / "Fake" / "<u>.jpg")
+    assert run(evaluate.main, trained[0], "--data", data, "--report", tmp_path / "r", "--group-by", "(<u>)")[0] == 0
     page = (tmp_path / "r" / "report.html").read_text("utf-8")
     assert "<img src=x>" not in page and "&lt;img src=x&gt;.jpg" in page
+    assert "<u>" not in page and "<td>&lt;u&gt;<td>1<td>" in page
 
 
 def test_a_folder_tree_without_splits_and_of_another_size(trained, tmp_path, run, make_tree):
@@ -364,6 +366,24 @@ def test_a_contact_sheet_takes_images_of_any_shape(tmp_path):
     from PIL import Image
 
     assert Image.open(tmp_path / "sheet.png").size == (9 * 130, 130 * 2)
+
+
+def test_the_worst_mistakes_come_first_and_are_of_one_kind():
+    from detector.evaluation import Item
+
+    is_fake = np.array([True, True, True, False, False, False])
+    p_fake = np.array([0.4, 0.1, 0.9, 0.5, 0.7, 0.2])
+    items = [Item(f"x/{i}.png", bool(fake), None) for i, fake in enumerate(is_fake)]
+    scored = evaluate.Scored(items, is_fake, p_fake, None, 0, [])
+    assert evaluate.worst_mistakes(scored, of_fake=True) == [("x/1.png", "0.1000\n1.png"), ("x/0.png", "0.4000\n0.png")]
+    assert evaluate.worst_mistakes(scored, of_fake=False) == [("x/4.png", "0.7000\n4.png"), ("x/3.png", "0.5000\n3.png")]
+
+
+def test_train_is_not_held_against_itself(trained, small_data, tmp_path, run):
+    code, out, _ = run(evaluate.main, trained[0], "--data", small_data, "--split", "train", "--report", tmp_path / "r")
+    of_split = read(tmp_path / "r")[0]["splits"]["train"]
+    assert (code, of_split["leaks"], of_split["without_leaks"]) == (0, None, None)
+    assert "train folder" not in out
 
 
 def test_long_names_are_cut_in_the_middle():

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from detector import evaluation
+from detector import damage, evaluation
 from detector.console import InputError
 from tests.conftest import draw
 
@@ -49,6 +49,13 @@ def test_what_is_missing_is_told_in_one_line(sources, tmp_path, make_tree):
     assert refused(evaluation.list_items, one) == (
         f"{one / 'test/Real'}: expected images of class Real, found an empty folder; fill it"
     )
+
+
+def test_a_tree_that_a_stage_has_not_finished(sources):
+    from detector import data_tree
+
+    (sources / data_tree.JOURNAL).write_text('{"job": ["data_split.py", "raw"], "cwd": "/", "report": null}\n')
+    assert "a command was interrupted here; run it again to finish it: data_split.py raw" in refused(evaluation.list_items, sources)
 
 
 @pytest.mark.parametrize("group_by, expected", [
@@ -128,13 +135,17 @@ def test_damages_are_the_ones_asked_for_and_the_same_each_time():
     once, again = ([way(image) for way in ways.values()] for _ in range(2))
     assert all((one == two).all() for one, two in zip(once, again, strict=True))
     assert {(one.shape, one.dtype.name) for one in once} == {((30, 40, 3), "uint8")}
+    exact = {
+        "JPEG 30": damage.jpeg(image, 30), "blur 2": damage.blur(image, 2), "scale 1/2": damage.scale(image, 0.5),
+        "scale 1/4": damage.scale(image, 0.25), "WebP 50": damage.webp(image, 50), "flip": np.fliplr(image),
+    }  # fmt: skip
+    assert [name for name, expected in exact.items() if (ways[name](image) != expected).any()] == []
     harm = {name: np.abs(one.astype(float) - image).mean() for name, one in zip(ways, once, strict=True)}
     for kind in (["JPEG 90", "JPEG 70", "JPEG 50", "JPEG 30"], ["blur 1", "blur 2", "blur 3"], ["scale 1/2", "scale 1/4"]):
         assert sorted(kind, key=harm.get) == kind and harm[kind[0]] > 0
     for sigma in (0.05, 0.10):
         grey = np.full((64, 64, 3), 128, np.uint8)
         assert ways[f"noise {sigma:.2f}"](grey).std() == pytest.approx(255 * sigma, rel=0.05)
-    assert (ways["flip"](image)[:, 0] == image[:, -1]).all()
     other = np.asarray(draw(2, (40, 30)))
     noise = [ways["noise 0.10"](one).astype(int) - one for one in (image, other)]
     assert (noise[0] != noise[1]).mean() > 0.9  # each image has a noise of its own

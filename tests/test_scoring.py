@@ -103,6 +103,7 @@ def test_no_more_images_are_held_than_are_worked_on(trained, small_data):
     scores = score_files(detector, sources(), threads=2)
     next(scores)
     assert given <= 5 * BATCH
+    assert 1 + sum(1 for _ in scores) == given == 20 * BATCH
 
 
 def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
@@ -115,3 +116,4 @@ def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
     assert by_keras[-1].error == by_litert[-1].error
     assert [a.p_fake for a in by_keras[:-1]] == pytest.approx([b.p_fake for b in by_litert[:-1]], abs=1e-4)
     assert len({score.margin for score in by_keras}) > 60
+    assert keras.margins(np.zeros((BATCH + 3, 32, 32, 3), np.uint8)).shape == (BATCH + 3,)

@@ -1,0 +1,133 @@
+"""Images per second of scoring, against what its parts allow, and against Keras over a folder; memory of the whole stage.
+
+    python benchmarks/evaluation.py models/compact.h5 data --split validation
+    python benchmarks/evaluation.py models/compact.h5 data --split validation --memory
+
+reads   a detector and a data tree; writes nothing that stays
+
+What the parts allow is 1 / (engine seconds per image + decoding seconds per image / cores): the engine has all cores and images in
+memory, decoding is timed in one thread, image by image. The third way is `model.predict` over
+`keras.utils.image_dataset_from_directory`, both in batches as large as ours. All run in turn in one process, --rounds times besides
+the first, which warms up; so many images are scored each time. The ratio is taken within each round, so that what slows the machine
+down slows all parts; their median counts. Target: at least 0.9 of what the parts allow. With --memory evaluate.py runs as a whole
+on a tenth of the images and on all of them.
+"""
+import argparse
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from measuring import measure  # noqa: E402
+
+import evaluate  # noqa: E402
+from detector import evaluation, pixels  # noqa: E402
+from detector.console import plural, stage, table  # noqa: E402
+
+TARGET = 0.9
+
+
+def seconds_per_image(work, images):
+    """Call a function; return the seconds it took for each of so many images."""
+    began = time.perf_counter()
+    work()
+    return (time.perf_counter() - began) / images
+
+
+def ways(args, items):
+    """Return {name: (function, images it works on)}."""
+    import numpy as np
+
+    from detector import model_file
+    from detector.scoring import BATCH
+
+    detector = model_file.open_detector(args.model)
+    paths = [os.path.join(args.data, item.path) for item in items]
+    batch = np.stack([pixels.read_fitted(path, detector.size) for path in paths[:BATCH]])
+    model, facts = model_file.load(args.model)
+    dataset = folder_dataset(Path(args.data, args.split), facts["image_size"], BATCH).take(-(-len(items) // BATCH))
+    turns = max(1, len(items) // BATCH // 4)  # a quarter of the images says as much
+    return {
+        "engine": (lambda: [detector.margins(batch) for _ in range(turns)], turns * BATCH),
+        "decoding": (lambda: [pixels.read_fitted(path, detector.size) for path in paths[::4]], len(paths[::4])),
+        "scoring": (lambda: evaluate.score_items(detector, args.data, items), len(items)),
+        "predict over a folder": (lambda: model.predict(dataset, verbose=0), len(items)),
+    }
+
+
+def folder_dataset(folder, size, batch):
+    """Return Keras's own data set of a split."""
+    import contextlib
+    import io
+
+    from detector.model_file import import_keras
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return import_keras().utils.image_dataset_from_directory(
+            str(folder), batch_size=batch, image_size=(size, size), class_names=["Fake", "Real"], shuffle=True, seed=0
+        )
+
+
+def memory(args, images):
+    """Print peak memory and seconds of evaluate.py on a tenth of the images and on all."""
+    rows = []
+    items = evaluation.list_items(args.data, [args.split])[0][args.split]
+    for number in (images // 10, images):
+        with tempfile.TemporaryDirectory(dir=args.data.resolve().parent, prefix="evaluation-") as work:
+            for i, item in enumerate(itertools.islice(spread(items, number), number)):
+                there = Path(work, "data", evaluation.label_of(item), f"{i}{Path(item.path).suffix}")
+                there.parent.mkdir(parents=True, exist_ok=True)
+                os.link(Path(args.data, item.path), there)
+            command = [sys.executable, ROOT / "evaluate.py", args.model, "--data", Path(work, "data"), "--report", Path(work, "r")]
+            seconds, _, peak = measure(command)
+        rows.append([plural(number, "image"), f"{peak:.0f}", f"{seconds:.1f}"])
+    print(table(rows, ["evaluate.py", "peak MB", "seconds"]))
+
+
+def spread(items, number):
+    """Return about so many items, evenly from the whole list, so that both classes are there."""
+    return items[:: max(1, len(items) // number)]
+
+
+@stage
+def main(argv=None):
+    """Run the benchmark; exit code 1 where the target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="detector (.h5)")
+    parser.add_argument("data", type=Path, help="data tree")
+    parser.add_argument("--split", default="validation", help="(default: %(default)s)")
+    parser.add_argument("--images", type=int, default=20_000, help="at most (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="besides the first, which warms up (default: %(default)s)")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory of whole runs instead")
+    args = parser.parse_args(argv)
+    items = evaluation.list_items(args.data, [args.split])[0][args.split]
+    items = spread(items, args.images)[: args.images]
+    if args.memory:
+        return memory(args, len(items))
+    timed = ways(args, items)
+    rounds = [{name: seconds_per_image(*way) for name, way in timed.items()} for _ in range(args.rounds + 1)][1:]
+    cores = os.cpu_count() or 1
+    ratios = [(one["engine"] + one["decoding"] / cores) / one["scoring"] for one in rounds]
+    ratio = statistics.median(ratios)
+    rows = []
+    for name in timed:
+        times = [one[name] for one in rounds]
+        middle = statistics.median(times)
+        rows.append([name, *(f"{seconds * 1e6:.0f}" for seconds in times), f"{middle * 1e6:.0f}", f"{1 / middle:,.0f}"])
+    rows.append(["of what the parts allow", *(f"{one:.3f}" for one in ratios), f"{ratio:.3f}", ""])
+    print(table(rows, ["microseconds per image", *(f"round {i + 1}" for i in range(args.rounds)), "median", "images per second"]))
+    faster = statistics.median(one["predict over a folder"] / one["scoring"] for one in rounds)
+    print(f"{plural(len(items), 'image')}, {plural(cores, 'core')}: {ratio:.3f} of what the parts allow ", end="")
+    print(f"(target: at least {TARGET}), {faster:.2f} times as fast as predict over a folder")
+    if ratio < TARGET:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
