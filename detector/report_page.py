@@ -96,7 +96,7 @@ def figure_rows(report):
 
 def short_rows(named):
     """Return the rows of a table that has a line for each name, with the figures of SHORT; `named` is {name: figures}."""
-    return [[name, *(cell(figures, (one,), one in ("accuracy", "auc")) for one in SHORT)] for name, figures in named.items()]
+    return [[name, *(cell(figures, (one,), one == "accuracy") for one in SHORT)] for name, figures in named.items()]
 
 
 def short_header(first):
