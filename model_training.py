@@ -10,6 +10,7 @@ import argparse
 import csv
 import hashlib
 import os
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ def train(model, feed, validation, callbacks, first_epoch, end, first_step=0):
                 return
             first_epoch, first_step = last, 0
     except Exception as error:
+        if failure := feed.failure or validation.failure:
+            raise failure from None
         if not _is_out_of_memory(error):
             raise
         raise InputError("memory ran out; run the same command with a smaller --batch-size or --image-size") from None
@@ -92,7 +95,7 @@ def compile_model(model, output, phase, power, steps_per_epoch):
     steps = (phase.end - phase.start) * steps_per_epoch
     schedule = keras.optimizers.schedules.PolynomialDecay(phase.learning_rate, max(1, steps), phase.end_learning_rate, power)
     loss = "categorical_crossentropy" if output == "softmax" else "binary_crossentropy"
-    model.compile(keras.optimizers.Adam(schedule), loss=loss, metrics=fake_metrics(output))
+    model.compile(keras.optimizers.Adam(schedule), loss=loss, **fake_metrics(output))
 
 
 def read_splits(data):
@@ -132,7 +135,10 @@ def score_validation(model, validation):
             yield images
 
     margins = model_file.keras_margins(model, batches(), output)
-    return np.concatenate(is_fake), margins
+    is_fake = np.concatenate(is_fake)
+    if is_fake.all() or not is_fake.any():
+        raise InputError("expected validation images of both classes that can be read, found those of one; run data_audit.py")
+    return is_fake, margins
 
 
 def write_history(history, folder):
@@ -249,6 +255,8 @@ def prepare(args):
     keras.utils.set_random_seed(args.seed)
     model = build(args)
     images = {split: Decoded(images, args.image_size, keep=not args.no_cache) for split, images in splits.items()}
+    for some in images.values():
+        check_readable(some)
     print(told_of_decoding(images.values(), args))
     common = {"output": ARCHITECTURES[args.architecture].output, "batch_size": args.batch_size, "seed": args.seed}
     feed = ImageFeed(images["train"], **common, shuffle=True, augmentation=augmentation_of(args))
@@ -264,6 +272,17 @@ def prepare(args):
         "train_digests": np.ascontiguousarray(splits["train"].digests[:, : model_file.DIGEST_BYTES]),
     }
     return model, feed, validation, what
+
+
+def check_readable(images):
+    """Raise InputError where no image of a class can be read. (Without kept images that shows only while they are read.)"""
+    split = images.split
+    left = {label for path, label, size in zip(split.paths, split.labels, split.sizes, strict=True)
+            if size.any() and path not in images.unreadable}  # fmt: skip
+    for label, name in enumerate(data_tree.CLASSES):
+        if label not in left:
+            folder = split.data / split.paths[0].split("/")[0] / name
+            raise InputError(f"{folder}: expected images that can be read, found none; run data_audit.py")
 
 
 def told_of_decoding(images, args):
@@ -325,11 +344,12 @@ def make_callbacks(args, feed, what):
 
     after = args.head_epochs + args.stop_after_epoch
     rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, after, args.stop_rule)
-    ignored = ("data", "log_dir", "description", "max_error", "overwrite", "no_cache", "tensorboard", "checkpoint_minutes")
+    ignored = ("data", "output", "log_dir", "description", "max_error", "overwrite", "no_cache", "tensorboard")
+    ignored += ("checkpoint_minutes",)
     same = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in ignored}
     same |= {"the backend": keras.backend.backend(), "the images": what["fingerprint"]}
     checkpoint = Checkpoint(args.log_dir, rule, same, 60 * args.checkpoint_minutes)
-    callbacks = [rule, Progress(args.head_epochs + args.epochs, feed), checkpoint]
+    callbacks = [rule, checkpoint, Progress(args.head_epochs + args.epochs, feed)]
     if args.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(args.log_dir / "tensorboard", write_graph=False))
     return rule, checkpoint, callbacks
@@ -345,6 +365,7 @@ def fit_phases(model, feed, validation, args, what):
 
     rule, checkpoint, callbacks = make_callbacks(args, feed, what)
     saved_in = checkpoint.find(args.overwrite)
+    check_own(args, checkpoint)
     if saved_in is None:
         remove_checkpoint(args.log_dir)
         save_weights(model, rule.best_weights)
@@ -367,11 +388,22 @@ def fit_phases(model, feed, validation, args, what):
     return rule, checkpoint, False
 
 
+def check_own(args, checkpoint):
+    """Raise InputError where another run's model would be replaced unasked: Ctrl-C leaves one that the same run replaces."""
+    from detector import model_file
+
+    if args.output.exists() and not args.overwrite and model_file.read_facts(args.output)["made"].get("run") != checkpoint.run:
+        raise InputError(f"{args.output}: another run's model is there; give another --output, or --overwrite")
+
+
 def run(args):
     """Train as the arguments say and write everything that a run leaves."""
+    from detector import model_file
+
     settle(args)
+    model_file.import_keras()  # where that fails, it is said before all images are looked at
     model, feed, validation, what = prepare(args)
-    from detector import metrics, model_file
+    from detector import metrics
     from detector.training import remove_checkpoint
 
     rule, checkpoint, interrupted = fit_phases(model, feed, validation, args, what)
@@ -383,6 +415,7 @@ def run(args):
     is_fake, margins = score_validation(model, validation)
     temperature, thresholds = metrics.calibrate(is_fake, margins, args.max_error)
     made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": what["fingerprint"]}
+    made |= {"run": checkpoint.run}
     facts = make_facts(args, what, made, temperature, thresholds)
     model_file.save(model, args.output, facts, what["train_digests"])
     if checkpoint.history:
@@ -404,6 +437,8 @@ def check_places(args):
             raise InputError(f"{args.log_dir}: the history of another run is there; give another --log-dir, or --overwrite")
     for folder in (args.log_dir, args.output.parent):
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # where it cannot be written to, that is said now and not after the last epoch
 
 
 def told(rule, history, args, interrupted):
@@ -448,19 +483,21 @@ def make_parser():
     add("--output", type=Path, default=Path("detector.h5"), help="the model file to write")
     add("--log-dir", type=Path, default=Path("training"), help="history, pictures, and the checkpoint of a run that was cut short")
     add("--architecture", choices=list(ARCHITECTURES), default="resnet101", help="the network")
-    add("--weights", metavar="imagenet|none|FILE", help="what to start from (default: none for compact, imagenet for the others)")
-    add("--image-size", type=positive, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
+    add("--weights", metavar="imagenet|none|FILE",
+        help="what to start from; FILE: of the backbone, as keras.applications saves it, of compact the whole network (default: "
+             "none for compact, imagenet for the others)")  # fmt: skip
+    add("--image-size", type=input_side, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
     add("--stem", choices=("auto", "standard", "small"), default="auto",
         help="of a resnet; small: stride 1 and no max-pool (auto: small below 96 px; slow without a GPU)")  # fmt: skip
     add("--epochs", type=whole, default=10, help="passes over the train images, all layers; 0 builds and saves")
     add("--head-epochs", type=whole, help="passes before them, of the head alone (default: 1 for pretrained weights, else 0)")
     add("--head-learning-rate", type=above_0, default=1e-3, help="rate of those")
     add("--batch-size", type=positive, default=64, help="images a step")
-    add("--seed", type=whole, default=0, help="same seed, same history on the CPU")
+    add("--seed", type=seed, default=0, help="same seed, same history on the CPU")
     add("--learning-rate", type=above_0, help="rate of the first step (default: 3e-3 for compact, 1e-4 for the others)")
     add("--end-learning-rate", type=above_0, default=1e-5, help="rate of the last step")
     add("--power", type=above_0, default=2.0, help="of the PolynomialDecay between them")
-    add("--l2", type=below(1), default=1e-3, help="L2 penalty on the head's dense kernel")
+    add("--l2", type=below(1), default=1e-3, help="L2 penalty on the head's dense kernel (resnet50v2 has none)")
     add("--mixed-precision", nargs="?", const="float16", choices=("float16", "bfloat16"),
         help="compute in 16 bits, on GPUs that gain by it; what is saved is float32 (without a value: float16)")  # fmt: skip
     add("--stop-rule", choices=("exceeds", "plateau", "never"),
@@ -488,7 +525,7 @@ def add_augmentation(group):
     add("--zoom", type=below(0.9), default=0.0, help="shows 1 - ZOOM to 1 + ZOOM of each side")
     add("--damage", type=below(1), default=0.0, metavar="P", help="chance of each of blur, scaling, noise and JPEG, in this order")
     add("--max-blur", type=below(100), default=3.0, help="largest sigma, in pixels")
-    add("--min-scale", type=above_0, default=0.25, help="smallest factor, down and up again")
+    add("--min-scale", type=below(1), default=0.25, help="smallest factor, down and up again")
     add("--max-noise", type=below(1), default=0.1, help="largest sigma, as a share of full range")
     add("--min-jpeg", type=jpeg_quality, default=30, help="lowest quality, up to 95")
 
@@ -522,6 +559,20 @@ def positive(text):
     """Return a whole number of at least 1."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return int(text)
+
+
+def input_side(text):
+    """Return a whole number from 1 to the largest side that a model file may have."""
+    if not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 4096, found {text}")
+    return int(text)
+
+
+def seed(text):
+    """Return a whole number that every generator takes."""
+    if not 0 <= int(text) < 1 << 32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {(1 << 32) - 1}, found {text}")
     return int(text)
 
 

@@ -162,8 +162,12 @@ def backbone(application, image_size, weights, stem="standard"):
 def _with_imagenet_weights(application, arguments):
     try:
         return application(weights="imagenet", **arguments)
-    except ValueError:
-        raise  # an input that is too small
+    except ValueError as error:
+        application(weights=None, **arguments)  # raises the same where the input is too small
+        raise InputError(
+            f"--weights imagenet: expected to download them whole, but {' '.join(str(error).split())[:100]}; "
+            "run the same command again, or give --weights FILE with a copy"
+        ) from None
     except Exception as error:  # Keras raises a bare Exception where the download fails
         reason = str(error).split("--")[-1].strip()[:100]
         raise InputError(

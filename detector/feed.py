@@ -9,17 +9,20 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from detector import damage, geometry, pixels
 from detector.console import InputError, describe_os_error
 from detector.data_tree import UNFINISHED, parallel, read_bytes
 
 STORE = ".decoded"  # hidden: no stage takes it for images
+FORMAT = 1  # raise it when images are decoded or fitted in another way
 ROOM = 0.5  # of the free disk, at most, for the images of one split
 
 
@@ -55,7 +58,7 @@ def look_at(data, split, paths, labels):
     """
     data, state = Path(data), _state(data, paths)
     file = data / STORE / f"{split}.npz"
-    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(file) as kept:
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(file) as kept:
         if str(kept["state"]) == state:
             return Split(data, paths, labels, kept["digests"], kept["sizes"], state)
     found = parallel(functools.partial(_look, os.fspath(data)), paths)
@@ -122,8 +125,9 @@ class Decoded:
     def _keep(self):
         splits = "-".join(sorted({path.split("/")[0] for path in self.split.paths}))
         store, prefix = self.split.data / STORE, f"{splits}-{self.size}px-"
-        # the state is in the name: what another run keeps of other images can never be taken for these
-        file = store / f"{prefix}{self.split.state[:16]}.rgb"
+        # in the name, so that what another run keeps of other images, or decoded otherwise, can never be taken for these
+        made_of = hashlib.sha256(f"{FORMAT} {PIL.__version__} {self.split.state}".encode()).hexdigest()
+        file = store / f"{prefix}{made_of[:16]}.rgb"
         notes = file.with_suffix(".json")
         with contextlib.suppress(OSError, ValueError):
             self.unreadable = json.loads(notes.read_text("utf-8"))
@@ -141,9 +145,16 @@ class Decoded:
             self.file = file
         except OSError:
             self.unreadable = {}
+        self._remove_old(store, prefix, file.stem)
+
+    def _remove_old(self, store, prefix, stem):
+        """Remove what was kept of other states, and what was cut short a day ago; another run may be at work on the rest."""
         for old in store.glob(f"{prefix}*"):
-            if old.stem != file.stem:
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if old.suffix == UNFINISHED:
+                    if time.time() - old.stat().st_mtime > 86_400:
+                        old.unlink()
+                elif old.stem != stem:
                     old.unlink()
 
     def _bytes(self):
@@ -155,23 +166,25 @@ class Decoded:
                 handle.truncate(self._bytes())
             work = functools.partial(_decode, os.fspath(self.split.data), os.fspath(unfinished), self.size)
             said = parallel(work, list(enumerate(self.split.paths)))
+            with unfinished.open("rb+") as handle:
+                os.fsync(handle.fileno())  # its size tells nothing: it is full of zeros from the start
         self.unreadable = {path: why for path, why in zip(self.split.paths, said, strict=True) if why}
 
     def read(self, indices):
         """Return (list of (size, size, 3) uint8 arrays, their indices), without the images that cannot be read."""
-        if self.file:
+        if file := self.file:
             there = [i for i in indices if self.split.paths[i] not in self.unreadable]
             try:
-                return self._read_kept(there), there
-            except FileNotFoundError:
-                self.file = None  # somebody deleted it: the images themselves are there
+                return self._read_kept(file, there), there
+            except (OSError, ValueError):
+                self.file = None  # somebody deleted or cut it: the images themselves are there
         images = [(self._read_one(self.split.paths[i]), i) for i in indices]
         readable = [(image, i) for image, i in images if image is not None]
         return [image for image, _ in readable], [i for _, i in readable]
 
-    def _read_kept(self, indices):
+    def _read_kept(self, file, indices):
         length = self.size * self.size * 3
-        with open(self.file, "rb", buffering=0) as handle:
+        with open(file, "rb", buffering=0) as handle:
             images = []
             for i in indices:
                 handle.seek(int(i) * length)

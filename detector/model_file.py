@@ -21,10 +21,12 @@ The margin of an image is its logit of Fake: log P(Fake) - log P(Real), before c
 A compiled detector is the same graph up to the margin as a LiteRT flatbuffer; the .h5 stays what counts.
 """
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +39,8 @@ from detector.data_tree import CLASSES, UNFINISHED
 
 FORMAT = 1
 DIGEST_BYTES = 8  # of a train image's SHA-256: among 10^5 and 10^5 images, two that differ agree once in 10^9 models
+BACKENDS = {"tensorflow": "requirements.txt", "jax": "requirements-jax.txt"}  # of Keras, and what installs them
+MAX_IMAGE_SIZE = 4096  # pixels
 OUTPUTS = ("softmax", "sigmoid_real")
 PROJECT = Path(__file__).resolve().parent.parent
 SHIPPED = PROJECT / "models"
@@ -57,7 +61,9 @@ _HELPERS = {
 
 def import_keras():
     """Import Keras, by default on TensorFlow, without the backend's start-up messages; return the module."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND={backend}: expected {' or '.join(BACKENDS)}; set it to one of them, or not at all")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet_stderr():
         try:
@@ -65,7 +71,7 @@ def import_keras():
         except ModuleNotFoundError as error:
             raise InputError(
                 f"this needs the package {error.name}, which is not installed; "
-                "run: pip install -r requirements.txt"
+                f"run: pip install -r {BACKENDS[backend]}"
             ) from None
     import absl.logging
 
@@ -111,12 +117,20 @@ def save(model, path, facts, train_digests=None):
     check_facts(facts, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}{UNFINISHED}.h5")
+    check_room(path, model.variables)
     model.save(unfinished, include_optimizer=False)
     with h5py.File(unfinished, "r+") as file:
         file.attrs["detector"] = json.dumps(facts)
         if train_digests is not None:
             file["train_digests"] = train_digests
     os.replace(unfinished, path)
+
+
+def check_room(path, variables):
+    """Raise OSError where the disk has no room for variables in a file. (HDF5 ends the process where a write fails.)"""
+    needed = sum(np.prod(variable.shape, dtype=int) for variable in variables) * 4 + (8 << 20)
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
 
 
 def check_facts(facts, path):
@@ -148,7 +162,7 @@ def _sound(facts):
             and facts["output"] in OUTPUTS
             and facts["fitting"] == "resize"
             and isinstance(facts["image_size"], int)
-            and number(facts["image_size"], 1, 4096)
+            and number(facts["image_size"], 1, MAX_IMAGE_SIZE)
             and number(facts["temperature"], 1e-3, 1e3)
             and all(number(limits[name], 0, 2) for name in ("fake", "real", "max_error"))
             and all(number(value, 0, 1e9) for name in ("shorter_side", "aspect") for value in seen[name])

@@ -1,4 +1,5 @@
 """What `fit` is given: a feed of images, the metrics, and the callbacks. Needs Keras at once: import it inside functions."""
+import hashlib
 import json
 import os
 import re
@@ -11,8 +12,9 @@ import numpy as np
 from detector.console import InputError, progress
 from detector.data_tree import UNFINISHED
 from detector.feed import targets_of
+from detector.model_file import check_room
 
-WORKERS = 2  # threads that read and augment; decoding and OpenCV do not hold the interpreter's lock
+WORKERS = max(2, (os.cpu_count() or 1) // 2)  # threads that read and augment; OpenCV does not hold the interpreter's lock
 
 
 class ImageFeed(keras.utils.PyDataset):
@@ -36,6 +38,7 @@ class ImageFeed(keras.utils.PyDataset):
         self.shuffle, self.augmentation = shuffle, augmentation
         counts = np.bincount(self.labels, minlength=2)
         self.class_weights = (counts.sum() / (2 * counts)).astype(np.float32)
+        self.failure = None  # what ended a thread that `fit` reads by: TensorFlow gives it on as an error of its own
         self.start_epoch(0)
 
     @property
@@ -58,6 +61,13 @@ class ImageFeed(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         """Return batch `index` of what is to come of this epoch."""
+        try:
+            return self._batch(index)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _batch(self, index):
         start = (self.first + index) * self.batch_size
         images, there = self.images.read(self.order[start : start + self.batch_size])
         if not images:  # `fit` cannot do without a batch: the next image that can be read makes one
@@ -78,7 +88,8 @@ class ImageFeed(keras.utils.PyDataset):
 
 
 def fake_metrics(output):
-    """Return the metrics for `compile`, all of P(Fake): accuracy, precision, recall, auc, cross-entropy without penalties."""
+    """Return {'metrics', 'weighted_metrics'} for `compile`, all of P(Fake): accuracy, precision, recall and auc, and, with the
+    weights of the classes, the cross-entropy: the loss without penalties."""
 
     def p_fake(values):
         return values[:, :1] if output == "softmax" else 1 - values
@@ -92,13 +103,13 @@ def fake_metrics(output):
         return OfFake(name=name)
 
     kinds = keras.metrics
-    return [
+    plain = [
         of_fake(kinds.BinaryAccuracy, "accuracy"),
         of_fake(kinds.Precision, "precision"),
         of_fake(kinds.Recall, "recall"),
         of_fake(kinds.AUC, "auc"),
-        of_fake(kinds.BinaryCrossentropy, "cross_entropy"),
     ]
+    return {"metrics": plain, "weighted_metrics": [of_fake(kinds.BinaryCrossentropy, "cross_entropy")]}
 
 
 class StopTrainingOnValidationLoss(keras.callbacks.Callback):
@@ -157,11 +168,12 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
                 "start again with a lower --learning-rate and --overwrite"
             )
         bad = val_loss > loss if self.rule == "exceeds" else val_loss >= self.best_loss
+        bad = bad and self.rule != "never" and epoch + 1 > self.after_epoch
         if val_loss < self.best_loss:
             self.best_loss, self.best_epoch = val_loss, epoch + 1
             save_weights(self.model, self.best_weights)
-        self.bad_epochs = self.bad_epochs + 1 if bad and self.rule != "never" else 0
-        if self.bad_epochs >= self.patience and epoch + 1 > self.after_epoch:
+        self.bad_epochs = self.bad_epochs + 1 if bad else 0
+        if self.bad_epochs >= self.patience:
             self.stopped_epoch = epoch + 1
             self.model.stop_training = True
 
@@ -186,6 +198,7 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.folder, self.rule, self.facts, self.seconds = folder, rule, facts, seconds
         self.history, self.first_step, self.saved = [], 0, None
+        self.run = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]  # names the run in its model file
 
     def find(self, overwrite=False):
         """Look for an interrupted run, and take up its history and the rule's state.
@@ -225,8 +238,8 @@ class Checkpoint(keras.callbacks.Callback):
             self.model.load_weights(self.folder / self.saved["weights"])
         except (OSError, ValueError):
             raise InputError(
-                f"{self.folder / self.saved['weights']}: expected the weights of the checkpoint, found none; "
-                "start anew with --overwrite"
+                f"{self.folder / self.saved['weights']}: expected the weights of the checkpoint, found none that load; "
+                f"remove {self.folder / 'state.json'} to start anew"
             ) from None
         assign(random_states(self.model), self.saved["random_states"])
 
@@ -238,8 +251,8 @@ class Checkpoint(keras.callbacks.Callback):
             self.saved = None
 
     def on_train_batch_end(self, batch, logs=None):
-        """Write a checkpoint within the epoch, where the last one is long ago."""
-        if time.monotonic() - self.written >= self.seconds:
+        """Write a checkpoint within the epoch, where the last one is long ago; not after its last step: that comes next."""
+        if time.monotonic() - self.written >= self.seconds and batch + 1 < self.params["steps"]:
             self.write(self.first_step + batch + 1, values(self.model.metrics_variables))
 
     def on_epoch_end(self, epoch, logs=None):
@@ -324,7 +337,12 @@ def random_states(model):
 
 
 def save_weights(model, path):
-    """Write weights and optimizer state to a .weights.h5, beside and then renamed."""
+    """Write weights and optimizer state to a .weights.h5, beside and then renamed.
+
+    Raises OSError where the disk has no room: HDF5 would not survive to tell.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    check_room(path, [*model.variables, *(optimizer.variables if optimizer else ())])
     unfinished = path.with_name(f"{path.name.removesuffix('.weights.h5')}{UNFINISHED}.weights.h5")
     model.save_weights(unfinished, overwrite=True)
     os.replace(unfinished, path)

@@ -113,6 +113,30 @@ def test_what_is_kept_may_be_deleted_at_any_time(data):
     assert there == list(range(7)) and (np.stack(after) == np.stack(before)).all()
 
 
+def test_what_is_kept_and_cut_while_it_is_read_is_decoded_again(data):
+    images = Decoded(split_of(data), 32)
+    before, _ = images.read(range(7))
+    images.file.write_bytes(images.file.read_bytes()[:100])
+    assert (np.stack(images.read(range(7))[0]) == np.stack(before)).all()
+
+
+def test_a_look_that_was_cut_to_nothing_is_taken_again(data):
+    before = split_of(data)
+    (data / ".decoded" / "train.npz").write_bytes(b"")
+    assert (split_of(data).digests == before.digests).all()
+
+
+def test_the_unfinished_file_of_another_run_is_left_to_it_for_a_day(data):
+    store = data / ".decoded"
+    store.mkdir()
+    fresh, old = store / "train-32px-0.rgb.1.part", store / "train-32px-0.rgb.2.part"
+    for path in (fresh, old):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    Decoded(split_of(data), 32)
+    assert fresh.exists() and not old.exists()
+
+
 def test_images_kept_for_a_later_run_are_not_taken_for_those_of_an_earlier_one(data):
     earlier = Decoded(split_of(data), 32)
     before, _ = earlier.read([6])

@@ -76,7 +76,7 @@ def test_metrics_are_of_fake(output, columns):
     given = np.array([columns(p) for p in p_fake], np.float32)
     truth = np.array([columns(float(fake)) for fake in is_fake], np.float32)
     found = {}
-    for metric in fake_metrics(output):
+    for metric in (metric for some in fake_metrics(output).values() for metric in some):
         metric.update_state(truth, given)
         found[metric.name] = float(metric.result())
     assert found["accuracy"] == 0.5
@@ -88,6 +88,8 @@ def test_metrics_are_of_fake(output, columns):
 
 class Model:
     """What the callbacks touch of a model."""
+
+    variables, optimizer = (), None
 
     def __init__(self):
         self.stop_training, self.saved = False, []
@@ -114,6 +116,7 @@ def follow(rule, losses):
     ({}, [(0.9, 0.8), (0.7, 0.85)], 2, 1, [1]),
     ({"patience": 2}, [(0.9, 1.0), (0.7, 0.6), (0.5, 0.7), (0.4, 0.8)], 4, 2, [1, 2]),
     ({"after_epoch": 2}, [(0.9, 1.0), (0.7, 0.9), (0.5, 0.8), (0.4, 0.3)], 3, 3, [1, 2, 3]),
+    ({"patience": 2, "after_epoch": 2}, [(0.9, 1.0), (0.7, 0.9), (0.5, 0.8), (0.4, 0.7), (0.3, 0.6)], 4, 4, [1, 2, 3, 4]),
     ({"rule": "plateau"}, [(0.9, 1.0), (0.7, 0.9), (0.5, 0.9), (0.4, 0.3)], 3, 2, [1, 2]),
     ({"rule": "plateau", "patience": 2}, [(0.9, 1.0), (0.7, 1.1), (0.5, 0.9), (0.4, 1), (0.3, 1)], 5, 3, [1, 3]),
     ({"rule": "never"}, [(0.9, 1.0), (0.7, 1.1), (0.5, 1.2)], 0, 1, [1]),
@@ -141,3 +144,25 @@ def test_a_step_whose_loss_is_no_number_ends_the_run_at_once(tmp_path):
     rule.on_train_batch_end(0, {"loss": 0.7})
     with pytest.raises(InputError, match="step 3 of this epoch: expected a finite loss, found inf"):
         rule.on_train_batch_end(2, {"loss": np.inf})
+
+
+def test_an_error_while_reading_is_kept_for_the_line_that_tells_it(small_data, monkeypatch):
+    feed = feed_of(small_data)
+    failure = PermissionError(13, "Permission denied")
+
+    def fails(_):
+        raise failure
+
+    monkeypatch.setattr(feed.images, "read", fails)
+    with pytest.raises(PermissionError):
+        feed[0]
+    assert feed.failure is failure
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    from detector import training
+
+    monkeypatch.setattr("detector.model_file.shutil.disk_usage", lambda _: type("usage", (), {"free": 1000}))
+    with pytest.raises(OSError) as error:
+        training.save_weights(Model(), tmp_path / "best-1.weights.h5")
+    assert (error.value.errno, error.value.filename) == (28, str(tmp_path / "best-1.weights.h5")) and not list(tmp_path.iterdir())
