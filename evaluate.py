@@ -117,6 +117,7 @@ def evaluate_split(detector, data, split, scored, known, ways=()):
     rows.sort(key=lambda row: (row["accuracy"], row["n"]))
     paths = [item.path for item in scored.items]
     leaks, leaked = (None, None) if split == "train" else evaluation.find_leaks(data, paths, known)
+    damaged = {name: measure(way=i) for i, name in progress(list(enumerate(ways, 1)), unit="damage measured")}
     return {
         **whole,
         "unreadable": len(scored.unreadable),
@@ -125,7 +126,7 @@ def evaluate_split(detector, data, split, scored, known, ways=()):
         "leaks": leaks,
         "without_leaks": measure(~leaked) if leaks and leaks["either"] else None,
         "groups": rows or None,
-        "damage": {"undamaged": whole, **{name: measure(way=i) for i, name in enumerate(ways, 1)}} if ways else None,
+        "damage": {"undamaged": whole, **damaged} if ways else None,
         "versus": None,
     }
 
@@ -298,8 +299,8 @@ def evaluate(args):
     detector = open_engine(args.model, args.engine)
     other = open_engine(args.versus, args.engine) if args.versus else None
     ways = evaluation.damages() if args.damage else {}
-    scored = {split: score_items(detector, args.data, items, list(ways.values())) for split, items in splits.items()}
     known = evaluation.known_digests(args.data, args.model, train if set(splits) != {"train"} else None)
+    scored = {split: score_items(detector, args.data, items, list(ways.values())) for split, items in splits.items()}
     found, changed = {}, [] if other else None
     for split, some in scored.items():
         found[split] = evaluate_split(detector, args.data, split, some, known, list(ways))

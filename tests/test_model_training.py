@@ -84,7 +84,7 @@ def test_the_file_holds_the_weights_of_the_best_epoch(small_data, tmp_path, run,
     whole = training.StopTrainingOnValidationLoss.on_epoch_end
     monkeypatch.setattr(  # the second epoch is made the best
         training.StopTrainingOnValidationLoss, "on_epoch_end",
-        lambda self, epoch, logs: whole(self, epoch, {**logs, "val_loss": logs["val_loss"] - (epoch == 1)}),
+        lambda self, epoch, logs: whole(self, epoch, {**logs, "val_loss": logs["val_loss"] - 100 * (epoch == 1)}),
     )  # fmt: skip
     more = ["--epochs", "4", "--batch-size", "16", "--stop-rule", "never"]
     assert run(model_training.main, *arguments(small_data, tmp_path, *more))[0] == 0
