@@ -338,9 +338,8 @@ def describe(args, detector, splits, lines):
     }
 
 
-@stage
-def main(argv=None):
-    """Evaluate a detector."""
+def make_parser():
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
     add = parser.add_argument
     add("model", type=Path, nargs="?", default=Path("detector.h5"), help="model file that model_training.py wrote")
@@ -354,7 +353,13 @@ def main(argv=None):
     add("--versus", type=Path, metavar="OTHER.h5", help="compare with another model on the same images")
     add("--engine", choices=("litert", "keras"), default="litert",
         help="what computes the scores: litert, as app.py does, or Keras, with a GPU where there is one")  # fmt: skip
-    args = parser.parse_args(argv)
+    return parser
+
+
+@stage
+def main(argv=None):
+    """Evaluate a detector."""
+    args = make_parser().parse_args(argv)
     check_folder(args.report, args.data, args.overwrite)
     require_packages("sklearn", "scipy", "matplotlib", "h5py", *(["cv2"] if args.damage else []))
     report, scored, changed = evaluate(args)

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import beta
 from sklearn import metrics as sk
 
@@ -119,6 +121,13 @@ def test_calibration_error_never_exceeds_the_root_of_the_brier_score(seed):
     p_fake, is_fake = rng.random(40) ** rng.uniform(0.1, 5), rng.random(40) < rng.random()
     brier = np.mean((p_fake - is_fake) ** 2)
     assert metrics.expected_calibration_error(is_fake, p_fake) <= np.sqrt(brier) + 1e-12
+
+
+@settings(deadline=None)  # the first case imports scikit-learn
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]) | st.floats(0, 1)), min_size=1, max_size=60))
+def test_calibration_error_never_exceeds_the_root_of_the_brier_score_with_ties_and_one_class_either(cases):
+    found = metrics.figures([fake for fake, _ in cases], [p for _, p in cases], LIMITS)
+    assert found["ece"] <= np.sqrt(found["brier"]) + 1e-12
 
 
 def test_temperature_is_found_again():
