@@ -7,7 +7,6 @@ archive is read back and compared with the folder before it gets its name. Opera
 files are left out. data_unzipper.py unpacks it.
 """
 import argparse
-import errno
 import os
 import stat
 import zipfile
@@ -146,9 +145,6 @@ def main(argv=None):
         verify(unfinished, checksums)
         os.replace(unfinished, args.archive)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            cure = "free some room and run the same command again: packing starts over"
-            raise InputError(f"{unfinished}: {error.strerror}: {cure}") from None
         raise OSError(error.errno, error.strerror, error.filename or os.fspath(unfinished)) from None
     finally:
         unfinished.unlink(missing_ok=True)

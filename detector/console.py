@@ -28,7 +28,7 @@ def stage(main):
         except InputError as error:
             failure = str(error)
         except KeyboardInterrupt:
-            failure = "interrupted. What is finished is kept; run the same command again to go on"
+            failure = "interrupted; run the same command again to finish it"
         except BrokenPipeError:
             sys.stderr.close()  # the reader (`| head`) has gone: nobody is left to tell
             raise SystemExit(1) from None
@@ -42,8 +42,8 @@ def stage(main):
 def describe_os_error(error):
     """Return one line for an OSError: the file, what the system said, and what to do where that is known."""
     cures = {
-        errno.ENOSPC: "free some room and run the same command again: it goes on where it stopped",
-        errno.EDQUOT: "free some room and run the same command again: it goes on where it stopped",
+        errno.ENOSPC: "free some room and run the same command again",
+        errno.EDQUOT: "free some room and run the same command again",
         errno.EROFS: "choose a folder that can be written to",
         errno.EACCES: "change the permissions or choose another folder",
         errno.EPERM: "change the permissions or choose another folder",

@@ -393,7 +393,7 @@ def test_a_full_disk(tree, tmp_path, capsys):
         before = files(tree)
         code, out, err = shell(capsys, "--data", tree, "--into", mount, "--per-image", "90")
         assert (code, out) == (1, "") and err.startswith(f"error: {mount}/train/Fake/")
-        assert err.endswith("No space left on device: free some room and run the same command again: it goes on where it stopped\n")
+        assert err.endswith("No space left on device: free some room and run the same command again\n")
         assert files(tree) == before and not any(path.endswith(".part") for path in files(mount))
         for content in augmented(mount).values():
             read_image(content)
@@ -460,7 +460,7 @@ def test_interrupted_by_the_user(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert err == "error: interrupted. What is finished is kept; run the same command again to go on\n"
+    assert err == "error: interrupted; run the same command again to finish it\n"
 
 
 def test_an_interrupted_run_leaves_a_tree_that_nobody_takes_for_whole(tree, capsys, monkeypatch):
@@ -470,7 +470,7 @@ def test_an_interrupted_run_leaves_a_tree_that_nobody_takes_for_whole(tree, caps
     with monkeypatch.context() as patch:
         patch.setattr(data_augmentation, "parallel", interrupted)
         code, _, err = shell(capsys, "--data", tree, "--per-image", 2)
-    assert (code, err) == (1, "error: interrupted. What is finished is kept; run the same command again to go on\n")
+    assert (code, err) == (1, "error: interrupted; run the same command again to finish it\n")
     with pytest.raises(InputError) as caught:
         read_tree(tree, ("train",))
     command = f"data_augmentation.py --data {tree} --per-image 2"

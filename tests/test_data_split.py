@@ -364,7 +364,7 @@ def test_an_interrupted_split_refuses_other_options(make_files, tmp_path, run, m
     with monkeypatch.context() as patched:
         patched.setattr(data_split.data_tree, "carry_out", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         code, _, err = run(data_split.main, source, "--data", tmp_path / "data")
-    assert (code, err) == (1, "error: interrupted. What is finished is kept; run the same command again to go on\n")
+    assert (code, err) == (1, "error: interrupted; run the same command again to finish it\n")
     code, _, err = run(data_split.main, source, "--data", tmp_path / "data", "--seed", 1)
     assert (code, err) == (
         1,

@@ -156,7 +156,7 @@ def test_a_full_disk(run, small_disk, tmp_path):
     folder = write(tmp_path / "data", {"a.bin": random.Random(0).randbytes(2_000_000)})
     code, out, err = run(main, folder, disk / "x.zip")
     assert (code, out) == (1, "")
-    cure = "free some room and run the same command again: packing starts over"
+    cure = "free some room and run the same command again"
     assert err == f"error: {disk}/.x.zip.part: No space left on device: {cure}\n"
     assert os.listdir(disk) == []
     assert remount("size=4m")

@@ -182,7 +182,7 @@ def test_an_interrupted_run_says_so_and_goes_on(epoch, tmp_path, run, small_data
     monkeypatch.setattr(Checkpoint, "on_epoch_end", interrupted)
     command = arguments(small_data, tmp_path, "--epochs", "3", "--batch-size", "32", "--stop-after-epoch", "3")
     code, _, err = run(model_training.main, *command)
-    assert (code, err) == (1, "error: interrupted. What is finished is kept; run the same command again to go on\n")
+    assert (code, err) == (1, "error: interrupted; run the same command again to finish it\n")
     assert (tmp_path / "d.h5").exists() == (epoch > 0)  # after an epoch, the best so far is saved
     monkeypatch.undo()
     code, out, _ = run(model_training.main, *command)
