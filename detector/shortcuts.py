@@ -144,10 +144,13 @@ def _cross_validate(facts, is_fake, groups, rng, seed):
 
 
 def _scores(model, stack):
-    """Return P(Fake), (m, n), of a stack of facts, (m, n, k)."""
+    """Return P(Fake), (m, n), of a stack of facts, (m, n, k).
+
+    Rounded: the forest's threads add up their trees in the order they end, and 1e-16 would decide between ties.
+    """
     if not len(stack):
         return np.empty(stack.shape[:2])
-    return model.predict_proba(stack.reshape(-1, stack.shape[2]))[:, 1].reshape(stack.shape[:2])
+    return model.predict_proba(stack.reshape(-1, stack.shape[2]))[:, 1].reshape(stack.shape[:2]).round(12)
 
 
 def auc(is_fake, scores):
