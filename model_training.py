@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector import data_tree
-from detector.architectures import ARCHITECTURES
+from detector.architectures import ARCHITECTURES, STEMS
 from detector.console import HelpFormatter, InputError, plural, require_packages, stage
 
 
@@ -487,7 +487,7 @@ def make_parser():
         help="what to start from; FILE: of the backbone, as keras.applications saves it, of compact the whole network (default: "
              "none for compact, imagenet for the others)")  # fmt: skip
     add("--image-size", type=input_side, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
-    add("--stem", choices=("auto", "standard", "small"), default="auto",
+    add("--stem", choices=("auto", *STEMS), default="auto",
         help="of a resnet; small: stride 1 and no max-pool (auto: small below 96 px; slow without a GPU)")  # fmt: skip
     add("--epochs", type=whole, default=10, help="passes over the train images, all layers; 0 builds and saves")
     add("--head-epochs", type=whole, help="passes before them, of the head alone (default: 1 for pretrained weights, else 0)")
