@@ -79,8 +79,8 @@ def _is_out_of_memory(error):
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "ResourceExhausted" in type(error).__name__
 
 
-def compile_model(model, output, phase, power, steps_per_epoch):
-    """Compile with Adam under a PolynomialDecay over all steps of a phase, and binary cross-entropy.
+def compile_model(model, output, phase, args, steps_per_epoch):
+    """Compile with Adam, decoupled weight decay where asked for (AdamW, arXiv 1711.05101), and binary cross-entropy.
 
     For a softmax(2) that is 'categorical_crossentropy' on one-hot targets. Named 'binary_crossentropy' there, Keras 3 on
     TensorFlow takes the two logits for two independent sigmoids: another loss, not that of the probabilities given out.
@@ -92,10 +92,26 @@ def compile_model(model, output, phase, power, steps_per_epoch):
 
     if network := backbone_of(model):
         network.trainable = not phase.head_only  # the backbone alone: the normalisation before it stays as it is
-    steps = (phase.end - phase.start) * steps_per_epoch
-    schedule = keras.optimizers.schedules.PolynomialDecay(phase.learning_rate, max(1, steps), phase.end_learning_rate, power)
-    loss = "categorical_crossentropy" if output == "softmax" else "binary_crossentropy"
-    model.compile(keras.optimizers.Adam(schedule), loss=loss, **fake_metrics(output))
+    adam = keras.optimizers.Adam(make_schedule(phase, args, steps_per_epoch), weight_decay=args.weight_decay or None)
+    if args.weight_decay:
+        adam.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    kind = keras.losses.CategoricalCrossentropy if output == "softmax" else keras.losses.BinaryCrossentropy
+    model.compile(adam, loss=kind(label_smoothing=args.label_smoothing), **fake_metrics(output))
+
+
+def make_schedule(phase, args, steps_per_epoch):
+    """Return the learning rate by step of a phase, down to its end rate: PolynomialDecay, or half a cosine wave after a warm-up."""
+    import keras
+
+    schedules = keras.optimizers.schedules
+    steps = max(1, (phase.end - phase.start) * steps_per_epoch)
+    if args.schedule == "polynomial" or phase.head_only:
+        return schedules.PolynomialDecay(phase.learning_rate, steps, phase.end_learning_rate, args.power)
+    warm_up = min(round(args.warmup_epochs * steps_per_epoch), steps - 1)
+    end = phase.end_learning_rate / phase.learning_rate
+    if not warm_up:
+        return schedules.CosineDecay(phase.learning_rate, steps, end)
+    return schedules.CosineDecay(0.0, steps - warm_up, end, warmup_target=phase.learning_rate, warmup_steps=warm_up)
 
 
 def read_splits(data):
@@ -305,6 +321,8 @@ def settle(args):
         args.head_epochs = 1 if pretrained and args.epochs else 0
     if args.head_epochs and not pretrained:
         raise InputError(f"--head-epochs {args.head_epochs}: expected a pretrained backbone, found none; give --weights, or 0")
+    if args.warmup_epochs and args.schedule != "cosine":
+        raise InputError(f"--warmup-epochs {args.warmup_epochs:g}: expected --schedule cosine, found {args.schedule}; leave it out")
     if not architecture.has_stems and args.stem != "auto":
         some = ", ".join(name for name, one in ARCHITECTURES.items() if one.has_stems)
         raise InputError(f"--stem {args.stem}: expected auto for {args.architecture}; only {some} have a choice")
@@ -377,7 +395,7 @@ def fit_phases(model, feed, validation, args, what):
         for phase in plan_phases(args):
             if rule.stopped_epoch or (saved_in is not None and phase.end <= saved_in):
                 continue
-            compile_model(model, ARCHITECTURES[args.architecture].output, phase, args.power, feed.steps)
+            compile_model(model, ARCHITECTURES[args.architecture].output, phase, args, feed.steps)
             if saved_in is not None and phase.start <= saved_in:
                 checkpoint.load()
             train(model, feed, validation, callbacks, max(phase.start, len(checkpoint.history)), phase.end, checkpoint.first_step)
@@ -496,10 +514,14 @@ def make_parser():
     add("--seed", type=seed, default=0, help="same seed, same history on the CPU")
     add("--learning-rate", type=above_0, help="rate of the first step (default: 3e-3 for compact, 1e-4 for the others)")
     add("--end-learning-rate", type=above_0, default=1e-5, help="rate of the last step")
-    add("--power", type=above_0, default=2.0, help="of the PolynomialDecay between them")
+    add("--schedule", choices=("polynomial", "cosine"), default="polynomial", help="how the rate falls between them")
+    add("--power", type=above_0, default=2.0, help="of the PolynomialDecay")
+    add("--warmup-epochs", type=at_least_0, default=0.0, help="in which the rate rises from 0, before the cosine")
+    add("--weight-decay", type=below(1), default=0.0, help="of all kernels, decoupled (AdamW); 0 is plain Adam")
+    add("--label-smoothing", type=below(0.5), default=0.0, help="share of the target that is spread over both classes")
     add("--l2", type=below(1), default=1e-3, help="L2 penalty on the head's dense kernel (resnet50v2 has none)")
     add("--mixed-precision", nargs="?", const="float16", choices=("float16", "bfloat16"),
-        help="compute in 16 bits, on GPUs that gain by it; what is saved is float32 (without a value: float16)")  # fmt: skip
+        help="compute in 16 bits, where that is faster; what is saved is float32 (without a value: float16)")  # fmt: skip
     add("--stop-rule", choices=("exceeds", "plateau", "never"),
         help="stop where validation loss exceeds training loss, or where it falls no further (default: plateau for resnet50v2, "
              "exceeds for the others)")  # fmt: skip
@@ -580,6 +602,13 @@ def above_0(text):
     """Return a number above 0."""
     if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return float(text)
+
+
+def at_least_0(text):
+    """Return a number of at least 0."""
+    if not 0 <= float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, found {text}")
     return float(text)
 
 

@@ -38,7 +38,7 @@ def prepared(args):
     model_training.settle(wanted)
     model, feed, _, _ = model_training.prepare(wanted)
     output = model_training.ARCHITECTURES[args.architecture].output
-    model_training.compile_model(model, output, model_training.plan_phases(wanted)[0], 2.0, feed.steps)
+    model_training.compile_model(model, output, model_training.plan_phases(wanted)[0], wanted, feed.steps)
     return model, feed, wanted.image_size
 
 

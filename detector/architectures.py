@@ -56,9 +56,9 @@ def resnet50v2(image_size, weights, l2, stem="standard"):
 
 
 def compact(image_size, weights, l2):
-    """Build a small residual network for native 32 px images: 0.3 million parameters, no early downsampling.
+    """Build a small residual network for native 32 px images: 1.2 million parameters, no early downsampling.
 
-    Three stages of 32, 64 and 128 channels with one residual block each; `weights` must be 'none' or a file.
+    Four stages of 32 to 256 channels with one residual block each; `weights` must be 'none' or a file.
     """
     import keras
     from keras import layers, regularizers
@@ -82,7 +82,7 @@ def compact(image_size, weights, l2):
     image = keras.Input((image_size, image_size, 3), name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1)(image)
     x = layers.ReLU()(convolution(x, 32))
-    for channels, strides in [(32, 1), (64, 2), (128, 2)]:
+    for channels, strides in [(32, 1), (64, 2), (128, 2), (256, 2)]:
         x = residual_block(x, channels, strides)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(0.2)(x)

@@ -43,7 +43,7 @@ def test_what_a_run_leaves(trained, small_data):
 def test_the_loss_is_the_cross_entropy_of_the_probabilities_plus_the_penalty():
     keras = model_file.import_keras()
     model = ARCHITECTURES["compact"].build(32, "none", 0.5)
-    model_training.compile_model(model, "softmax", model_training.Phase(0, 1, 1e-3, 1e-5), 2.0, 10)
+    model_training.compile_model(model, "softmax", model_training.Phase(0, 1, 1e-3, 1e-5), parsed(), 10)
     images = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3)).astype(np.float32)
     targets = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 1, 0]]
     by_hand = -np.log(model.predict(images, verbose=0)[targets == 1]).mean()
@@ -52,6 +52,58 @@ def test_the_loss_is_the_cross_entropy_of_the_probabilities_plus_the_penalty():
     assert found["loss"] == pytest.approx(by_hand + penalty, rel=1e-4)
     assert found["cross_entropy"] == pytest.approx(by_hand, rel=1e-4)
     assert keras.backend.backend() == "tensorflow"
+
+
+def parsed(*more):
+    return model_training.make_parser().parse_args([str(one) for one in more])
+
+
+def rates(*more, epochs=4, steps=10, head_only=False):
+    phase = model_training.Phase(0, epochs, 1e-2, 1e-4, head_only)
+    schedule = model_training.make_schedule(phase, parsed(*more), steps)
+    return np.array([float(schedule(step)) for step in range(epochs * steps + 1)])
+
+
+def test_the_polynomial_rate_ends_where_it_should_by_the_formula():
+    found = rates("--power", 3)
+    assert found == pytest.approx((1e-2 - 1e-4) * (1 - np.arange(41) / 40) ** 3 + 1e-4, rel=1e-5)
+
+
+def test_the_cosine_rate_rises_for_the_warm_up_and_falls_to_its_end():
+    found = rates("--schedule", "cosine", "--warmup-epochs", 0.5)
+    assert found[:6] == pytest.approx(np.arange(6) * 2e-3, abs=1e-8)
+    wave = (1 + np.cos(np.pi * np.arange(36) / 35)) / 2
+    assert found[5:] == pytest.approx(1e-4 + (1e-2 - 1e-4) * wave, rel=1e-4)
+    assert rates("--schedule", "cosine")[0] == pytest.approx(1e-2)
+    assert rates("--schedule", "cosine", head_only=True) == pytest.approx(rates(head_only=True))
+
+
+def test_weight_decay_shrinks_kernels_alone():
+    model_file.import_keras()
+    model = ARCHITECTURES["compact"].build(32, "none", 0.0)
+    phase = model_training.Phase(0, 1, 1e-2, 1e-2)
+    model_training.compile_model(model, "softmax", phase, parsed("--weight-decay", 0.5), 10)
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    model.optimizer.apply([np.zeros(v.shape, np.float32) for v in model.trainable_variables], model.trainable_variables)
+    for variable in model.trainable_variables:
+        expected = 1 - 1e-2 * 0.5 if variable.name == "kernel" else 1
+        assert np.asarray(variable) == pytest.approx(expected, rel=1e-6), variable.path
+
+
+def test_label_smoothing_spreads_the_target():
+    model_file.import_keras()
+    model = ARCHITECTURES["compact"].build(32, "none", 0.0)
+    model_training.compile_model(model, "softmax", model_training.Phase(0, 1, 1e-3, 1e-5), parsed("--label-smoothing", 0.2), 10)
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
+    targets = np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]
+    by_hand = -(np.log(model.predict(images, verbose=0)) * (0.8 * targets + 0.1)).sum(axis=1).mean()
+    assert model.evaluate(images, targets, verbose=0, return_dict=True)["loss"] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_a_warm_up_without_the_cosine_is_refused(small_data, tmp_path, run):
+    code, _, err = run(model_training.main, *arguments(small_data, tmp_path, "--warmup-epochs", "1"))
+    assert (code, err) == (1, "error: --warmup-epochs 1: expected --schedule cosine, found polynomial; leave it out\n")
 
 
 def test_the_same_seed_gives_the_same_history(small_data, tmp_path):
