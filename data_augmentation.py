@@ -17,6 +17,7 @@ import functools
 import hashlib
 import math
 import os
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from detector.data_tree import (
     NOT_STRAY,
     counts_table,
     parallel,
+    read_bytes,
     read_tree,
     refuse_unfinished,
     scan,
@@ -42,6 +44,9 @@ PER_IMAGE = 10
 SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
 LONGEST_SIDE = 65_500  # of a JPEG, in pixels
 LONGEST_NAME = 255  # of a file on all common disks, in bytes
+PLAIN_JPEG = re.compile(  # JFIF, two tables, baseline, height and width below 1,024, three channels: no EXIF, no profile, no CMYK
+    rb"\xff\xd8\xff\xe0\0\x10JFIF\0.{9}(?:\xff\xdb\0C.{65}){2}\xff\xc0\0\x11\x08([\0-\x03].)([\0-\x03].)\x03.{9}\xff\xc4", re.DOTALL
+)
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
@@ -142,26 +147,54 @@ def is_planned(path, plan, format):
 # --- the images --------------------------------------------------------------------------------------------------------
 
 
+def read_original(path):
+    """Return an image as `read_image` does, or raise as it does; a file that is not there or may not be read is an OSError.
+
+    A small plain JPEG goes straight to Pillow's decoder: the same pixels, or none. Reading its header in Python would take
+    longer than decoding it.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from detector.pixels import read_image
+
+    content = read_bytes(path)
+    plain = PLAIN_JPEG.match(content)
+    if plain:
+        height, width = map(int.from_bytes, plain.groups())
+        with contextlib.suppress(ValueError):  # it is not whole: `read_image` says what is wrong with it
+            return np.asarray(Image.frombytes("RGB", (width, height), content, "jpeg", "RGB", ""))
+    return read_image(path)
+
+
 def augment(image, source, copies, recipe):
-    """Yield new images; what becomes of each follows from the recipe, the path and its own number alone.
+    """Return an iterator of new images; what becomes of each follows from the recipe, the path and its own number alone.
 
     Args:
         image: (h, w, 3) uint8, RGB.
-        source: relative path of the original; together with the seed and a number it seeds the generators.
+        source: relative path of the original; together with the seed it seeds the generators that the amounts are drawn from,
+            for one image after the other.
         copies: number of new images.
+
+    Returns:
+        Iterator of (h, w, 3) uint8, BGR: the order that OpenCV encodes.
     """
+    import cv2
+
     from detector.damage import random_damage
     from detector.geometry import random_affines
 
-    if recipe.affine is None:
-        images = [image] * copies
-    else:
-        images = random_affines(image, _generator(recipe.seed, source), copies, **recipe.affine)
-    for index, new in enumerate(images):
-        if recipe.damage is not None:
-            rng = _generator(recipe.seed, source, index)
-            new = random_damage(new, rng, **recipe.damage)
-        yield new
+    swapped = functools.partial(cv2.cvtColor, code=cv2.COLOR_RGB2BGR)
+
+    def moved(image):
+        if recipe.affine is None:
+            return [image] * copies
+        return random_affines(image, _generator(recipe.seed, source), copies, **recipe.affine)
+
+    if recipe.damage is None:
+        return moved(swapped(image))  # all channels move alike: once for all copies
+    rng = _generator(recipe.seed, source, "damage")
+    return (swapped(random_damage(new, rng, **recipe.damage)) for new in moved(image))
 
 
 def _generator(*key):
@@ -170,12 +203,14 @@ def _generator(*key):
     return default_rng(int.from_bytes(_hash(*key)[:16]))
 
 
-def encode(image, recipe):
-    """Return an image as the bytes of a file, (n,) uint8, without metadata."""
+def encode(images, recipe):
+    """Yield each image, (h, w, 3) uint8, BGR, as the bytes of a file, (n,) uint8, without metadata."""
     import cv2
 
+    kind = SUFFIXES[recipe.format]
     settings = (cv2.IMWRITE_JPEG_QUALITY, recipe.quality) if recipe.format == "jpeg" else ()
-    return cv2.imencode(SUFFIXES[recipe.format], cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1]
+    for image in images:
+        yield cv2.imencode(kind, image, settings)[1]
 
 
 def augment_file(job, data, into, recipe):
@@ -194,8 +229,6 @@ def augment_file(job, data, into, recipe):
     """
     import cv2
 
-    from detector.pixels import read_image
-
     cv2.setNumThreads(1)  # other processes are on the other cores
     source, copies = job
     outputs = [output_name(source, index, recipe.format) for index in range(copies)]
@@ -203,7 +236,7 @@ def augment_file(job, data, into, recipe):
     if excess > 0:
         return f"{source}: expected a name that new images can add to, found one too long; rename it, {excess} bytes shorter"
     try:
-        image = read_image(os.path.join(data, source))
+        image = read_original(os.path.join(data, source))
         if recipe.format == "jpeg" and max(image.shape) > LONGEST_SIDE:
             raise InputError(f"{source}: expected sides of at most {LONGEST_SIDE:,} px, found more; say --format png")
     except InputError as error:
@@ -212,23 +245,18 @@ def augment_file(job, data, into, recipe):
             Path(into, output).unlink(missing_ok=True)
         return str(error)
     folder = os.path.join(into, "")
-    os.makedirs(os.path.dirname(folder + source), exist_ok=True)
-    for output, new in zip(outputs, augment(image, source, copies, recipe), strict=True):
-        write(folder + output, encode(new, recipe))
+    for output, content in zip(outputs, encode(augment(image, source, copies, recipe), recipe), strict=True):
+        write(folder + output, content)
     return None
 
 
 def write(path, content):
-    """Write a file; one that is there is removed before, for other hard links to it keep what they have.
+    """Write a file, and make its folder; a file that is there is removed before: other hard links to it keep what they have.
 
     Not beside and renamed, which takes as long again: the tree counts as unfinished until all of it is written.
     """
     try:
-        try:
-            handle = os.open(path, NEW_FILE, 0o666)
-        except FileExistsError:
-            os.unlink(path)
-            handle = os.open(path, NEW_FILE, 0o666)
+        handle = _create(path)
         try:
             while len(content):
                 content = content[os.write(handle, content) :]
@@ -238,6 +266,16 @@ def write(path, content):
         with contextlib.suppress(OSError):
             os.unlink(path)  # what was cut short is no image
         raise OSError(error.errno, error.strerror, path) from None  # the system names no file where the disk is full
+
+
+def _create(path):
+    try:
+        return os.open(path, NEW_FILE, 0o666)
+    except FileExistsError:
+        os.unlink(path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    return os.open(path, NEW_FILE, 0o666)
 
 
 # --- the stage ---------------------------------------------------------------------------------------------------------

@@ -29,14 +29,11 @@ def random_affines(image, rng, copies, rotation=20.0, shift=0.2, shear=0.2, zoom
     """Yield so many `random_affine` versions of one image; the first of them are the same, however many are asked for."""
     height, width = image.shape[:2]
     whole = not (rotation or shear or zoom)
-    for *amounts, coin in rng.random((copies, 7)).tolist():
-        angle, right, down, slant, wide, tall = (2 * amount - 1 for amount in amounts)
+    for angle, right, down, slant, wide, tall, coin in (2 * rng.random((copies, 7)) - 1).tolist():
         right, down = shift * width * right, shift * height * down
         if whole:
             right, down = round(right), round(down)
-        yield affine(
-            image, rotation * angle, right, down, shear * slant, 1 + zoom * wide, 1 + zoom * tall, flip and coin < 0.5
-        )  # fmt: skip
+        yield affine(image, rotation * angle, right, down, shear * slant, 1 + zoom * wide, 1 + zoom * tall, flip and coin < 0)
 
 
 def affine(image, angle=0.0, right=0.0, down=0.0, slant=0.0, wide=1.0, tall=1.0, mirrored=False):
