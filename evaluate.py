@@ -8,8 +8,9 @@ Thresholds and temperature come out of the .h5; nothing is fitted here. A score 
 pictures, report.html (all of it on one page), predictions.csv (path, label, p_fake, verdict), with --versus changed.csv (the
 images that one model gets right and the other wrong), and metrics.json, written last:
 
-    tool, headline [a sentence for each split], model, model_sha256, engine ("litert" or "keras"), device, versions,
-    thresholds, temperature, split (the first one), and at this level also the figures of the first split
+    tool, headline [a sentence for each split], data (its folder, as given), model, model_sha256, engine ("litert" or "keras"),
+    device, versions, thresholds, temperature, split (the first one), and at this level also the figures and intervals of the
+    first split
     splits           {split: the figures and what follows}; a tree without splits is one split, "all"
       ...            the figures of detector.metrics.figures, raw and per_class among them; one that does not exist is null
       intervals      the same without n and confusion, [low, high] each: see detector.intervals
@@ -19,13 +20,17 @@ images that one model gets right and the other wrong), and metrics.json, written
                      same tree, and in the train set whose digests the model holds; null where there is none; the whole is null
                      for train itself
       without_leaks  figures and intervals without these images; null where there are none of them
-      groups         --group-by: [{group, figures and intervals}], the lowest accuracy first; else null
+      groups         --group-by: [{group, figures and intervals, against_all}], the lowest accuracy first; else null. against_all,
+                     of a group that has one class alone, such as the images of one generator: balanced_accuracy, auc,
+                     average_precision, tpr_at_1pct_fpr, tpr_at_5pct_fpr and intervals of it and all images of the other; else null
       damage         --damage: {name: figures and intervals}, "undamaged" first; else null. The decoded image is damaged,
                      then fitted. The seed of the noise comes from the image: each run has the same.
-      versus         --versus: {model, model_sha256, figures (with intervals), and difference, intervals and mcnemar of
+      versus         --versus: {model, model_sha256, in_train_of_other (number of images that it was trained on; null where that
+                     is not known), figures (with intervals), and difference, intervals and mcnemar of
                      detector.intervals.compare}; else null
 """
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -37,6 +42,8 @@ from detector.console import HelpFormatter, InputError, printable, progress, req
 
 TOOL = "evaluate.py"
 RESULT = "metrics.json"  # written last: without it a report is not finished
+AGAINST_ALL = ("balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr", "tpr_at_5pct_fpr")  # that need both classes
+LIBRARIES = ("ai-edge-litert", "opencv-python-headless", "scikit-learn", "scipy")  # that figures depend on, too
 MISTAKES = {"real_called_fake": "Real, said to be Fake", "fake_called_real": "Fake, said to be Real"}
 
 
@@ -113,7 +120,10 @@ def evaluate_split(detector, data, split, scored, known, ways=()):
         return figures_with_intervals(scored.is_fake[which], calibrated[way][which], facts["thresholds"], raw[way][which])
 
     whole, groups = measure(), np.array([item.group for item in scored.items])
-    rows = [{"group": str(name), **measure(groups == name)} for name in sorted(set(groups) - {None})]
+    rows = [
+        {"group": str(name), **measure(groups == name), "against_all": against_all(scored, groups == name, measure)}
+        for name in progress(sorted(set(groups) - {None}), unit="group measured")
+    ]
     rows.sort(key=lambda row: (row["accuracy"], row["n"]))
     paths = [item.path for item in scored.items]
     leaks, leaked = (None, None) if split == "train" else evaluation.find_leaks(data, paths, known)
@@ -131,8 +141,23 @@ def evaluate_split(detector, data, split, scored, known, ways=()):
     }
 
 
-def versus(detector, scored, other, other_scored):
-    """Return (what metrics.json has of the comparison, [rows of changed.csv]) for a split that both models scored."""
+def against_all(scored, which, measure):
+    """Return the figures that need both classes, of a group of one class and all images of the other; None for a group of both."""
+    classes = scored.is_fake[which]
+    if classes.any() and not classes.all():
+        return None
+    found = measure(which | (scored.is_fake != classes[0]))
+    return {name: found[name] for name in AGAINST_ALL} | {
+        "intervals": {name: found["intervals"][name] for name in AGAINST_ALL}
+    }
+
+
+def versus(detector, scored, other, other_scored, seen=None):
+    """Return (what metrics.json has of the comparison, [rows of changed.csv]) for a split that both models scored.
+
+    Args:
+        seen: number of these images that the other was trained on, None where that is not known.
+    """
     from detector.intervals import compare, figures_with_intervals
     from detector.model_file import p_fake_of
 
@@ -141,6 +166,7 @@ def versus(detector, scored, other, other_scored):
     found = {
         "model": os.fspath(other.path),
         "model_sha256": data_tree.digest_of(other.path),
+        "in_train_of_other": seen,
         "figures": figures_with_intervals(scored.is_fake, other_scored.p_fake, other_limits, raw),
         **compare(scored.is_fake, scored.p_fake, limits, other_scored.p_fake, other_limits),
     }
@@ -273,7 +299,9 @@ def show(report, folder):
             print(f"not scored: {printable(line)}")
         if figures["groups"]:
             named = {row["group"]: row for row in figures["groups"]}
-            print(f"{table(report_page.short_rows(named), report_page.short_header(f'groups of {split}'))}\n")
+            note = report_page.footnote(named)
+            rows = table(report_page.short_rows(named), report_page.short_header(f"groups of {split}"))
+            print(f"{rows}\n{note}\n" if note else f"{rows}\n")
         if figures["damage"]:
             print(f"{table(report_page.short_rows(figures['damage']), report_page.short_header(f'damaged {split}'))}\n")
     print(table(report_page.figure_rows(report), ["", *report_page.columns(report)]))
@@ -306,7 +334,9 @@ def evaluate(args):
         found[split] = evaluate_split(detector, args.data, split, some, known, list(ways))
         if other:
             theirs = score_items(other, args.data, splits[split])
-            found[split]["versus"], rows = versus(detector, some, other, theirs)
+            paths = [item.path for item in some.items]
+            seen = None if split == "train" else evaluation.count_trained_on(args.data, paths, args.versus)
+            found[split]["versus"], rows = versus(detector, some, other, theirs, seen)
             changed += rows
     lines = []
     for split, some in scored.items():
@@ -317,16 +347,22 @@ def evaluate(args):
 
 def describe(args, detector, splits, lines):
     """Return what metrics.json holds."""
+    from importlib import metadata
+
     from detector import model_file
 
     first = next(iter(splits))
     extra = ("unreadable", "unreadable_files", "unlike_seen", "leaks", "without_leaks", "groups", "damage", "versus")
     versions = {name: version for name, version in model_file.versions().items() if name != "date"}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
         "tool": TOOL,
         "headline": lines,
         "split": first,
         **{name: value for name, value in splits[first].items() if name not in extra},
+        "data": os.fspath(args.data),
         "model": os.fspath(args.model),
         "model_sha256": data_tree.digest_of(args.model),
         "engine": args.engine,

@@ -1,9 +1,11 @@
 """The pictures of a report. One look: Okabe and Ito's palette, and a line, marker or hatch that tells what grey print does not."""
 import contextlib
 import os
+import warnings
 
 import numpy as np
 
+from detector.console import plural
 from detector.data_tree import CLASSES
 
 NAMES = ("confusion", "roc", "precision_recall", "reliability", "scores")
@@ -28,7 +30,8 @@ def _picture(file, width=5.0, height=4.2):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph ")  # a file name may be in a script that the font lacks: it shows boxes
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
         yield axes
         figure.savefig(file)
@@ -119,12 +122,15 @@ def _precision_recall(axes, is_fake, p_fake, thresholds, figures):
 
 
 def _reliability(axes, is_fake, p_fake, figures):
-    from detector.metrics import BINS, reliability
+    from detector.metrics import reliability, upper_bound
 
     mean, share, count = reliability(is_fake, p_fake)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    spread = 1.96 * np.sqrt(share * (1 - share) / count)
-    label = f"{BINS} bins of as many images, {_with_interval('ECE', figures, 'ece')}"
+    fakes = np.rint(share * count).astype(int)  # Clopper and Pearson's interval: in a bin without a Fake there may still be some
+    low = [1 - upper_bound(number - fake, number, 0.975) for fake, number in zip(fakes, count, strict=True)]
+    high = [upper_bound(fake, number, 0.975) for fake, number in zip(fakes, count, strict=True)]
+    spread = np.maximum(0, [share - low, high - share])  # a rounding error below 0 is none
+    label = f"{plural(len(count), 'bin')} of as many images, {_with_interval('ECE', figures, 'ece')}"
     axes.errorbar(mean, share, spread, fmt="o-", color=REAL, linewidth=1.5, markersize=4, capsize=2, label=label)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.2), xlabel="P(Fake), mean of the bin", ylabel="share that is Fake")
     axes.set(yticks=np.linspace(0, 1, 6), title="Reliability")
@@ -190,7 +196,7 @@ def draw_sheet(file, data, title, entries):
             x, y = i % ACROSS + 0.5, i // ACROSS * 1.36 + 0.5
             sharp = "nearest" if max(image.shape[:2]) <= 64 else "auto"  # small images are shown pixel by pixel
             axes.imshow(image, extent=(x - wide / 2, x + wide / 2, y + high / 2, y - high / 2), interpolation=sharp)
-            axes.text(x, y + 0.5, caption, ha="center", va="top", fontsize=7)
+            axes.text(x, y + 0.5, caption, ha="center", va="top", fontsize=7, parse_math=False)
         axes.set(xlim=(0, ACROSS), ylim=(rows * 1.36, 0))
 
 

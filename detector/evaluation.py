@@ -154,6 +154,12 @@ def find_leaks(data, paths, known):
     return {**counts, "either": int(either.sum()) if digests else None}, either
 
 
+def count_trained_on(data, paths, model):
+    """Return how many images the model file at `model` was trained on, by content; None where it does not know."""
+    known = {"in_train": None, "in_train_of_model": known_digests(data, model, None)["in_train_of_model"]}
+    return find_leaks(data, paths, known)[0]["in_train_of_model"]
+
+
 def hash_files(data, paths):
     """Return the SHA-256 of each file as hex digits, None where it may not be read."""
     return [digest for digest, _ in data_tree.file_facts(data, paths)]

@@ -2,17 +2,19 @@
 
 Intervals are 95 % percentile intervals of a bootstrap (Efron 1979) of RESAMPLES resamples, seeded. It is stratified: each resample
 has as many Fake and as many Real images as the set, since whoever made the set chose these numbers. Thresholds and
-temperature stay as they are. Two cases are not the plain percentiles:
+temperature stay as they are. An interval always holds its figure. Two cases are not the plain percentiles:
 
 - A resample's calibration error is higher than the set's, as it has more noise: the percentiles of a good model's `ece` lie above
-  the figure. It gets the figure give or take its distance to the upper one, cut at 0, which errs on the wide side.
+  the figure. It gets the figure give or take its distance to the upper one. The low end is 0 where a perfectly calibrated model
+  with the same scores shows as much by chance (2.5 % of the times more; Bröcker and Smith 2007, consistency resampling).
 - Where no resample differs, since no error was seen (or nothing right), the percentiles would claim certainty. The far end is
-  then the exact (Clopper-Pearson) limit for as many images as the smaller class has.
+  then the exact (Clopper-Pearson) limit for as many images as the figure is a share of: those called Fake for its precision, the
+  ones with a verdict for the accuracy of these. Of a figure that is no plain share, such as the AUC, it is the smaller class's.
 """
 import numpy as np
 
 from detector.data_tree import CLASSES
-from detector.metrics import BINS, figures, upper_bound
+from detector.metrics import BINS, bins_of, figures, upper_bound
 
 RESAMPLES = 1000
 BLOCK = 200_000  # draws that are worked on at once: a few MB, so that they stay in the processor's cache
@@ -47,17 +49,52 @@ def intervals(is_fake, p_fake, thresholds, p_raw=None, resamples=RESAMPLES, seed
 
     point = compute(np.ones((1, len(is_fake))))
     drawn = [compute(weights) for weights in resampled(is_fake, resamples, seed)]
-    smaller = min(number for number in (is_fake.sum(), (~is_fake).sum()) if number)
+    smaller, trials = _smaller(is_fake), _trials(is_fake, columns[0], thresholds)
     found = {}
     for name, (value,) in point.items():
         low, high = _percentiles(np.concatenate([part[name] for part in drawn]))
         if name[-1] == "ece":
-            low = max(0.0, 2 * value - high)
+            by_chance = error_by_chance(columns[name[0] == "raw"], resamples, seed)
+            low = max(0.0, 2 * value - high) if value > by_chance else 0.0
         elif low == high and high in (0, 1) and name[-1] not in NO_SHARES:
-            margin = upper_bound(0, int(smaller), 0.975)
+            margin = upper_bound(0, trials.get(name, smaller), 0.975)
             low, high = (0.0, margin) if high == 0 else (1 - margin, 1.0)
-        found[name] = None if np.isnan(value) else [float(low), float(high)]
+        found[name] = None if np.isnan(value) else [float(min(low, value)), float(max(high, value))]
     return _nested(found)
+
+
+def _smaller(is_fake):
+    """Return the number of images of the smaller class that occurs."""
+    return min(int(number) for number in (is_fake.sum(), (~is_fake).sum()) if number)
+
+
+def _trials(is_fake, p_fake, thresholds):
+    """Return {figure that is a share of images: how many these are}, keyed as `figures_of_resamples` does."""
+    said_fake = p_fake >= 0.5
+    certain = (p_fake >= thresholds["fake"]) | (p_fake <= thresholds["real"])
+    masks = {
+        ("accuracy",): np.ones(len(is_fake), bool), ("uncertain_share",): np.ones(len(is_fake), bool),
+        ("accuracy_when_certain",): certain, ("real_called_fake",): ~is_fake, ("fake_called_real",): is_fake,
+    }  # fmt: skip
+    for name, truth, said in zip(CLASSES, (is_fake, ~is_fake), (said_fake, ~said_fake), strict=True):
+        masks |= {("per_class", name, "recall"): truth, ("per_class", name, "precision"): said}
+    return {name: int(mask.sum()) for name, mask in masks.items()}
+
+
+def error_by_chance(p_fake, resamples=RESAMPLES, seed=0):
+    """Return the calibration error that perfectly calibrated scores exceed in 2.5 % of the sets drawn from them.
+
+    Args:
+        p_fake: (n,) float64, the scores; labels are drawn from them `resamples` times.
+    """
+    rng, index = np.random.default_rng(seed), bins_of(p_fake)
+    order = np.argsort(index, kind="stable")
+    p_fake, starts = p_fake[order], np.flatnonzero(np.diff(index[order], prepend=-1))
+    block, found = max(1, BLOCK // len(p_fake)), []
+    for start in range(0, resamples, block):
+        drawn = rng.random((min(block, resamples - start), len(p_fake))) < p_fake
+        found.append(np.abs(np.add.reduceat(drawn - p_fake, starts, axis=1)).sum(axis=1) / len(p_fake))
+    return float(np.quantile(np.concatenate(found), 0.975))
 
 
 def _percentiles(values):
@@ -203,7 +240,9 @@ def compare(is_fake, p_fake, thresholds, p_other, other_thresholds, resamples=RE
 
     Returns:
         dict with difference (model minus other, of each figure), intervals (of these; each resample is the same for both
-        models) and mcnemar: {only_this_right, only_other_right, p}, McNemar's exact test of their accuracy (two-sided binomial).
+        models; that of `ece` is as far on one side as on the other, and where no resample of two different models differs the
+        exact limit stands in, as above) and mcnemar: {only_this_right, only_other_right, p}, McNemar's exact test of their
+        accuracy (two-sided binomial).
     """
     from scipy.stats import binomtest
 
@@ -217,6 +256,16 @@ def compare(is_fake, p_fake, thresholds, p_other, other_thresholds, resamples=RE
     point = compute(np.ones((1, len(is_fake))))
     drawn = [compute(weights) for weights in resampled(is_fake, resamples, seed)]
     found = {name: _percentiles(np.concatenate([part[name] for part in drawn])) for name in point}
+    margin = 0.0 if np.array_equal(p_fake, p_other) else upper_bound(0, _smaller(is_fake), 0.975)
+    for name, (value,) in point.items():
+        low, high = found[name]
+        if name[-1] == "ece":
+            far = max(high - value, value - low)
+            found[name] = value - far, value + far
+        elif low == high and name[-1] not in NO_SHARES:
+            found[name] = max(-1.0, low - margin), min(1.0, high + margin)
+        else:
+            found[name] = min(low, value), max(high, value)
     right, other_right = ((p >= 0.5) == is_fake for p in (p_fake, p_other))
     this, that = int((right & ~other_right).sum()), int((other_right & ~right).sum())
     p = binomtest(this, this + that).pvalue if this + that else 1.0

@@ -106,14 +106,19 @@ def tpr_at_fpr(is_fake, p_fake, fpr):
     return float(true_positive[false_positive <= fpr].max())
 
 
-def reliability(is_fake, p_fake, bins=BINS):
-    """Return (mean P(Fake), share of Fake, count) of equal-mass bins: three arrays, one value for each bin that has images.
+def bins_of(p_fake, bins=BINS):
+    """Return the number, 0 to bins - 1, of the equal-mass bin that each of (n,) scores is in.
 
-    An image's bin follows from how many images have a higher score. Equal scores are in one bin, whatever their order.
+    It follows from how many images have a higher score. Equal scores are in one bin, whatever their order.
     """
-    is_fake, p_fake = np.asarray(is_fake, np.float64), np.asarray(p_fake, np.float64)
     higher = len(p_fake) - np.searchsorted(np.sort(p_fake), p_fake, side="right")
-    index = bins - 1 - higher * bins // len(p_fake)
+    return bins - 1 - higher * bins // len(p_fake)
+
+
+def reliability(is_fake, p_fake, bins=BINS):
+    """Return (mean P(Fake), share of Fake, count) of equal-mass bins: three arrays, one value for each bin that has images."""
+    is_fake, p_fake = np.asarray(is_fake, np.float64), np.asarray(p_fake, np.float64)
+    index = bins_of(p_fake, bins)
     count = np.bincount(index)
     filled = count > 0
     mean, share = (np.bincount(index, weights=values)[filled] / count[filled] for values in (p_fake, is_fake))

@@ -1,9 +1,10 @@
 """The evaluation in words, tables and one HTML page that holds its pictures and needs nothing from elsewhere."""
 import base64
+from pathlib import PurePath
 from string import Template
 
 from detector.audit_page import STYLE, text
-from detector.console import plural
+from detector.console import plural, printable
 
 LISTED = 60  # unreadable files listed; metrics.json has them all
 FIGURES = {  # where a figure stands in metrics.json -> what people call it
@@ -24,7 +25,11 @@ FIGURES = {  # where a figure stands in metrics.json -> what people call it
     ("accuracy_when_certain",): "accuracy of the others",
     ("real_called_fake",): "share of Real called Fake",
     ("fake_called_real",): "share of Fake called Real",
-    **{("per_class", name, figure): f"{figure} of {name}" for name in ("Fake", "Real") for figure in ("precision", "recall", "f1")},
+    **{
+        ("per_class", name, figure): f"{'F1' if figure == 'f1' else figure} of {name}"
+        for name in ("Fake", "Real")
+        for figure in ("precision", "recall", "f1")
+    },
 }
 COMPARED = [path for path in FIGURES if path[0] not in ("n", "raw")]
 SHORT = {  # of the tables that have a line for each group or damage
@@ -39,7 +44,7 @@ PAGE = Template(f"""<!doctype html>
 <title>Evaluation of $model</title>
 <style>
 {STYLE}.pictures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem; }}
-figure {{ margin: 0; }} figure.broad {{ margin: 0 0 1rem; }}
+figure {{ margin: 0; }} figure.broad {{ margin: 1rem 0; }}
 img {{ display: block; width: 100%; height: auto; background: #fff; border-radius: .5rem; }}
 .lead {{ font-size: 1.1rem; max-width: none; }}
 @media print {{ img {{ break-inside: avoid; }} }}
@@ -49,7 +54,7 @@ img {{ display: block; width: 100%; height: auto; background: #fff; border-radiu
 <ul class="verdict">$notes</ul>
 <h2>Figures</h2>
 <p>In brackets the 95 % interval (bootstrap, $resamples resamples within each class). Fake is the positive class. Accuracy,
-precision, recall and f1 call an image Fake from P(Fake) 0.5 on; the shares use the verdict: Fake from $fake_from on, Real up to
+precision, recall and F1 call an image Fake from P(Fake) 0.5 on; the shares use the verdict: Fake from $fake_from on, Real up to
 $real_to, uncertain between them. These thresholds come with the model.</p>
 <div class="wide"><table>$figures</table></div>
 $sections
@@ -95,8 +100,24 @@ def figure_rows(report):
 
 
 def short_rows(named):
-    """Return the rows of a table that has a line for each name, with the figures of SHORT; `named` is {name: figures}."""
-    return [[name, *(cell(figures, (one,), one == "accuracy") for one in SHORT)] for name, figures in named.items()]
+    """Return the rows of a table that has a line for each name, with the figures of SHORT; `named` is {name: figures}.
+
+    A figure with a star is of the group and all images of the class that it lacks (`against_all`).
+    """
+    return [[printable(name), *(_short_cell(figures, one) for one in SHORT)] for name, figures in named.items()]
+
+
+def _short_cell(figures, name):
+    against = figures.get("against_all") or {}
+    if figures[name] is None and against.get(name) is not None:
+        return f"{cell(against, (name,), False)}*"
+    return cell(figures, (name,), name == "accuracy")
+
+
+def footnote(named):
+    """Return the line that explains the stars of `short_rows`, or None where there are none."""
+    stars = any(figures.get("against_all") for figures in named.values())
+    return "* of a group of one class: against all images of the other class" if stars else None
 
 
 def short_header(first):
@@ -142,8 +163,13 @@ def headline(model, split, figures, counts):
     )
     clean = figures["without_leaks"]
     if clean and clean["accuracy"] is not None:
-        number = f"{figures['leaks']['either']:,}"
-        sentence += f" Without the {number} of them that stand in a train set the accuracy is {100 * clean['accuracy']:.2f} %."
+        auc = "none" if clean["auc"] is None else f"{clean['auc']:.4f}"
+        wrong = "none" if clean["real_called_fake"] is None else f"{100 * clean['real_called_fake']:.2f} %"
+        sentence += (
+            f" Without the {figures['leaks']['either']:,} of them that stand in a train set: "
+            f"accuracy {100 * clean['accuracy']:.2f} %, AUC {auc}, "
+            f"Real called Fake {wrong}, uncertain {100 * clean['uncertain_share']:.2f} %."
+        )
     return sentence
 
 
@@ -152,6 +178,9 @@ def notes(report):
     lines = []
     for split, figures in report["splits"].items():
         lines += [("warning", line) for line in _warnings(split, figures)]
+        if split == "validation":
+            fitted = "temperature and thresholds were fitted on the validation split of the model's training"
+            lines.append(("warning", f"validation: {fitted}; where it is this one, the figures flatter the model"))
         lines += [("clean", line) for line in _clean(split, figures["leaks"])]
         if figures["leaks"] and figures["leaks"]["in_train_of_model"] is None:
             older = "the model, of an older version, holds no digests of its train images: it may have seen some of these"
@@ -165,8 +194,12 @@ def _warnings(split, figures):
         yield f"{split}: {plural(leaks['in_train'], 'image')} also in the train folder, byte for byte"
     if leaks.get("in_train_of_model"):
         yield f"{split}: {plural(leaks['in_train_of_model'], 'image')} among those the model was trained on"
+    theirs = (figures["versus"] or {}).get("in_train_of_other")
+    if theirs:
+        yield f"{split}: {plural(theirs, 'image')} among those {figures['versus']['model']} was trained on: its figures flatter it"
     if figures["unreadable"]:
-        yield f"{split}: {plural(figures['unreadable'], 'image')} could not be read and were not scored"
+        were = "was" if figures["unreadable"] == 1 else "were"
+        yield f"{split}: {plural(figures['unreadable'], 'image')} could not be read and {were} not scored"
     if figures["unlike_seen"]:
         number = plural(figures["unlike_seen"], "image")
         yield f"{split}: {number} unlike any that the model has seen; app.py says uncertain to these"
@@ -195,7 +228,7 @@ def render(report, folder, pictures):
     sections = [section(split, figures, folder, pictures[split]) for split, figures in report["splits"].items()]
     kinds = {"warning": "warn", "clean": "good"}
     return PAGE.substitute(
-        model=text(report["model"].split("/")[-1]), headline=text(report["headline"][0]),
+        model=text(PurePath(report["model"]).name), headline=text(report["headline"][0]),
         notes="".join(f"<li><b class={kinds[kind]}>{kind}</b> {text(line)}" for kind, line in notes(report))
         + "".join(f"<li>{text(line)}" for line in report["headline"][1:]),
         figures=html_table(figure_rows(report), ["", *columns(report)]), sections="\n".join(sections),
@@ -215,8 +248,8 @@ def made_rows(report):
     """Return the rows of the table on the model and the engine."""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return [
-        ["model", report["model"]], ["its SHA-256", report["model_sha256"]], ["engine", report["device"]],
-        ["temperature", f"{report['temperature']:.4f}"], ["versions", versions],
+        ["images", report["data"]], ["model", report["model"]], ["its SHA-256", report["model_sha256"]],
+        ["engine", report["device"]], ["temperature", f"{report['temperature']:.4f}"], ["versions", versions],
     ]  # fmt: skip
 
 
@@ -244,7 +277,9 @@ def picture(file, alt, kind=""):
 
 
 def _table(title, named, first):
-    return f"<h2>{text(title)}</h2><div class=wide><table>{html_table(short_rows(named), short_header(first))}</table></div>"
+    note = footnote(named)
+    table = f"<h2>{text(title)}</h2><div class=wide><table>{html_table(short_rows(named), short_header(first))}</table></div>"
+    return table + (f"<p>{text(note)}." if note else "")
 
 
 def _versus(split, figures):

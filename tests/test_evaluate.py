@@ -76,8 +76,44 @@ def test_what_is_written_down_of_model_and_engine(report, trained):
     facts = model_file.read_facts(trained[0])
     assert (figures["tool"], figures["engine"], figures["device"]) == ("evaluate.py", "litert", "litert on cpu")
     assert (figures["split"], list(figures["splits"])) == ("test", ["test", "validation"])
+    assert figures["data"] == str(report.parent / "data")
+    assert {"numpy", "scikit-learn", "ai-edge-litert", "opencv-python-headless"} <= set(figures["versions"])
     assert (figures["thresholds"], figures["temperature"]) == (facts["thresholds"], facts["temperature"])
     assert figures["model_sha256"] == hashlib.sha256(trained[0].read_bytes()).hexdigest()
+
+
+def test_all_that_is_written_down_is_documented(report):
+    from detector import intervals, metrics
+
+    told = " ".join(some.__doc__ for some in (evaluate, metrics.figures, metrics.calibration, metrics.per_class, intervals.compare))
+
+    def names(some):
+        for name, value in some.items():
+            yield name
+            of_a_name = name in ("splits", "damage", "versions", "per_class")  # {name of a split, damage ...: what follows}
+            for one in (value.values() if of_a_name and value else [value[0] if isinstance(value, list) and value else value]):
+                yield from names(one) if isinstance(one, dict) and name not in ("thresholds", "versions", "difference") else ()
+
+    assert {name for name in names(read(report)[0]) if not re.search(rf"\b{name}\b", told)} == set()
+
+
+def test_the_first_line_gives_every_headline_figure_without_leaks(report):
+    figures, _ = read(report)
+    clean = figures["splits"]["test"]["without_leaks"]
+    assert figures["headline"][0].endswith(
+        f" Without the 4 of them that stand in a train set: accuracy {100 * clean['accuracy']:.2f} %, AUC {clean['auc']:.4f}, "
+        f"Real called Fake {100 * clean['real_called_fake']:.2f} %, uncertain {100 * clean['uncertain_share']:.2f} %."
+    )
+    assert "Without" not in figures["headline"][1]
+
+
+def test_what_the_other_model_was_trained_on_is_told(report):
+    from detector import report_page
+
+    figures, _ = read(report)
+    figures["splits"]["test"]["versus"] |= {"model": "other.h5", "in_train_of_other": 1}
+    line = "test: 1 image among those other.h5 was trained on: its figures flatter it"
+    assert ("warning", line) in report_page.notes(figures)
 
 
 def test_raw_figures_are_those_without_the_temperature(report):
@@ -139,7 +175,16 @@ def test_groups_are_measured_each_by_itself_the_worst_first(report):
         of = np.array([name == group["group"] for name in names])
         assert group["n"] == of.sum()
         assert group["accuracy"] == pytest.approx(((p_fake >= 0.5) == is_fake)[of].mean())
-    assert next(group for group in groups if group["group"] == "(none)")["auc"] is None  # a single Fake
+        assert (group["against_all"] is None) == (group["group"] != "(none)")
+    alone = next(group for group in groups if group["group"] == "(none)")
+    assert (alone["n"], alone["auc"]) == (1, None)  # a single Fake: its figures of both classes are against all Real images
+    which = ~is_fake | np.array([name == "(none)" for name in names])
+    assert alone["against_all"]["auc"] == pytest.approx(sk.roc_auc_score(is_fake[which], p_fake[which]))
+    assert alone["against_all"]["average_precision"] == pytest.approx(sk.average_precision_score(is_fake[which], p_fake[which]))
+    assert set(alone["against_all"]["intervals"]) == set(evaluate.AGAINST_ALL)
+    page = (report / "report.html").read_text("utf-8")
+    assert f"<td>{alone['against_all']['auc']:.4f}*<td>" in page
+    assert "<p>* of a group of one class: against all images of the other class." in page
 
 
 def test_damage_changes_the_scores_and_comes_out_the_same_again(report, trained, run, tmp_path):
@@ -179,7 +224,7 @@ def test_against_another_model(report, other):
 
     p_other = theirs.p_fake(np.stack([pixels.read_fitted(report.parent / "data" / row["path"], 32) for row in rows]))
     right, other_right = (p_fake >= 0.5) == is_fake, (p_other >= 0.5) == is_fake
-    assert versus["model"] == str(other)
+    assert versus["model"] == str(other) and versus["in_train_of_other"] is None
     assert versus["difference"]["accuracy"] == pytest.approx(right.mean() - other_right.mean())
     assert versus["difference"]["auc"] == pytest.approx(sk.roc_auc_score(is_fake, p_fake) - sk.roc_auc_score(is_fake, p_other))
     assert versus["figures"]["brier"] == pytest.approx(sk.brier_score_loss(is_fake, p_other), abs=1e-5)
@@ -210,7 +255,10 @@ def test_the_page_holds_everything_and_needs_nothing(report):
     assert figures["headline"][0].startswith("On 33 Fake and 32 Real test images, detector.h5 has an accuracy of ")
     assert page.count("data:image/png;base64,") == len(list(report.glob("*.png")))
     assert not re.search(r"""(src|href)=(?!"data:)|url\(|<script|@import""", page)
-    told = "4 images also in the train folder", "without train images", "Damaged images, validation", "Groups, test", "McNemar"
+    told = "4 images also in the train folder", "without train images", "Damaged images, validation", "Groups, test", "McNemar", (
+        "validation: temperature and thresholds were fitted on the validation split of the model&#x27;s training; "
+        "where it is this one, the figures flatter the model"
+    )  # fmt: skip
     assert [line for line in told if line not in page] == []
 
 
@@ -288,6 +336,14 @@ def test_where_a_report_cannot_go(trained, small_data, tmp_path, run):
     )  # fmt: skip
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_scored(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK and path == tmp_path))
+    assert run(evaluate.main, "d.h5", "--data", tmp_path / "data", "--report", tmp_path / "new" / "report") == (
+        1, "", f"error: {tmp_path}: expected a folder that can be written to; choose another with --report\n"
+    )  # fmt: skip
+    assert not (tmp_path / "new").exists()
+
+
 def test_unreadable_images_are_counted_listed_and_not_scored(trained, small_data, tmp_path, run):
     data = tmp_path / "data"
     shutil.copytree(small_data, data)
@@ -296,7 +352,7 @@ def test_unreadable_images_are_counted_listed_and_not_scored(trained, small_data
     code, out, err = run(evaluate.main, trained[0], "--data", data, "--report", tmp_path / "report")
     assert (code, err) == (0, "")
     assert f"not scored: {broken}: expected a whole image" in out
-    assert "warning: test: 1 image could not be read and were not scored\n" in out
+    assert "warning: test: 1 image could not be read and was not scored\n" in out
     figures, rows = read(tmp_path / "report")
     of_split = figures["splits"]["test"]
     assert (figures["n"], of_split["unreadable"], len(rows)) == (63, 1, 63)
@@ -366,6 +422,28 @@ def test_a_contact_sheet_takes_images_of_any_shape(tmp_path):
     from PIL import Image
 
     assert Image.open(tmp_path / "sheet.png").size == (9 * 130, 130 * 2)
+
+
+def test_a_contact_sheet_takes_names_of_any_kind(tmp_path):
+    import warnings
+
+    draw("a.png", (40, 40)).save(tmp_path / "a.png")
+    names = ["$\\frac$.jpg", "a$x_$b$.jpg", "<img src=x>", "\u65e5\u672c\u8a9e.jpg", "100%.jpg"]  # the first: a broken formula
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        charts.draw_sheet(tmp_path / "sheet.png", tmp_path, "five", [("a.png", name) for name in names])
+    assert (tmp_path / "sheet.png").exists()
+
+
+def test_a_bin_without_a_fake_is_not_known_to_have_none():
+    from matplotlib.figure import Figure
+
+    is_fake, p_fake = np.arange(60) >= 30, np.repeat([0.0, 1.0], 30)
+    axes = Figure().subplots()
+    charts._reliability(axes, is_fake, p_fake, {"ece": 0.0, "intervals": {"ece": [0.0, 0.0]}})
+    bars = axes.containers[0][2][0].get_segments()
+    limit = 1 - 0.025 ** (1 / 30)  # Clopper and Pearson's
+    assert np.array(bars)[:, :, 1] == pytest.approx(np.array([[0, limit], [1 - limit, 1]]))
 
 
 def test_the_worst_mistakes_come_first_and_are_of_one_kind():

@@ -114,6 +114,18 @@ def test_digests_of_an_old_model_and_of_a_new_one(sources, tmp_path):
     }  # fmt: skip
 
 
+def test_images_that_another_model_was_trained_on_are_counted(sources, tmp_path):
+    from detector import model_file
+    from tests.test_model_file import FACTS, bias_model
+
+    paths = ["test/Real/0.jpg", "test/Real/1.jpg"]
+    digest = hashlib.sha256((sources / paths[1]).read_bytes()).digest()[:8]
+    model_file.save(bias_model([1.0, 0.0]), tmp_path / "new.h5", FACTS, np.frombuffer(digest, np.uint8)[None])
+    model_file.save(bias_model([1.0, 0.0]), tmp_path / "old.h5", FACTS)
+    assert evaluation.count_trained_on(sources, paths, tmp_path / "new.h5") == 1
+    assert evaluation.count_trained_on(sources, paths, tmp_path / "old.h5") is None
+
+
 def test_digests_of_another_kind_are_refused(tmp_path):
     from detector import model_file
     from tests.test_model_file import FACTS, bias_model

@@ -128,16 +128,52 @@ def test_the_interval_of_a_calibration_error_is_not_that_of_its_resamples():
     assert low < metrics.expected_calibration_error(is_fake, wrong) < high and low > 0.1
 
 
+def test_the_interval_of_a_calibrated_models_error_holds_no_error():
+    """Half of them did not before: what chance alone shows was taken for miscalibration."""
+    held = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        p_fake = rng.random(300)
+        held += intervals.intervals(rng.random(300) < p_fake, p_fake, ANY, resamples=200)["ece"][0] == 0
+    assert held >= 36
+
+
+def test_the_error_that_chance_alone_shows():
+    rng = np.random.default_rng(5)
+    p_fake = np.round(rng.random(400), 2)  # ties
+    drawn = [metrics.expected_calibration_error(rng.random(400) < p_fake, p_fake) for _ in range(2000)]
+    assert intervals.error_by_chance(p_fake) == pytest.approx(np.quantile(drawn, 0.975), rel=0.05)
+    assert intervals.error_by_chance(p_fake) == intervals.error_by_chance(p_fake)
+    assert intervals.error_by_chance(np.array([0.0, 1.0, 1.0])) == 0.0
+
+
+def limit(trials):
+    """Clopper and Pearson's upper limit of an error rate, at 95 % two-sided, where so many trials had no error."""
+    return 1 - 0.025 ** (1 / trials)
+
+
 def test_no_error_is_no_certainty():
     is_fake = np.array([True] * 40 + [False] * 20)
     p_fake = np.where(is_fake, 0.9, 0.1)
     found = intervals.intervals(is_fake, p_fake, ANY)
-    limit = 1 - 0.025 ** (1 / 20)  # Clopper-Pearson, no error in the 20 images of the smaller class
-    for name in ("accuracy", "balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr", "accuracy_when_certain"):
-        assert found[name] == pytest.approx([1 - limit, 1.0]), name
-    assert found["real_called_fake"] == found["uncertain_share"] == pytest.approx([0, limit])
-    assert found["per_class"]["Real"]["recall"] == pytest.approx([1 - limit, 1.0])
+    for name in ("balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr"):
+        assert found[name] == pytest.approx([1 - limit(20), 1.0]), name
+    assert found["accuracy"] == found["accuracy_when_certain"] == pytest.approx([1 - limit(60), 1.0])
+    assert found["uncertain_share"] == pytest.approx([0, limit(60)])
+    assert found["real_called_fake"] == pytest.approx([0, limit(20)])
+    assert found["fake_called_real"] == pytest.approx([0, limit(40)])
+    assert found["per_class"]["Real"]["recall"] == found["per_class"]["Real"]["precision"] == pytest.approx([1 - limit(20), 1.0])
     assert found["brier"] == pytest.approx([0.01, 0.01])
+
+
+def test_a_share_of_a_few_images_is_not_known_better_than_these_tell():
+    """Six images are called Fake and have a verdict, rightly, among a thousand of each class."""
+    is_fake = np.arange(2000) < 1000
+    p_fake = np.full(2000, 0.4)
+    p_fake[:6] = 0.9
+    found = intervals.intervals(is_fake, p_fake, ANY, resamples=300)
+    assert found["per_class"]["Fake"]["precision"] == found["accuracy_when_certain"] == pytest.approx([1 - limit(6), 1.0])
+    assert found["real_called_fake"] == pytest.approx([0, limit(1000)])
 
 
 def test_one_class_and_no_image():
@@ -162,6 +198,36 @@ def test_a_model_against_itself_and_against_a_worse_one():
         expected = metrics.figures(is_fake, p_fake, LIMITS)[name] - metrics.figures(is_fake, worse, ANY)[name]
         assert found["difference"][name] == pytest.approx(expected)
         assert 0 < low < expected < high
+
+
+def test_the_interval_holds_the_figure_of_a_hopeless_model():
+    """Resampled, the average precision of a model that has every image the wrong way round is always higher: images repeat."""
+    is_fake, p_fake = np.arange(22) < 11, np.arange(22) / 22
+    found = intervals.figures_with_intervals(is_fake, p_fake, ANY)
+    weights = np.concatenate(list(intervals.resampled(is_fake, 1000)))
+    drawn = intervals.figures_of_resamples(weights, is_fake, p_fake, ANY)["average_precision",]
+    assert np.quantile(drawn, 0.025) > found["average_precision"] == pytest.approx(found["intervals"]["average_precision"][0])
+    low, high = intervals.compare(is_fake, p_fake, ANY, 1 - p_fake, ANY)["intervals"]["average_precision"]
+    assert low <= found["average_precision"] - 1 <= high
+
+
+def test_two_models_without_an_error_are_not_known_to_be_equal():
+    is_fake = np.arange(60) < 40
+    found = intervals.compare(is_fake, np.where(is_fake, 0.9, 0.1), ANY, np.where(is_fake, 0.8, 0.2), ANY)
+    for name in ("accuracy", "auc", "real_called_fake"):
+        assert (found["difference"][name], found["intervals"][name]) == (0, pytest.approx([-limit(20), limit(20)])), name
+    assert found["intervals"]["brier"] == pytest.approx([-0.03, -0.03])
+    none_right = intervals.compare(is_fake, np.where(is_fake, 0.9, 0.1), ANY, np.where(is_fake, 0.1, 0.9), ANY)
+    assert none_right["intervals"]["accuracy"] == pytest.approx([1 - limit(20), 1])
+
+
+def test_a_difference_of_calibration_errors_lies_in_the_middle_of_its_interval():
+    rng = np.random.default_rng(6)
+    p_fake = rng.random(300)
+    is_fake, other = rng.random(300) < p_fake, np.clip(p_fake + 0.2, 0, 1)
+    found = intervals.compare(is_fake, p_fake, ANY, other, ANY, resamples=300)
+    low, high = found["intervals"]["ece"]
+    assert (low + high) / 2 == pytest.approx(found["difference"]["ece"]) and low < high < 0
 
 
 def test_a_paired_difference_is_narrower_than_two_intervals():
