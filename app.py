@@ -1,57 +1,28 @@
-"""Judge images: reads IMAGE|FOLDER ... and a detector -> prints a verdict for each: Fake, Real or uncertain.
+"""Judge images: reads IMAGE|FOLDER ... and the detectors in models/ -> prints a verdict for each: Fake, Real or uncertain.
 
     python app.py photo.jpg
-    python app.py folder --csv verdicts.csv
+    python app.py holidays "web/*.png" --csv verdicts.csv
+    python app.py - < photo.jpg
+    python app.py photo.jpg --explain where.png
     python app.py --example            a photograph that an installed package brings
     python app.py                      opens the page in a browser
 
-Exit code 0 says that all images were judged, whatever the verdicts; 1 that an image could not be read.
+Exit code 0 says that all images were judged, whatever the verdicts; 1 that an image could not be read, or another failure;
+2 a command line that cannot be understood; 3 that --fail-on found what it was to look for, among images that could all be read.
 """
 import argparse
-import csv
 import json
 import os
 import sys
 from pathlib import Path
 
-from detector import data_tree
 from detector.console import HelpFormatter, InputError, plural, printable, progress, stage
 
-DEFAULT_MODEL = Path(__file__).resolve().parent / "models" / "compact.h5"
 EXAMPLE = "media_assets/images/lion.jpg"  # a photograph that comes with gradio
-COLUMNS = ["path", "verdict", "p_fake", "width", "height", "note", "error"]
-
-
-def find_images(sources):
-    """List the image files that `sources` name: files as they are, folders with all images below them.
-
-    Raises:
-        InputError: nothing is there of that name, or a folder holds no image.
-    """
-    found = []
-    for source in sources:
-        if source.is_dir():
-            inside = [source / path for path in data_tree.scan(source)]
-            images = [path for path in inside if looks_like_image(path)]
-            if not images:
-                raise InputError(f"{source}: expected images, found none in the folder; give another one")
-            found += images
-        elif source.exists():
-            found.append(source)
-        else:
-            raise InputError(f"{source}: expected an image or a folder, found nothing of that name; check the path")
-    return found
-
-
-def looks_like_image(path):
-    """Tell whether a file in a folder is to be judged: it begins like an image, or its name says that it is one."""
-    if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}:
-        return True
-    try:
-        with path.open("rb") as file:
-            return data_tree.image_format(file.read(16)) is not None
-    except OSError:
-        return True  # it gets a row that says why it cannot be read
+FEW = 5  # images that are told in words; of more there is a line each
+READ_PROVENANCE_OF = 20  # images at most, where nothing else is asked for
+FAILED_ON = 3  # exit code
+ALARMS = {"fake": {"Fake"}, "uncertain": {"Fake", "uncertain"}}
 
 
 def example_image():
@@ -71,117 +42,188 @@ def example_image():
     return path
 
 
-def judge(detector, sources, force=False):
-    """Yield a dict of COLUMNS for each image; `verdict` is None where it could not be read, with the reason in `error`."""
-    from detector.scoring import score_files
+def find_sources(images, example=False):
+    """Return (list of paths and, for standard input, bytes; the names they are told by)."""
+    from detector.judging import STANDARD_INPUT, find_images
 
-    for score in score_files(detector, sources):
-        row = dict.fromkeys(COLUMNS)
-        row.update(path=os.fspath(score.source), error=score.error)
-        if not score.error:
-            note = detector.unlike_seen(score.width, score.height, score.blank)
-            verdict = "uncertain" if note and not force else detector.verdict(score.p_fake)
-            row.update(verdict=verdict, p_fake=score.p_fake, width=score.width, height=score.height, note=note)
-        yield row
+    sources = []
+    for image in images:
+        sources += [sys.stdin.buffer.read()] if image == STANDARD_INPUT else find_images([image])
+    sources += [example_image()] if example else []
+    return sources, [STANDARD_INPUT if isinstance(source, bytes) else os.fspath(source) for source in sources]
 
 
-def describe(row, detector, force=False):
-    """Return what a person is told of one image: a few lines of text; `force` as it was given to `judge`."""
-    if row["error"]:
-        return f"not judged: {printable(row['error'])}"
-    limits = detector.facts["thresholds"]
-    lines = [f"{printable(row['path'])}: {row['verdict']}"]
-    if row["note"] and not force:
-        lines.append(f"  {row['note']}. (With --force it is judged all the same.)")
-    else:
-        lines[0] += f", P(Fake) = {row['p_fake']:.4f}"
-        if row["note"]:
-            lines.append(f"  Do not rely on it: {row['note']}.")
-        lines.append(f"  Fake is said from {limits['fake']:.4f} on, Real up to {limits['real']:.4f}, uncertain between them.")
-    return "\n".join(lines)
+# --- output --------------------------------------------------------------------------------------------------------------
 
 
-def about(detector):
-    """Return a line on the detector: its name, what it has seen and what its verdicts are worth."""
-    facts = detector.facts
-    limits = facts["thresholds"]
-    return (
-        f"detector: {facts['architecture']} ({detector.path.name}), trained on {facts['trained_on']}. On validation images like "
-        f"these, at most {100 * limits['max_error']:g} % of the Real were called Fake, and of the Fake Real."
-    )
+class Counts:
+    """What was found among the rows that went through it."""
+
+    def __init__(self):
+        self.verdicts, self.detectors, self.failed = {}, {}, 0
+
+    def watch(self, rows):
+        """Yield the rows, and count them."""
+        for row in rows:
+            self.verdicts[row["verdict"]] = self.verdicts.get(row["verdict"], 0) + 1
+            self.failed += row["error"] is not None
+            if row["detector"]:
+                self.detectors[row["detector"]] = None
+            yield row
+
+    def __len__(self):
+        return sum(self.verdicts.values())
+
+
+def print_json(rows):
+    """Print a list of objects, each as soon as it is there."""
+    separator = "[\n"
+    for row in rows:
+        print(separator + json.dumps(row), end="")
+        separator = ",\n"
+    print("\n]")
 
 
 def write_csv(path, rows):
-    """Write the rows as CSV, beside and then renamed."""
-    unfinished = path.with_name(f"{path.name}{data_tree.UNFINISHED}")
+    """Write the rows as CSV, beside and then renamed; what the file says of itself is JSON in its column."""
+    import csv
+
+    from detector.data_tree import UNFINISHED
+    from detector.judging import COLUMNS
+
+    unfinished = path.with_name(f"{path.name}{UNFINISHED}")
     with unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow({**row, "provenance": row["provenance"] and json.dumps(row["provenance"])})
     os.replace(unfinished, path)
 
 
-def show(rows, detector, force, few=5):
+def show(rows, judge, args, total, counts):
     """Print the verdicts for a person: in words for a few images, a line each for many, and the counts."""
-    if len(rows) <= few:
-        for row in rows:
-            print(describe(row, detector, force))
-    else:
-        for row in rows:
+    from detector.judging import about, describe
+
+    for row in rows:
+        if total <= FEW:
+            print("\n".join(describe(row, judge, args.force, args.threshold)))
+        else:
             score = "" if row["p_fake"] is None else f"{row['p_fake']:.4f}"
-            print(f"{row['verdict'] or 'not judged':<10}  {score:>6}  {printable(row['error'] or row['path'])}")
-        verdicts = [row["verdict"] for row in rows]
-        print(", ".join(f"{verdicts.count(name):,} {name}" for name in ("Fake", "Real", "uncertain")))
-    print(about(detector))
+            asked = f"  {printable(row['detector'] or '')}" if len(judge.detectors) > 1 else ""
+            print(f"{row['verdict'] or 'not judged':<10}  {score:>6}  {printable(row['error'] or row['path'])}{asked}")
+    if total > FEW:
+        print(", ".join(f"{counts.verdicts.get(name, 0):,} {name}" for name in ("Fake", "Real", "uncertain")))
+    for name in counts.detectors:
+        print(about(judge.candidate(name)))
+
+
+def explain(judge, row, source, path):
+    """Write the picture that says where in the image the verdict comes from."""
+    from detector import explanation, pixels
+
+    image = pixels.read_image(source)
+    explanation.save(path, image, explanation.explain(judge.candidate(row["detector"]).open(), image))
+
+
+# --- the command line ----------------------------------------------------------------------------------------------------
+
+
+def share(text):
+    """Return a command line's number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = None
+    if value is None or not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
+    return value
 
 
 def make_parser():
     """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog=__doc__[__doc__.index("Exit code") :],
+        formatter_class=HelpFormatter)  # fmt: skip
     add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE|FOLDER", help="what to judge; none opens the page in a browser")
-    add("--model", type=Path, default=DEFAULT_MODEL, help="the detector (.h5)")
+    add("images", nargs="*", metavar="IMAGE|FOLDER",
+        help="what to judge: files, folders with all below them, patterns such as '*.jpg', - for standard input; "
+        "none opens the page in a browser")  # fmt: skip
+    add("--model", type=Path, action="append", metavar="MODEL.h5",
+        help="a detector; several may be given, and each image goes to the one made for its size (default: those in models/)")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print a list of objects for a program")
     output.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
-    add("--overwrite", action="store_true", help="replace the file that --csv names")
+    add("--explain", type=Path, metavar="OUT.png", help="write where in the image the verdict comes from; for one image")
+    add("--overwrite", action="store_true", help="replace the file that --csv or --explain names")
+    add("--threshold", type=share, metavar="T",
+        help="say Fake from this P(Fake) on and Real below it, instead of the detector's own Fake, uncertain and Real")
     add("--force", action="store_true", help="judge images unlike any that the detector has seen")
+    add("--provenance", action=argparse.BooleanOptionalAction,
+        help="read what each file says of itself: a signed manifest, a generator's settings, a camera's facts "
+        f"(default: of at most {READ_PROVENANCE_OF} images)")  # fmt: skip
+    add("--fail-on", choices=sorted(ALARMS),
+        help=f"end with exit code {FAILED_ON} where an image is Fake, or with 'uncertain' where one is Fake or uncertain")
     add("--example", action="store_true", help="judge a photograph that an installed package brings")
     add("--host", default="127.0.0.1", help="address of the page")
     add("--port", type=int, default=7860, help="port of the page")
+    add("--share", action="store_true", help="make the page reachable by anyone, through a tunnel of Gradio's makers")
     return parser
+
+
+def check(parser, args):
+    """End with a usage error where options do not go together, and with InputError where a file would be replaced."""
+    wanted = [name for name in ("json", "csv", "explain", "fail_on") if getattr(args, name)]
+    if wanted and not (args.images or args.example):
+        parser.error(f"--{wanted[0].replace('_', '-')} needs an IMAGE or a FOLDER")
+    if args.explain and args.explain.suffix.lower() != ".png":
+        parser.error(f"--explain: expected a name that ends in .png, found {args.explain}")
+    for option, path in (("--csv", args.csv), ("--explain", args.explain)):
+        if path and path.exists() and not args.overwrite:
+            raise InputError(f"{path}: a file is there already; give another {option}, or --overwrite")
+        if path and not path.parent.is_dir():
+            raise InputError(f"{path}: expected a folder to write to, found no {path.parent}; make it or give another {option}")
+
+
+def judge_and_tell(judge, sources, names, args):
+    """Judge the sources and print, or write, what is asked for; return Counts."""
+    counts = Counts()
+    provenance = len(sources) <= READ_PROVENANCE_OF if args.provenance is None else args.provenance
+    rows = judge.judge(sources, args.force, args.threshold, provenance, names)
+    if args.explain:
+        rows = list(rows)
+        if not rows[0]["error"]:
+            explain(judge, rows[0], sources[0], args.explain)
+    rows = counts.watch(progress(rows, total=len(sources)) if len(sources) > FEW else rows)
+    if args.json:
+        print_json(rows)
+    elif args.csv:
+        write_csv(args.csv, rows)
+        print(f"{plural(len(counts), 'row')} written to {args.csv}")
+    else:
+        show(rows, judge, args, len(sources), counts)
+    return counts
 
 
 @stage
 def main(argv=None):
     """Judge images, or open the page."""
     parser = make_parser()
-    args = parser.parse_args(argv)
-    if (args.json or args.csv) and not (args.images or args.example):
-        parser.error("--json and --csv need an IMAGE or a FOLDER")
-    if args.csv and args.csv.exists() and not args.overwrite:
-        raise InputError(f"{args.csv}: a file is there already; give another --csv, or --overwrite")
-    if args.csv and not args.csv.parent.is_dir():
-        raise InputError(f"{args.csv}: expected a folder to write to, found no {args.csv.parent}; make it or give another --csv")
-    sources = find_images(args.images) + ([example_image()] if args.example else [])
-    from detector.model_file import open_detector
+    args = parser.parse_intermixed_args(argv)
+    check(parser, args)
+    sources, names = find_sources(args.images, args.example)
+    if args.explain and len(sources) != 1:
+        raise InputError(f"--explain: expected one image, found {len(sources):,}; name one of them")
+    from detector.judging import Judge, default_models
 
-    detector = open_detector(args.model)
+    judge = Judge(args.model or default_models())
     if not sources:
         from detector.page import open_page
 
-        return open_page(detector, judge, describe, about, args.host, args.port)
-    rows = list(progress(judge(detector, sources, args.force), total=len(sources)))
-    if args.json:
-        print(json.dumps(rows, indent=1))
-    elif args.csv:
-        write_csv(args.csv, rows)
-        print(f"{plural(len(rows), 'row')} written to {args.csv}")
-    else:
-        show(rows, detector, args.force)
-    failed = sum(row["error"] is not None for row in rows)
-    if failed:
-        raise InputError(f"{failed:,} of {plural(len(rows), 'image')} could not be read; the reason stands beside each")
+        return open_page(judge, args.host, args.port, args.share)
+    counts = judge_and_tell(judge, sources, names, args)
+    if counts.failed:
+        raise InputError(f"{counts.failed:,} of {plural(len(counts), 'image')} could not be read; the reason stands beside each")
+    if args.fail_on and ALARMS[args.fail_on] & set(counts.verdicts):
+        raise SystemExit(FAILED_ON)
     return None
 
 

@@ -5,12 +5,12 @@
 
 reads   a detector and a data tree; writes nothing that stays
 
-What the parts allow is 1 / (engine seconds per image + decoding seconds per image / cores): the engine has all cores and images in
-memory, decoding is timed in one thread, image by image. The third way is `model.predict` over
-`keras.utils.image_dataset_from_directory`, both in batches as large as ours. All run in turn in one process, --rounds times besides
-the first, which warms up; so many images are scored each time. The ratio is taken within each round, so that what slows the machine
-down slows all parts; their median counts. Target: at least 0.9 of what the parts allow. With --memory evaluate.py runs as a whole
-on a tenth of the images and on all of them.
+What the parts allow is 1 / (engine seconds per image + decoding seconds per image / cores): the engine has images in memory and
+runs in the faster of two ways (one engine on all cores, or one for each core), decoding is timed in one thread, image by image.
+Beside them runs `model.predict` over `keras.utils.image_dataset_from_directory`, in batches as large as ours. All run in turn in
+one process, --rounds times besides the first, which warms up; so many images are scored each time. The ratio is taken within each
+round, so that what slows the machine down slows all parts; their median counts. Target: at least 0.9 of what the parts allow. With
+--memory evaluate.py runs as a whole on a tenth of the images and on all of them.
 """
 import argparse
 import itertools
@@ -18,44 +18,31 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from measuring import measure  # noqa: E402
+from measuring import allowed_by, measure, parts, seconds_per_image  # noqa: E402
 
 import evaluate  # noqa: E402
-from detector import evaluation, pixels  # noqa: E402
+from detector import evaluation  # noqa: E402
 from detector.console import plural, stage, table  # noqa: E402
 
 TARGET = 0.9
 
 
-def seconds_per_image(work, images):
-    """Call a function; return the seconds it took for each of so many images."""
-    began = time.perf_counter()
-    work()
-    return (time.perf_counter() - began) / images
-
-
 def ways(args, items):
     """Return {name: (function, images it works on)}."""
-    import numpy as np
-
     from detector import model_file
-    from detector.scoring import BATCH
 
     detector = model_file.open_detector(args.model)
     paths = [os.path.join(args.data, item.path) for item in items]
-    batch = np.stack([pixels.read_fitted(path, detector.size) for path in paths[:BATCH]])
     model, facts = model_file.load(args.model)
-    dataset = folder_dataset(Path(args.data, args.split), facts["image_size"], BATCH).take(-(-len(items) // BATCH))
-    turns = max(1, len(items) // BATCH // 4)  # a quarter of the images says as much
+    batches = -(-len(items) // detector.batch)
+    dataset = folder_dataset(Path(args.data, args.split), facts["image_size"], detector.batch).take(batches)
     return {
-        "engine": (lambda: [detector.margins(batch) for _ in range(turns)], turns * BATCH),
-        "decoding": (lambda: [pixels.read_fitted(path, detector.size) for path in paths[::4]], len(paths[::4])),
+        **parts(detector, paths),
         "scoring": (lambda: evaluate.score_items(detector, args.data, items), len(items)),
         "predict over a folder": (lambda: model.predict(dataset, verbose=0), len(items)),
     }
@@ -113,7 +100,7 @@ def main(argv=None):
     timed = ways(args, items)
     rounds = [{name: seconds_per_image(*way) for name, way in timed.items()} for _ in range(args.rounds + 1)][1:]
     cores = os.cpu_count() or 1
-    ratios = [(one["engine"] + one["decoding"] / cores) / one["scoring"] for one in rounds]
+    ratios = [allowed_by(one) / one["scoring"] for one in rounds]
     ratio = statistics.median(ratios)
     rows = []
     for name in timed:

@@ -6,7 +6,9 @@ The graph takes (n, s, s, 3) float32, RGB, 0-255. The HDF5 attribute 'detector' 
     architecture    'resnet101', 'compact', ...
     class_names     ['Fake', 'Real']
     output          'softmax' (columns Fake, Real) or 'sigmoid_real' (one column, P(Real))
-    fitting         'resize': the whole image, by detector.pixels.fit
+    fitting         'resize': the whole image, by detector.pixels.fit; 'patches': squares at the image's own resolution, by
+                    detector.pixels.patches, and the mean of their margins
+    patches         so many at most; with 'patches' alone
     image_size      s, in pixels
     temperature     divides the logit of Fake before the sigmoid; fitted on validation
     thresholds      {'fake': t_F, 'real': t_R, ...} on the calibrated P(Fake); fitted on validation
@@ -20,33 +22,44 @@ evaluated was trained on can be told without the train images.
 The margin of an image is its logit of Fake: log P(Fake) - log P(Real), before calibration. All scores come from it.
 A compiled detector is the same graph up to the margin as a LiteRT flatbuffer; the .h5 stays what counts.
 """
+import atexit
 import contextlib
 import errno
 import hashlib
 import io
 import json
 import os
+import queue
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 
-from detector.console import InputError
+from detector.console import InputError, describe_os_error, progress
 from detector.data_tree import CLASSES, UNFINISHED
 
 FORMAT = 1
 DIGEST_BYTES = 8  # of a train image's SHA-256: among 10^5 and 10^5 images, two that differ agree once in 10^9 models
 BACKENDS = {"tensorflow": "requirements.txt", "jax": "requirements-jax.txt"}  # of Keras, and what installs them
 MAX_IMAGE_SIZE = 4096  # pixels
+MAX_PATCHES = 256  # of an image
 OUTPUTS = ("softmax", "sigmoid_real")
 PROJECT = Path(__file__).resolve().parent.parent
 SHIPPED = PROJECT / "models"
 COMPILED_FORMAT = 1  # part of the cache key: raise it when the compiled form changes
+STEP = "step: "  # begins a line by which the compiling process tells how far it is
+STEPS = ("loading the network", "converting it", "comparing it with Keras")
 CHECKED_ON = 16  # images on which a compiled form is compared with Keras
 LOGIT_TOLERANCE = 1e-3
+BATCH = 64  # fitted images at a stretch at most, and for large ones as many as have so many pixels:
+BATCH_PIXELS = 4 * 224 * 224
+ENGINES_BYTES = 512 << 20  # of networks in memory for several threads: each engine keeps a copy of the weights
 
 # Only what the project's own architectures are made of: a model from a stranger cannot bring code.
 _LAYERS = {
@@ -155,14 +168,16 @@ def _sound(facts):
     def number(value, low, high):
         return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
+    def count(value, high):
+        return isinstance(value, int) and number(value, 1, high)
+
     try:
         limits, seen = facts["thresholds"], facts["seen"]
         return (
             facts["class_names"] == list(CLASSES)
             and facts["output"] in OUTPUTS
-            and facts["fitting"] == "resize"
-            and isinstance(facts["image_size"], int)
-            and number(facts["image_size"], 1, MAX_IMAGE_SIZE)
+            and (facts["fitting"] == "resize" or (facts["fitting"] == "patches" and count(facts["patches"], MAX_PATCHES)))
+            and count(facts["image_size"], MAX_IMAGE_SIZE)
             and number(facts["temperature"], 1e-3, 1e3)
             and all(number(limits[name], 0, 2) for name in ("fake", "real", "max_error"))
             and all(number(value, 0, 1e9) for name in ("shorter_side", "aspect") for value in seen[name])
@@ -326,35 +341,73 @@ def keras_margins(model, images, output, batch_size=128):
     return margins_of(np.concatenate(logits), output)
 
 
+def unlike_seen(facts, width, height, blank=False):
+    """Return why an image is unlike what a detector was trained on, in words, or None.
+
+    Args:
+        facts: dict, as in the .h5.
+        width, height: in pixels.
+        blank: whether the image shows hardly anything (detector.scoring.Score.blank).
+    """
+    sides, aspects = facts["seen"]["shorter_side"], facts["seen"]["aspect"]
+    if not sides[0] <= min(width, height) <= sides[1]:
+        span = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]} to {sides[1]}"
+        return f"it is {width} x {height} pixels; the detector has only seen images with a shorter side of {span} pixels"
+    aspect = max(width, height) / min(width, height)
+    if not aspects[0] / 1.01 <= aspect <= aspects[1] * 1.01:
+        span = f"{aspects[0]:.2g}" if aspects[0] == aspects[1] else f"{aspects[0]:.2g} to {aspects[1]:.2g}"
+        return f"its sides are {aspect:.2g} to 1; the detector has only seen images of {span} to 1"
+    return "it is blank: there is nothing in it to judge" if blank else None
+
+
+def batch_of(facts):
+    """Return how many fitted images a detector computes at a stretch."""
+    return max(1, min(BATCH, BATCH_PIXELS // facts["image_size"] ** 2))
+
+
 class Detector:
-    """A compiled detector, ready to score images on the CPU with LiteRT.
+    """A compiled detector, ready to score images on the CPU with LiteRT, from several threads at once if need be.
 
     Attributes:
         facts: dict, as in the .h5.
         path: the .h5 it was made from.
+        size: side of the network's input, in pixels.
+        batch: so many fitted images are computed at a stretch.
     """
 
     def __init__(self, path, facts, flatbuffer, threads=None):
         self.path, self.facts = Path(path), facts
         self.size = facts["image_size"]
-        with _quiet_stderr():
-            self._interpreter = _interpreter(flatbuffer, threads or os.cpu_count() or 1)
-            self._input = self._interpreter.get_input_details()[0]["index"]
-            self._output = self._interpreter.get_output_details()[0]["index"]
-            self._allocate(1)
+        self.batch = batch_of(facts)
+        self._flatbuffer, self._threads = flatbuffer, threads or os.cpu_count() or 1
+        self._making, self._idle = threading.Lock(), {}
 
-    def _allocate(self, batch):
-        self._batch = batch
-        self._interpreter.resize_tensor_input(self._input, (batch, self.size, self.size, 3))
-        self._interpreter.allocate_tensors()
+    @contextlib.contextmanager
+    def _lent(self, share):
+        """Lend an engine to one of `share` callers at once: each has that part of the cores, and waits where none is idle."""
+        share = max(1, min(share, self._threads, ENGINES_BYTES // max(os.path.getsize(self._flatbuffer), 1)))
+        with self._making:
+            if share not in self._idle:
+                self._idle[share] = queue.LifoQueue()  # one that was used comes before one that is yet to be made
+                for _ in range(share):
+                    self._idle[share].put(None)
+        engine = self._idle[share].get()
+        try:
+            engine = engine or _Engine(self._flatbuffer, max(1, self._threads // share))
+            yield engine
+        finally:
+            self._idle[share].put(engine)
 
-    def margins(self, images):
-        """Return the margins, (n,) float64, of fitted images: (n, s, s, 3) uint8, RGB. For one thread at a time."""
-        if len(images) != self._batch:
-            self._allocate(len(images))
-        self._interpreter.set_tensor(self._input, np.asarray(images, np.float32))
-        self._interpreter.invoke()
-        return margins_of(self._interpreter.get_tensor(self._output), self.facts["output"])
+    def margins(self, images, share=1):
+        """Return the margins, (n,) float64, of fitted images.
+
+        Args:
+            images: (n, s, s, 3) uint8, RGB.
+            share: number of threads that call this at once, each to have its part of the cores. The margins do not depend on it.
+        """
+        with self._lent(share) as engine:
+            logits = [engine.logits(images[start : start + self.batch]) for start in range(0, len(images), self.batch)]
+        return margins_of(np.concatenate(logits), self.facts["output"])
 
     def p_fake(self, images):
         """Return the calibrated P(Fake), (n,) float64, of fitted images: (n, s, s, 3) uint8, RGB."""
@@ -365,32 +418,51 @@ class Detector:
         return verdict_of(p_fake, self.facts["thresholds"])
 
     def unlike_seen(self, width, height, blank=False):
-        """Return why an image is unlike what the detector was trained on, in words, or None.
-
-        Args:
-            width, height: in pixels.
-            blank: whether the image shows hardly anything (detector.scoring.Score.blank).
-        """
-        sides, aspects = self.facts["seen"]["shorter_side"], self.facts["seen"]["aspect"]
-        if not sides[0] <= min(width, height) <= sides[1]:
-            span = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]} to {sides[1]}"
-            return f"it is {width} x {height} pixels; the detector has only seen images with a shorter side of {span} pixels"
-        aspect = max(width, height) / min(width, height)
-        if not aspects[0] / 1.01 <= aspect <= aspects[1] * 1.01:
-            span = f"{aspects[0]:.2g}" if aspects[0] == aspects[1] else f"{aspects[0]:.2g} to {aspects[1]:.2g}"
-            return f"its sides are {aspect:.2g} to 1; the detector has only seen images of {span} to 1"
-        return "it is blank: there is nothing in it to judge" if blank else None
+        """Return why an image is unlike what this detector was trained on, in words, or None."""
+        return unlike_seen(self.facts, width, height, blank)
 
 
 # --- the compiled form ---------------------------------------------------------------------------------------------------
 
 
-def _interpreter(flatbuffer, threads):
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ModuleNotFoundError:
-        raise InputError("judging an image needs the package ai-edge-litert; run: pip install -r requirements-app.txt") from None
-    return Interpreter(model_path=os.fspath(flatbuffer), num_threads=threads)
+class _Engine:
+    """A LiteRT interpreter, for one thread at a time."""
+
+    def __init__(self, flatbuffer, threads):
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ModuleNotFoundError:
+            raise InputError(
+                "judging an image needs the package ai-edge-litert; "
+                "run: pip install -r requirements-app.txt"
+            ) from None
+        with _quiet_stderr():
+            self._interpreter = self._opened(Interpreter, flatbuffer, threads)
+            self._input = self._interpreter.get_input_details()[0]["index"]
+            self._output = self._interpreter.get_output_details()[0]["index"]
+            self._allocate((1, *self._interpreter.get_input_details()[0]["shape"][1:]))
+
+    def _opened(self, interpreter, flatbuffer, threads):
+        try:
+            return interpreter(model_path=os.fspath(flatbuffer), num_threads=threads)
+        except (ValueError, RuntimeError, OSError):
+            raise InputError(
+                f"{flatbuffer}: expected a compiled detector, found none or a damaged one; "
+                "delete it and run the same command again"
+            ) from None
+
+    def _allocate(self, shape):
+        self._shape = shape
+        self._interpreter.resize_tensor_input(self._input, shape)
+        self._interpreter.allocate_tensors()
+
+    def logits(self, images):
+        """Return the network's logits, (n, outputs) float32, of (n, s, s, 3) uint8."""
+        if images.shape != self._shape:
+            self._allocate(images.shape)
+        self._interpreter.tensor(self._input)()[:] = images  # straight to where the network reads, as float32
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output)
 
 
 def open_detector(path, threads=None):
@@ -405,14 +477,38 @@ def open_detector(path, threads=None):
         return Detector(path, *shipped, threads=threads)
     check_is_hdf5(path)
     key = _key(path)
-    flatbuffer, facts_file = _cache() / f"{key}.tflite", _cache() / f"{key}.json"
-    if not (flatbuffer.is_file() and facts_file.is_file()):
-        _compile_in_subprocess(path, key)
-    made = json.loads(facts_file.read_text("utf-8"))
-    if not key.startswith(made["sha256"]):
-        facts_file.unlink()
+    stem = _cache() / key
+    made = _made(stem)
+    if made is None:
+        stem = _place_to_compile() / key
+        _compile_in_subprocess(path, stem)
+        made = _made(stem)
+    if made is None or not key.startswith(made["sha256"]):
+        stem.with_name(f"{stem.name}.json").unlink(missing_ok=True)
         raise InputError(f"{path}: it was replaced while it was compiled; run the same command again")
-    return Detector(path, made["facts"], flatbuffer, threads=threads)
+    return Detector(path, made["facts"], stem.with_name(f"{stem.name}.tflite"), threads=threads)
+
+
+def known_facts(path):
+    """Return the facts of a .h5 by the fastest way: beside it in models/, from the user's cache, or out of the file itself.
+
+    Raises:
+        InputError: as `read_facts`.
+    """
+    path = Path(path)
+    shipped = _shipped(path)
+    if shipped:
+        return shipped[0]
+    check_is_hdf5(path)
+    made = _made(_cache() / _key(path))
+    try:
+        return made["facts"] if made else read_facts(path)
+    except ModuleNotFoundError:
+        raise _needs_tensorflow(path) from None
+
+
+def _needs_tensorflow(path):
+    return InputError(f"{path}: its first use needs TensorFlow, which is not installed; run: pip install -r requirements.txt")
 
 
 def _shipped(path):
@@ -426,10 +522,35 @@ def _shipped(path):
     return made["facts"], flatbuffer
 
 
+def _made(stem):
+    """Return what the JSON of a compiled form says, or None where the form is missing or damaged: it is then made again."""
+    flatbuffer = stem.with_name(f"{stem.name}.tflite")
+    try:
+        made = json.loads(stem.with_name(f"{stem.name}.json").read_text("utf-8"))
+        check_facts(made["facts"], stem)
+        return made if flatbuffer.stat().st_size == made["bytes"] and isinstance(made["sha256"], str) else None
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return None
+
+
 def _cache():
     from platformdirs import user_cache_path
 
     return user_cache_path("real-or-fake-detector", appauthor=False)
+
+
+def _place_to_compile():
+    """Return the cache folder, or where nothing can be written there, a temporary one that goes with this process."""
+    folder = _cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        print(f"{folder}: {error.strerror}; the compiled detector is kept for this run alone", file=sys.stderr)
+        temporary = tempfile.mkdtemp(prefix="real-or-fake-detector-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        return Path(temporary)
 
 
 def _key(path):
@@ -438,13 +559,14 @@ def _key(path):
     stat = path.stat()
     known = [os.fspath(path), stat.st_size, stat.st_mtime_ns, COMPILED_FORMAT]
     note = _cache() / f"{hashlib.sha256(known[0].encode()).hexdigest()[:32]}.known.json"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         remembered = json.loads(note.read_text("utf-8"))
-        if remembered["file"] == known:
+        if remembered["file"] == known and re.fullmatch(r"[0-9a-f]{64}-\d+", remembered["key"]):
             return remembered["key"]
     with path.open("rb") as file:
         key = f"{hashlib.file_digest(file, 'sha256').hexdigest()}-{COMPILED_FORMAT}"
-    _write(note, json.dumps({"file": known, "key": key}))
+    with contextlib.suppress(OSError):  # then it is hashed each time
+        _write(note, json.dumps({"file": known, "key": key}))
     return key
 
 
@@ -455,29 +577,38 @@ def _write(path, text):
     os.replace(unfinished, path)
 
 
-def _compile_in_subprocess(path, key):
+def _compile_in_subprocess(path, stem):
     """Compile in a process of its own, so that TensorFlow's gigabyte is gone again when it is done."""
     try:
         read_facts(path)
     except ModuleNotFoundError:
-        raise InputError(
-            f"{path}: its first use needs TensorFlow, which is not installed; run: pip install -r requirements.txt"
-        ) from None
-    print(f"{path}: compiling it for fast use, once (about half a minute) ...", file=sys.stderr)
-    command = [sys.executable, "-m", "detector.model_file", os.fspath(path.resolve()), os.fspath(_cache() / key)]
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+        raise _needs_tensorflow(path) from None
+    print(f"{path}: compiling it for fast use, once (about half a minute) ...", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "detector.model_file", os.fspath(path.resolve()), os.fspath(stem)]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONIOENCODING": "utf-8"}
     # In the project's folder: `-m` imports from the current one first, and that may be anybody's.
-    done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        last = (said or done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise InputError(last.removeprefix("error: ") if said else f"{path}: compiling failed: {last}")
+    process = subprocess.Popen(
+        command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        encoding="utf-8", errors="backslashreplace",
+    )  # fmt: skip
+    with process, progress(None, total=len(STEPS), unit="step") as bar:
+        said = []
+        for line in process.stderr:
+            if line.startswith(STEP):
+                bar.set_description(line.removeprefix(STEP).strip())
+                bar.update(bar.n < STEPS.index(line.removeprefix(STEP).strip()))
+            else:
+                said.append(line.strip())
+    if process.returncode:
+        told = [line for line in said if line.startswith("error: ")]
+        last = (told or [line for line in said if line] or ["it said nothing"])[-1]
+        raise InputError(last.removeprefix("error: ") if told else f"{path}: compiling failed: {last}")
 
 
 def compile_detector(path, stem):
     """Write <stem>.tflite and <stem>.json for a .h5, checked against Keras on 16 images, the JSON last.
 
-    The JSON is {'sha256': of the .h5, 'facts': its facts}. For a detector that is to ship:
+    The JSON is {'sha256': of the .h5, 'bytes': of the flatbuffer, 'facts': the .h5's}. For a detector that is to ship:
     python -m detector.model_file models/NAME.h5 models/NAME
 
     Args:
@@ -487,24 +618,40 @@ def compile_detector(path, stem):
     Raises:
         InputError: TensorFlow is missing, or the compiled form's logits differ from Keras's by more than 1e-3.
     """
+    with Path(path).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    _tell(STEPS[0])
     model, facts = load(path)
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     unfinished = stem.with_name(f"{stem.name}.{os.getpid()}{UNFINISHED}")
-    unfinished.write_bytes(_to_flatbuffer(model))
+    _tell(STEPS[1])
+    try:
+        _compile_and_check(model, facts, path, unfinished)
+        size = unfinished.stat().st_size
+        with contextlib.suppress(PermissionError):  # Windows, where another process made the same and uses it already
+            os.replace(unfinished, stem.with_name(f"{stem.name}.tflite"))
+    finally:
+        unfinished.unlink(missing_ok=True)
+    _write(stem.with_name(f"{stem.name}.json"), json.dumps({"sha256": sha256, "bytes": size, "facts": facts}, indent=1) + "\n")
+
+
+def _tell(step):
+    print(f"{STEP}{step}", file=sys.stderr, flush=True)
+
+
+def _compile_and_check(model, facts, path, flatbuffer):
+    flatbuffer.write_bytes(_to_flatbuffer(model))
+    _tell(STEPS[2])
     size = facts["image_size"]
     images = np.random.default_rng(0).integers(0, 256, (CHECKED_ON, size, size, 3), np.uint8)
     images[: CHECKED_ON // 2] = images[: CHECKED_ON // 2, :1, :1]  # half of them flat: both ends of what occurs
-    difference = np.abs(Detector(path, facts, unfinished).margins(images) - keras_margins(model, images, facts["output"])).max()
+    difference = np.abs(Detector(path, facts, flatbuffer).margins(images) - keras_margins(model, images, facts["output"])).max()
     if not difference <= LOGIT_TOLERANCE:
-        unfinished.unlink()
         raise InputError(
             f"{path}: expected the compiled form to agree with Keras to {LOGIT_TOLERANCE} in logits, found "
             f"{difference:.2g}"
         )
-    os.replace(unfinished, stem.with_name(f"{stem.name}.tflite"))
-    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    _write(stem.with_name(f"{stem.name}.json"), json.dumps({"sha256": sha256, "facts": facts}, indent=1) + "\n")
 
 
 def _to_flatbuffer(model):
@@ -536,3 +683,5 @@ if __name__ == "__main__":
         compile_detector(sys.argv[1], sys.argv[2])
     except InputError as problem:
         raise SystemExit(f"error: {problem}") from None
+    except OSError as problem:
+        raise SystemExit(f"error: {describe_os_error(problem)}") from None

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from detector.console import InputError
+from detector.tag_limit import limit_tags
 
 MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded): it takes more for a decompression bomb
 SMALL = 64  # data sets whose median shorter side is at most this are judged at 32 px, others at 224 px
@@ -76,6 +77,7 @@ def _opened(source):
     """Open an image with Pillow; what Pillow raises on bad files, here or in the body, becomes an InputError."""
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
     file = io.BytesIO(source) if isinstance(source, bytes) else source
+    limit_tags()
     with warnings.catch_warnings(action="ignore"):  # Pillow warns of large images and odd metadata
         try:
             with Image.open(file, formats=FORMATS) as image:
@@ -137,6 +139,57 @@ def fit(image, size):
     if image.shape[:2] == (size, size):
         return image
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def patches(image, size, most):
+    """Cut squares out of an image at its own resolution, on an even grid that depends on nothing but the image's size.
+
+    As many as cover the image, overlapping where its sides are no multiples; where that takes more than `most`, fewer that are
+    spread evenly. Of an image with a side shorter than `size` the squares are as large as that side, and scaled up.
+
+    Args:
+        image: (h, w, 3) uint8, RGB.
+        size: side of the network's input, in pixels.
+        most: so many at most.
+
+    Returns:
+        (k, size, size, 3) uint8, RGB; k is between 1 and `most`.
+    """
+    boxes = patch_boxes(*image.shape[:2], size, most)
+    return np.stack([fit(image[top : top + side, left : left + side], size) for top, left, side in boxes])
+
+
+def patch_boxes(height, width, size, most):
+    """Return where `patches` cuts: [(top, left, side)] in pixels, row by row."""
+    side = min(height, width, size)
+    rows, columns = -(-height // side), -(-width // side)
+    if rows * columns > most:
+        # The grid whose squares lie closest together, and of several the one with the most squares.
+        grids = [(number, min(columns, most // number)) for number in range(1, min(rows, most) + 1)]
+        rows, columns = min(grids, key=lambda grid: (max(height / grid[0], width / grid[1]), -grid[0] * grid[1]))
+    return [(top, left, side) for top in _spread(height, side, rows) for left in _spread(width, side, columns)]
+
+
+def _spread(length, side, number):
+    """Return where so many sides begin, evenly: from end to end where they cover the length, else each amid its share of it."""
+    if number * side < length:
+        return [round((i + 0.5) * length / number - side / 2) for i in range(number)]
+    return [round(i * (length - side) / max(number - 1, 1)) for i in range(number)]
+
+
+def inputs(image, facts):
+    """Turn a decoded image into what a detector's network takes, as its facts say ('fitting'); a score is pooled over them.
+
+    Args:
+        image: (h, w, 3) uint8, RGB.
+        facts: dict, as detector.model_file describes it.
+
+    Returns:
+        (k, s, s, 3) uint8, RGB: one for 'resize', several for 'patches'.
+    """
+    if facts["fitting"] == "patches":
+        return patches(image, facts["image_size"], facts["patches"])
+    return fit(image, facts["image_size"])[None]
 
 
 def read_fitted(source, size):

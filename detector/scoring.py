@@ -1,24 +1,23 @@
 """From image files to scores, in one place for evaluation and the app: the same file gets the same score everywhere."""
 import contextlib
 import os
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from detector import model_file, pixels
 from detector.console import InputError, describe_os_error
 
-BATCH = 64
-CHUNK = 16  # files that a thread decodes at a stretch: handing over each by itself would cost a fifth of decoding a small one
+BULK = 4  # from so many batches for each thread on, each thread gets an engine of its own
 BLANK = 8  # grey levels; a plain wall in poor light spans more
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(NamedTuple):
     """What a detector says of one image file.
 
     Attributes:
@@ -29,6 +28,7 @@ class Score:
         blank: whether it shows hardly anything: fitted, its grey levels span less than BLANK.
         error: one line, where the file could not be read; else None.
         damaged: the margins of the image after each of the damages that were asked for.
+        detector: the one that scored it; None likewise.
     """
 
     source: object
@@ -39,72 +39,91 @@ class Score:
     blank: bool = False
     error: str | None = None
     damaged: tuple = ()
+    detector: object = None
 
 
-def score_files(detector, sources, threads=None, damages=()):
-    """Yield a Score for each image file, in order; files are decoded in threads while the network runs.
+def score_files(detector, sources, threads=None, damages=(), batch=None):
+    """Yield a Score for each image file, in order; files are decoded in some threads while the network runs in others.
+
+    Each thread decodes some files and then scores them, with an engine of its own: an engine that has all cores would wait for
+    the threads that decode at every layer.
 
     Args:
-        detector: detector.model_file.Detector, or KerasDetector.
+        detector: detector.model_file.Detector, or KerasDetector, or a function (width, height) -> such a detector.
         sources: iterable of paths or binary files.
-        threads: that decode; the number of cores where it is None.
+        threads: that decode and score; the number of cores where it is None.
         damages: functions from an image, (h, w, 3) uint8, to a damaged one. Each image is decoded once, then damaged in each way
             as it is, and only then fitted: so is a file that reaches the detector damaged.
+        batch: fitted images that a thread handles at a stretch; needed where `detector` is a function.
     """
     threads = threads or os.cpu_count() or 1
+    choose = detector if callable(detector) else lambda width, height: detector
+    at_a_stretch = max(1, (batch or images_at_a_stretch(detector)) // (1 + len(damages)))
     sources = iter(sources)
-    per_batch = max(1, BATCH // (1 + len(damages)))
-    chunk = min(CHUNK, per_batch)
+    first = list(islice(sources, BULK * threads * at_a_stretch))
+    share = threads if len(first) == BULK * threads * at_a_stretch else 1
+    sources = chain(first, sources)
+    del first
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
-
-        def decode_ahead():
-            while len(waiting) < max(2 * threads, 3 * per_batch // chunk):
-                some = list(islice(sources, chunk))
-                if not some:
-                    return
-                waiting.append((some, pool.submit(_decode_all, some, detector.size, damages)))
-
-        decode_ahead()
-        while waiting:
-            batch, decoded = [], []
-            while waiting and len(batch) < per_batch:
-                some, images = waiting.popleft()
-                batch += some
-                decoded += images.result()
-            decode_ahead()
-            yield from _score_batch(detector, batch, decoded)
+        while True:
+            while len(waiting) < 2 * threads and (some := list(islice(sources, at_a_stretch))):
+                waiting.append(pool.submit(_score_some, some, choose, damages, share))
+            if not waiting:
+                return
+            yield from waiting.popleft().result()
 
 
-def _decode_all(sources, size, damages):
-    return [_decode(source, size, damages) for source in sources]
+def images_at_a_stretch(detector):
+    """Return how many images a thread decodes and scores at a stretch."""
+    return max(1, detector.batch // detector.facts.get("patches", 1))
 
 
-def _decode(source, size, damages=()):
-    """Return ([fitted image, and damaged ones], width, height, blank), or a line that says why the file cannot be read."""
+def _score_some(sources, choose, damages, share):
+    """Return a list of Score; images that go to the same detector are scored together."""
+    decoded = [_decode(source, choose, damages) for source in sources]
+    stacks = {}
+    for item in decoded:
+        if not isinstance(item, str):
+            stacks.setdefault(item[0], []).extend(item[1])
+    scored = {}
+    for detector, stack in stacks.items():
+        margins = pooled_margins(detector, stack, share)
+        scored[detector] = zip(margins.tolist(), model_file.p_fake_of(margins, detector.facts["temperature"]).tolist(), strict=True)
+    scores = []
+    for source, item in zip(sources, decoded, strict=True):
+        if isinstance(item, str):
+            scores.append(Score(source, error=item))
+            continue
+        detector, stack, width, height, blank = item
+        margin, p_fake = next(scored[detector])
+        damaged = tuple(margin for margin, _ in islice(scored[detector], len(damages)))
+        scores.append(Score(source, p_fake, margin, width, height, blank, damaged=damaged, detector=detector))
+    return scores
+
+
+def _decode(source, choose, damages=()):
+    """Return (detector, [inputs of the image, and of damaged ones], width, height, blank), or a line: why it cannot be read."""
     try:
         image = pixels.read_image(source)
+        height, width = image.shape[:2]
+        detector = choose(width, height)
     except InputError as error:
         return str(error)
     except OSError as error:
         return describe_os_error(error)
-    fitted = pixels.fit(image, size)
-    damaged = [pixels.fit(damage(image), size) for damage in damages]
-    return [fitted, *damaged], image.shape[1], image.shape[0], bool(np.ptp(fitted) < BLANK)
+    inputs = pixels.inputs(image, detector.facts)
+    damaged = [pixels.inputs(damage(image), detector.facts) for damage in damages]
+    return detector, [inputs, *damaged], width, height, bool(inputs.max() - inputs.min() < BLANK)
 
 
-def _score_batch(detector, batch, decoded):
-    images = [image for item in decoded if not isinstance(item, str) for image in item[0]]
-    margins = detector.margins(np.stack(images)) if images else np.empty(0)
-    p_fake, margins = model_file.p_fake_of(margins, detector.facts["temperature"]).tolist(), margins.tolist()
-    at = 0
-    for source, item in zip(batch, decoded, strict=True):
-        if isinstance(item, str):
-            yield Score(source, error=item)
-        else:
-            end = at + len(item[0])
-            yield Score(source, p_fake[at], margins[at], *item[1:], damaged=tuple(margins[at + 1 : end]))
-            at = end
+def pooled_margins(detector, stack, share=1):
+    """Return the margins, (n,) float64, of n images given by their inputs, (k, s, s, 3) uint8 each: the mean over the k."""
+    margins = detector.margins(np.concatenate(stack), share)
+    if len(margins) == len(stack):
+        return margins
+    ends = np.cumsum([len(inputs) for inputs in stack])
+    return np.array([part.mean() for part in np.split(margins, ends[:-1])])
 
 
 class KerasDetector(model_file.Detector):
@@ -119,18 +138,20 @@ class KerasDetector(model_file.Detector):
         keras = model_file.import_keras()
         self.path = Path(path)
         self._model, self.facts = model_file.load(path)
-        self.size = self.facts["image_size"]
+        self.size, self.batch = self.facts["image_size"], model_file.BATCH
+        self._one_at_a_time = threading.Lock()
         self._giving_logits = contextlib.ExitStack()  # for good: this model is used for nothing else
         self._giving_logits.enter_context(model_file.giving_logits(self._model))
         self.device = f"{keras.backend.backend()} on {keras.distribution.list_devices()[0].split(':')[0]}"
 
-    def margins(self, images):
-        """Return the margins, (n,) float64, of fitted images: (n, s, s, 3) uint8, RGB."""
+    def margins(self, images, share=1):
+        """Return the margins, (n,) float64, of fitted images: (n, s, s, 3) uint8, RGB; `share` as of the other detector."""
         found = []
-        for start in range(0, len(images), BATCH):
-            some = images[start : start + BATCH]
-            batch = np.zeros((BATCH, *images.shape[1:]), np.float32)  # always as many: no backend compiles for another number
+        for start in range(0, len(images), self.batch):
+            some = images[start : start + self.batch]
+            batch = np.zeros((self.batch, *images.shape[1:]), np.float32)  # always as many: no backend compiles for another number
             batch[: len(some)] = some
-            logits = np.asarray(self._model.predict_on_batch(batch))[: len(some)]
+            with self._one_at_a_time:
+                logits = np.asarray(self._model.predict_on_batch(batch))[: len(some)]
             found.append(model_file.margins_of(logits, self.facts["output"]))
         return np.concatenate(found)

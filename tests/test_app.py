@@ -1,15 +1,14 @@
 import csv
+import io
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
 import app
 from detector import model_file
+from detector.judging import default_models
 from tests.conftest import ROOT, draw
 
 
@@ -25,9 +24,11 @@ def test_one_image_in_words(model, small_data, run, trained):
     facts = model_file.read_facts(trained[0])
     p_fake = json.loads(run(app.main, path, *model, "--json")[1])[0]["p_fake"]
     verdict = model_file.verdict_of(p_fake, facts["thresholds"])
-    first, second, last = out.splitlines()
+    first, second, third, fourth, last = out.splitlines()
     assert first == f"{path}: {verdict}, P(Fake) = {p_fake:.4f}"
     assert second.startswith("  Fake is said from ")
+    assert third == "  What the file says of itself, apart from the score:" and "proves nothing" in fourth
+    assert run(app.main, path, *model, "--no-provenance")[1].splitlines() == [first, second, last]
     assert last.startswith("detector: compact (detector.h5), trained on the images of data: 64 Fake and 64 Real images")
 
 
@@ -93,7 +94,6 @@ def test_csv_of_many(model, small_data, tmp_path, run):
     assert run(app.main, photo, *model, "--csv", nowhere)[2] == (
         f"error: {nowhere}: expected a folder to write to, found no {nowhere.parent}; make it or give another --csv\n"
     )
-    assert run(app.main, *model, "--json")[0] == 2
 
 
 def test_many_images_in_a_table_with_counts(model, small_data, run):
@@ -124,7 +124,7 @@ def test_the_shipped_detector_judges_without_tensorflow_and_keras(tmp_path):
     draw(7).save(tmp_path / "small.png")
     program = (
         "import sys\n"
-        "for name in ('tensorflow', 'keras', 'h5py', 'sklearn', 'scipy', 'matplotlib'): sys.modules[name] = None\n"
+        "for name in ('tensorflow', 'keras', 'h5py', 'sklearn', 'scipy', 'matplotlib', 'gradio', 'cv2'): sys.modules[name] = None\n"
         "import app; app.main([sys.argv[1], '--json'])"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "small.png")], cwd=ROOT, capture_output=True, text=True)
@@ -133,8 +133,8 @@ def test_the_shipped_detector_judges_without_tensorflow_and_keras(tmp_path):
 
 
 def test_what_ships_is_compiled_from_the_h5_beside_it():
-    shipped = list(model_file.SHIPPED.glob("*.h5"))
-    assert app.DEFAULT_MODEL in shipped
+    shipped = sorted(model_file.SHIPPED.glob("*.h5"))
+    assert shipped and shipped == default_models()
     for path in shipped:
         facts, flatbuffer = model_file._shipped(path)
         assert facts == model_file.read_facts(path)
@@ -149,28 +149,154 @@ def test_the_example_is_a_file_that_an_installed_package_brings():
     assert image_size(app.example_image()) == (256, 256)
 
 
-def test_the_page_judges_as_the_shell_does(model, small_data, run):
-    pytest.importorskip("gradio")
-    from gradio_client import Client, handle_file
+# --- what is asked for -------------------------------------------------------------------------------------------------
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(ROOT / "app.py"), *map(str, model), "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "BROWSER": "true"})
-    try:
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            assert server.poll() is None, "the page ended by itself"
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.2)
-        path = small_data / "test" / "Real" / "1.png"
-        said = Client(f"http://127.0.0.1:{port}", verbose=False).predict([handle_file(str(path))], False, api_name="/judge")
-    finally:
-        server.kill()
-        server.wait()
-    assert said.splitlines()[0].startswith("1.png: ")
-    shell = run(app.main, path, *model)[1]
-    assert said.splitlines()[0].split(": ", 1)[1] == shell.splitlines()[0].split(": ", 1)[1]
+
+def test_standard_input(model, small_data, run, monkeypatch):
+    path = small_data / "test" / "Real" / "1.png"
+    expected = json.loads(run(app.main, path, *model, "--json")[1])[0]
+
+    def give(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    give(path.read_bytes())
+    code, out, err = run(app.main, "-", *model, "--json")
+    assert (code, err, json.loads(out)) == (0, "", [{**expected, "path": "-"}])
+    give(b"no image")
+    code, out, _ = run(app.main, "-", *model, "--json")
+    assert code == 1 and json.loads(out)[0]["error"].startswith("-: expected an image (JPEG,")
+
+
+def test_patterns_are_expanded_here(model, small_data, run):
+    rows = json.loads(run(app.main, small_data / "test" / "*" / "1?.png", *model, "--json")[1])
+    assert len(rows) == 20 and {row["path"][-6:-4] for row in rows} == {str(i) for i in range(10, 20)}
+
+
+def test_threshold(model, small_data, run):
+    path = small_data / "test" / "Fake" / "3.png"
+    p_fake = json.loads(run(app.main, path, *model, "--json")[1])[0]["p_fake"]
+    said = [run(app.main, path, *model, "--threshold", at)[1].splitlines() for at in (p_fake, min(1, p_fake + 1e-6))]
+    assert [lines[0] for lines in said] == [f"{path}: {verdict}, P(Fake) = {p_fake:.4f}" for verdict in ("Fake", "Real")]
+    assert said[0][1] == f"  Fake is said from {p_fake:g} on, Real below it, as it was asked for."
+    code, _, err = run(app.main, path, *model, "--threshold", "2")
+    assert code == 2 and err.endswith("error: argument --threshold: expected a number from 0 to 1, found 2\n")
+
+
+def test_exit_code_of_fail_on(model, small_data, tmp_path, run):
+    small, odd, broken = small_data / "test" / "Fake" / "3.png", tmp_path / "odd.png", tmp_path / "broken.png"
+    draw(1, (99, 99)).save(odd)
+    broken.write_text("no image")
+    as_fake, as_real = (small, *model, "--threshold", 0), (small, *model, "--threshold", 1)
+    cases = {
+        (*as_fake, "--fail-on", "fake"): 3, (*as_fake, "--fail-on", "uncertain"): 3, as_fake: 0,
+        (*as_real, "--fail-on", "fake"): 0, (*as_real, "--fail-on", "uncertain"): 0,
+        (odd, *model, "--fail-on", "fake"): 0, (odd, *model, "--fail-on", "uncertain"): 3,
+        (*as_fake, broken, "--fail-on", "fake"): 1,
+    }  # fmt: skip
+    assert {case: run(app.main, *case, "--json")[0] for case in cases} == cases
+
+
+def test_provenance_of_few_images_and_where_it_is_asked_for(model, small_data, tmp_path, run):
+    paths = sorted((small_data / "test").rglob("*.png"))
+
+    def read(number, *options):
+        return {row["provenance"] is not None for row in json.loads(run(app.main, *paths[:number], *model, "--json", *options)[1])}
+
+    assert [read(20), read(21), read(21, "--provenance"), read(2, "--no-provenance")] == [{True}, {False}, {True}, {False}]
+    table = tmp_path / "v.csv"
+    run(app.main, paths[0], *model, "--csv", table)
+    with table.open(encoding="utf-8") as file:
+        assert json.loads(next(csv.DictReader(file))["provenance"])["says"] == "nothing"
+
+
+def test_several_detectors(model, trained, small_data, tmp_path, run):
+    from detector import model_file
+    from tests.test_judging import LARGE
+    from tests.test_model_file import bias_model
+
+    other, photo, small = tmp_path / "large.h5", tmp_path / "photo.jpg", small_data / "test" / "Real" / "1.png"
+    model_file.save(bias_model([4.0, 1.0]), other, LARGE)
+    model_file.open_detector(other)
+    draw(1, (400, 300)).save(photo)
+    code, out, err = run(app.main, photo, small, *model, "--model", other, "--no-provenance")
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[:2] == [f"{photo}: uncertain, P(Fake) = 0.8176", "  Judged by large.h5."]
+    assert lines[-2].startswith("detector: compact (large.h5), trained on photographs.")
+    assert lines[-1].startswith("detector: compact (detector.h5), trained on the images of data:")
+
+
+def test_explain_writes_the_picture_of_the_heat_map(model, tmp_path, run):
+    import numpy as np
+    from PIL import Image
+
+    from detector import explanation, pixels
+
+    path, out = tmp_path / "a.png", tmp_path / "out.png"
+    draw(1, (48, 32)).save(path)
+    assert run(app.main, path, *model, "--explain", out)[0] == 0
+    image = pixels.read_image(path)
+    expected = explanation.overlay(image, explanation.explain(model_file.open_detector(model[1]), image))
+    with Image.open(out) as picture:
+        assert picture.format == "PNG" and np.array_equal(np.asarray(picture), expected)
+    before = out.read_bytes()
+    assert run(app.main, path, *model, "--explain", out) == (
+        1, "", f"error: {out}: a file is there already; give another --explain, or --overwrite\n"
+    )  # fmt: skip
+    assert run(app.main, path, *model, "--explain", out, "--overwrite")[0] == 0 and out.read_bytes() == before
+    assert run(app.main, path, path, *model, "--explain", tmp_path / "two.png") == (
+        1, "", "error: --explain: expected one image, found 2; name one of them\n"
+    )  # fmt: skip
+    code, _, err = run(app.main, path, *model, "--explain", tmp_path / "out.jpg")
+    assert code == 2 and err.endswith(f"error: --explain: expected a name that ends in .png, found {tmp_path / 'out.jpg'}\n")
+    path.write_text("no image")
+    assert run(app.main, path, *model, "--explain", tmp_path / "none.png")[0] == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "out.png"]
+
+
+def test_options_that_need_an_image(model, run):
+    for option in (["--json"], ["--csv", "x.csv"], ["--explain", "x.png"], ["--fail-on", "fake"]):
+        code, _, err = run(app.main, *model, *option)
+        assert code == 2 and err.endswith(f"error: {option[0]} needs an IMAGE or a FOLDER\n")
+
+
+def test_without_images_the_page_is_opened(model, trained, run, monkeypatch):
+    from detector import page
+
+    given = []
+    monkeypatch.setattr(page, "open_page", lambda *arguments: given.extend(arguments))
+    assert run(app.main, *model, "--host", "0.0.0.0", "--port", 1234)[0] == 0
+    assert [one.path for one in given[0].detectors] == [trained[0]] and given[1:] == ["0.0.0.0", 1234, False]
+
+
+def test_the_scores_are_those_of_evaluate_and_of_keras(model, trained, small_data, tmp_path, run):
+    """Of images of several formats, modes and sizes."""
+    import numpy as np
+
+    import evaluate
+    from detector import model_file, pixels
+
+    for i, (kind, mode, size) in enumerate([
+        ("jpg", "RGB", (32, 32)), ("png", "RGBA", (50, 40)), ("webp", "RGB", (32, 32)), ("bmp", "RGB", (32, 32)),
+        ("gif", "P", (32, 32)), ("tiff", "L", (64, 64)), ("jpg", "CMYK", (320, 200)), ("png", "L", (31, 33)),
+    ]):  # fmt: skip
+        folder = tmp_path / "data" / ("Fake" if i % 2 else "Real")
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(i, size, mode).save(folder / f"{i}.{kind}")
+    run(evaluate.main, trained[0], "--data", tmp_path / "data", "--report", tmp_path / "report")
+    with (tmp_path / "report" / "predictions.csv").open(encoding="utf-8") as file:
+        evaluated = {row["path"]: float(row["p_fake"]) for row in csv.DictReader(file)}
+    rows = json.loads(run(app.main, tmp_path / "data", *model, "--json", "--force")[1])
+    assert len(rows) == len(evaluated) == 8
+    by_shell = {row["path"]: row["p_fake"] for row in rows}
+    paths = [tmp_path / "data" / name for name in evaluated]
+    assert [by_shell[str(path)] for path in paths] == pytest.approx(list(evaluated.values()), abs=1e-6)
+    network, facts = model_file.load(trained[0])
+    fitted = np.stack([pixels.read_fitted(path, 32) for path in paths])
+    margins = model_file.keras_margins(network, fitted, facts["output"])
+    by_litert = model_file.open_detector(trained[0]).margins(fitted)
+    assert np.abs(margins - by_litert).max() < 1e-3
+    assert np.abs(model_file.p_fake_of(margins, 1.0) - model_file.p_fake_of(by_litert, 1.0)).max() < 1e-5
+    assert [by_shell[str(path)] for path in paths] == pytest.approx(
+        model_file.p_fake_of(margins, facts["temperature"]).tolist(), abs=1e-5
+    )

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,114 @@ def test_compiled_form_is_made_once_and_again_when_the_model_changes(trained, tm
     assert first.facts == second.facts == FACTS
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder of this test's own."""
+    monkeypatch.setattr(model_file, "_cache", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "small.h5"
+    model_file.save(bias_model([1.5, 0.5]), path, FACTS)
+    return path
+
+
+@pytest.fixture
+def compiled(small, tmp_path_factory, monkeypatch):
+    """A list of what was compiled; it is compiled at the first time only, and copied from then on, to be quick."""
+    folder, calls = tmp_path_factory.getbasetemp() / "compiled", []
+    if not folder.exists():
+        model_file.compile_detector(small, folder / "form")
+
+    def copy(path, stem):
+        calls.append(path)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".tflite", ".json"):
+            shutil.copy(folder / f"form{suffix}", stem.with_name(stem.name + suffix))
+
+    monkeypatch.setattr(model_file, "_compile_in_subprocess", copy)
+    return calls
+
+
+def margin(path):
+    return model_file.open_detector(path).margins(np.zeros((1, 8, 8, 3), np.uint8)).tolist()
+
+
+def test_a_compiled_form_that_is_deleted_or_damaged_is_made_again(cache, small, compiled):
+    assert margin(small) == margin(small) == pytest.approx([1.0])
+    assert compiled == [small]
+    assert sorted(path.name[64:] for path in cache.iterdir() if "known" not in path.name) == ["-1.json", "-1.tflite"]
+    flatbuffer, facts, note = next(cache.glob("*.tflite")), next(cache.glob("*-1.json")), next(cache.glob("*.known.json"))
+    for damage in (
+        flatbuffer.unlink, facts.unlink, lambda: flatbuffer.write_bytes(b"cut"), lambda: facts.write_text("{}"),
+        lambda: facts.write_text("cut"), lambda: shutil.rmtree(cache),
+    ):  # fmt: skip
+        compiled.clear()
+        damage()
+        assert margin(small) == margin(small) == pytest.approx([1.0])
+        assert compiled == [small]
+    compiled.clear()
+    for damage in (note.unlink, lambda: note.write_text('{"file": 1'), lambda: note.write_text("{}")):
+        damage()
+        assert margin(small) == pytest.approx([1.0])
+    assert compiled == []
+
+
+def test_a_compiled_form_that_vanishes_in_use_is_one_line(cache, small, compiled):
+    detector = model_file.open_detector(small)
+    flatbuffer = next(cache.glob("*.tflite"))
+    flatbuffer.write_bytes(b"x" * flatbuffer.stat().st_size)
+    with pytest.raises(InputError) as caught:
+        detector.margins(np.zeros((1, 8, 8, 3), np.uint8))
+    assert str(caught.value) == (
+        f"{flatbuffer}: expected a compiled detector, found none or a damaged one; delete it and run the same command again"
+    )
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_done_without(cache, small, compiled, capfd):
+    cache.write_text("a file stands where the folder should be")
+    capfd.readouterr()
+    assert margin(small) == pytest.approx([1.0])
+    assert capfd.readouterr().err == f"{cache}: File exists; the compiled detector is kept for this run alone\n"
+    assert compiled == [small] and cache.read_text().startswith("a file")
+
+
+def test_a_temporary_compiled_form_goes_with_its_process(tmp_path, small):
+    (tmp_path / "file").write_text("")
+    program = (
+        "import sys, pathlib; from detector import model_file as m; m._cache = lambda: pathlib.Path(sys.argv[2]) / 'cache';"
+        "print(m.open_detector(sys.argv[1])._flatbuffer)"
+    )
+    command = [sys.executable, "-c", program, str(small), str(tmp_path / "file")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[1:] == [f"{small}: compiling it for fast use, once (about half a minute) ..."]
+    made = done.stdout.strip()
+    assert "real-or-fake-detector-" in made and not os.path.exists(os.path.dirname(made))
+
+
+def test_two_processes_that_compile_at_once(tmp_path, small):
+    program = (
+        "import sys, pathlib, numpy; from detector import model_file as m; m._cache = lambda: pathlib.Path(sys.argv[2]);"
+        "print(m.open_detector(sys.argv[1]).margins(numpy.zeros((1, 8, 8, 3), numpy.uint8)).tolist())"
+    )
+    command = [sys.executable, "-c", program, str(small), str(tmp_path / "cache")]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate() for process in both]
+    assert [json.loads(out)[0] for out, _ in said] == pytest.approx([1.0, 1.0]), said
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".json", ".tflite"]
+
+
+def test_known_facts_are_those_of_the_file_before_and_after_compiling(cache, small, compiled):
+    assert model_file.known_facts(small) == FACTS
+    assert not list(cache.glob("*.tflite"))
+    margin(small)
+    assert model_file.known_facts(small) == FACTS
+    for path in model_file.SHIPPED.glob("*.h5"):
+        assert model_file.known_facts(path) == model_file.read_facts(path)
+
+
 def test_a_compiled_file_beside_a_strangers_model_is_not_trusted(tmp_path, trained):
     path = tmp_path / "detector.h5"
     shutil.copy(trained[0], path)
@@ -194,6 +303,7 @@ def test_compiling_imports_nothing_from_the_current_folder(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("change", [
     {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"seen": {}}, {"output": "tanh"},
+    {"fitting": "patches"}, {"fitting": "patches", "patches": 0}, {"fitting": "patches", "patches": 10**6}, {"fitting": "crop"},
     {"class_names": ["Real", "Fake"]}, {"thresholds": {"fake": float("nan"), "real": 0, "max_error": 0}},
 ])  # fmt: skip
 def test_facts_out_of_their_range_are_refused(tmp_path, change):
@@ -227,12 +337,12 @@ def test_facts_of_another_version_are_refused(tmp_path):
     assert refused(path) == "M: expected a detector of format 1, found 99; train it again with model_training.py"
 
 
-def test_an_unlike_image_is_said_to_be_so():
-    class Facts(model_file.Detector):
-        def __init__(self):
-            self.facts = FACTS
+def test_facts_with_patches_are_understood():
+    model_file.check_facts({**FACTS, "fitting": "patches", "patches": 9}, "M")
 
-    detector = Facts()
+
+def test_an_unlike_image_is_said_to_be_so():
+    detector = model_file.Detector("m.h5", FACTS, "none.tflite")
     assert detector.unlike_seen(8, 8) is None
     assert detector.unlike_seen(640, 427) == (
         "it is 640 x 427 pixels; the detector has only seen images with a shorter side of 8 pixels"

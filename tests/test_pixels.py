@@ -5,10 +5,12 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, features
 
 from detector.console import InputError
-from detector.pixels import MAX_PIXELS, choose_size, fit, image_size, read_fitted, read_image
+from detector.pixels import MAX_PIXELS, choose_size, fit, image_size, inputs, patch_boxes, patches, read_fitted, read_image
 
 KINDS = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF"
 LOSSLESS = ["PNG", "TIFF", "BMP"]
@@ -230,6 +232,61 @@ def test_read_fitted_is_both(tmp_path, picture):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(picture))
     assert np.array_equal(read_fitted(path, 32), fit(picture, 32))
+
+
+# --- patches -----------------------------------------------------------------------------------------------------------
+
+
+def corners(*arguments):
+    return [box[:2] for box in patch_boxes(*arguments)]
+
+
+def test_patches_cover_an_image_whose_sides_are_multiples_once():
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    cut = patches(image, 8, 6)
+    assert cut.shape == (6, 8, 8, 3) and cut.dtype == np.uint8
+    assert np.array_equal(np.block([[[cut[0]], [cut[1]], [cut[2]]], [[cut[3]], [cut[4]], [cut[5]]]]), image)
+
+
+def test_patches_overlap_where_the_sides_are_no_multiples():
+    assert corners(8, 20, 8, 9) == [(0, 0), (0, 6), (0, 12)]
+    assert corners(9, 8, 8, 9) == [(0, 0), (1, 0)]
+
+
+def test_patches_that_are_too_few_are_spread_evenly():
+    assert corners(8, 80, 8, 2) == [(0, 16), (0, 56)]
+    assert corners(100, 100, 8, 1) == [(46, 46)]
+    assert corners(100, 100, 8, 4) == [(21, 21), (21, 71), (71, 21), (71, 71)]
+    assert len(corners(100, 100, 8, 13)) == 12  # not 13 in a row
+    assert len(corners(1000, 100, 8, 10)) == 10
+
+
+def test_patches_of_a_small_image_are_scaled_up():
+    image = np.random.default_rng(0).integers(0, 256, (4, 10, 3), np.uint8)
+    cut = patches(image, 8, 9)
+    assert cut.shape == (3, 8, 8, 3)
+    assert [np.array_equal(one, fit(image[:, left : left + 4], 8)) for one, left in zip(cut, (0, 3, 6), strict=True)] == [True] * 3
+    assert patches(image[:1, :1], 8, 9).shape == (1, 8, 8, 3)
+    assert patches(np.zeros((1, 100_000, 3), np.uint8), 224, 16).shape == (16, 224, 224, 3)  # not 224 x 22,400,000 in memory
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 64), st.integers(1, 40))
+def test_patches_lie_within_the_image_and_all_differ(height, width, size, most):
+    boxes = patch_boxes(height, width, size, most)
+    side = min(height, width, size)
+    assert 1 <= len(boxes) == len(set(boxes)) <= most
+    assert all(0 <= top <= height - side and 0 <= left <= width - side and given == side for top, left, given in boxes)
+    if -(-height // side) * -(-width // side) <= most:
+        seen = np.zeros((height, width), bool)
+        for top, left, _ in boxes:
+            seen[top : top + side, left : left + side] = True
+        assert seen.all()
+
+
+def test_inputs_are_as_the_facts_say():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    assert np.array_equal(inputs(image, {"fitting": "resize", "image_size": 8}), fit(image, 8)[None])
+    assert np.array_equal(inputs(image, {"fitting": "patches", "image_size": 8, "patches": 4}), patches(image, 8, 4))
 
 
 @pytest.mark.parametrize(

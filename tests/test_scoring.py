@@ -3,8 +3,9 @@ import io
 import numpy as np
 import pytest
 
-from detector import model_file, pixels
-from detector.scoring import BATCH, KerasDetector, score_files
+from detector import model_file, pixels, scoring
+from detector.model_file import BATCH
+from detector.scoring import KerasDetector, score_files
 from tests.conftest import draw
 
 
@@ -89,21 +90,81 @@ def test_an_image_is_decoded_once_for_all_damages(trained, small_data, monkeypat
     assert sorted(opened) == paths
 
 
-def test_no_more_images_are_held_than_are_worked_on(trained, small_data):
+def test_no_more_images_are_held_than_are_worked_on(trained, small_data, monkeypatch):
     detector = model_file.open_detector(trained[0])
     path = next((small_data / "test").rglob("*.png"))
-    given = 0
-
-    def sources():
-        nonlocal given
-        for _ in range(20 * BATCH):
-            given += 1
-            yield path
-
-    scores = score_files(detector, sources(), threads=2)
+    decoded, read = [], pixels.read_image
+    monkeypatch.setattr(pixels, "read_image", lambda source: decoded.append(source) or read(source))
+    scores = score_files(detector, iter([path] * 20 * BATCH), threads=2)
     next(scores)
-    assert given <= 5 * BATCH
-    assert 1 + sum(1 for _ in scores) == given == 20 * BATCH
+    assert len(decoded) <= 5 * BATCH
+    assert 1 + sum(1 for _ in scores) == len(decoded) == 20 * BATCH
+
+
+def test_many_images_get_the_scores_of_few(trained, small_data):
+    """Of many each thread has an engine of its own, of few all threads share one."""
+    detector = model_file.open_detector(trained[0])
+    paths = sorted((small_data / "test").rglob("*.png"))
+    times = -(-scoring.BULK * 2 * BATCH // len(paths))
+    many = list(score_files(detector, paths * times, threads=2))
+    assert sorted(detector._idle) == [2]
+    few = list(score_files(detector, paths, threads=2))
+    assert sorted(detector._idle) == [1, 2]
+    assert [score.source for score in many] == paths * times
+    assert [score.p_fake for score in many] == pytest.approx([score.p_fake for score in few] * times, abs=1e-6)
+
+
+def test_each_image_goes_to_the_detector_that_is_chosen_for_it(trained, small_data, tmp_path):
+    class Turned:
+        facts, batch = model_file.read_facts(trained[0]), 5
+
+        def margins(self, images, share=1):
+            return -detector.margins(images)
+
+    detector, turned = model_file.open_detector(trained[0]), Turned()
+    paths = sorted((small_data / "test").rglob("*.png"))[:8]
+    for i in (1, 4, 5):
+        draw(i, (33, 32)).save(tmp_path / f"{i}.png")
+        paths[i] = tmp_path / f"{i}.png"
+    scores = list(score_files(lambda width, height: turned if width > 32 else detector, paths, batch=5))
+    alone = [next(score_files(detector, [path])) for path in paths]
+    assert [score.detector is turned for score in scores] == [i in (1, 4, 5) for i in range(8)]
+    expected = [-score.margin if i in (1, 4, 5) else score.margin for i, score in enumerate(alone)]
+    assert [score.margin for score in scores] == pytest.approx(expected, abs=1e-5)
+
+
+def test_patches_are_pooled_by_the_mean_of_their_margins(tmp_path):
+    class Brightness:
+        def __init__(self):
+            self.batch, self.facts = 64, {"fitting": "patches", "patches": 6, "image_size": 8, "temperature": 2.0}
+
+        def margins(self, images, share=1):
+            assert images.shape[1:] == (8, 8, 3) and images.dtype == np.uint8
+            return images.mean((1, 2, 3)).astype(np.float64)
+
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, (path, size) in enumerate(zip(paths, [(24, 16), (8, 8), (5, 40)], strict=True)):
+        draw(i, size).save(path)
+    darker = list(score_files(Brightness(), paths, damages=[lambda image: image // 2]))
+    for path, score in zip(paths, darker, strict=True):
+        cut = pixels.patches(pixels.read_image(path), 8, 6)
+        assert score.margin == pytest.approx(np.mean([one.mean() for one in cut]))
+        assert score.damaged[0] == pytest.approx(np.mean([(pixels.patches(pixels.read_image(path) // 2, 8, 6)).mean()]))
+        assert score.p_fake == pytest.approx(model_file.p_fake_of(score.margin, 2.0))
+    assert darker[0].margin == pytest.approx(pixels.read_image(paths[0]).mean())  # six patches cover 24 x 16 exactly
+
+
+def test_an_engine_serves_threads_that_ask_at_once(trained):
+    from concurrent.futures import ThreadPoolExecutor
+
+    detector = model_file.open_detector(trained[0], threads=2)
+    images = np.random.default_rng(0).integers(0, 256, (40, 7, 32, 32, 3), np.uint8)
+    alone = [detector.margins(some) for some in images]
+    for share in (1, 2, 9):
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(lambda some, share=share: detector.margins(some, share), images))
+        assert np.abs(np.array(alone) - np.array(together)).max() < 1e-6
+    assert {share: queue.qsize() for share, queue in detector._idle.items()} == {1: 1, 2: 2}
 
 
 def test_keras_gives_the_same_scores(trained, small_data, tmp_path):

@@ -1,0 +1,153 @@
+"""Seconds of the first verdict, as a whole process, against Keras; images per second of a folder, against what its parts allow.
+
+    python benchmarks/app.py cold resnet101.h5
+    python benchmarks/app.py bulk models/compact.h5 data/validation
+
+reads   detectors, a folder of images; writes nothing that stays
+
+cold    `python app.py IMAGE --model MODEL.h5`, the model used before, against a process that loads the same .h5 with Keras and
+        calls predict on the same image. Target: at least 10 times as fast. Beside them `python app.py IMAGE` with what ships in
+        models/, with an empty cache: as on the very first day.
+bulk    app.py over the folder into a CSV file, against 1 / (engine seconds per image + decoding seconds per image / cores): the
+        engine, with images in memory, in the faster of two ways (one engine on all cores, or one for each core), decoding in one
+        thread, image by image. Target: at least 0.9 of what the parts allow. With --memory, peak memory of whole processes.
+
+The ways run in turn, --rounds times besides the first, which warms up; the ratio is taken within each round, so that what slows
+the machine down slows all of them, and the median of the ratios counts.
+"""
+import argparse
+import contextlib
+import io
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from measuring import allowed_by, measure, parts, seconds_per_image  # noqa: E402
+
+from detector.console import plural, stage, table  # noqa: E402
+
+COLD_TARGET, BULK_TARGET = 10, 0.9
+KERAS = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras, numpy as np
+from PIL import Image
+model = keras.models.load_model(sys.argv[1], compile=False)
+size = model.input_shape[1:3]
+image = np.asarray(Image.open(sys.argv[2]).convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float32)
+print(model.predict(image[None], verbose=0))
+"""
+
+
+def draw(path, size):
+    """Write a JPEG of so many pixels: noise, blurred."""
+    import numpy as np
+    from PIL import Image, ImageFilter
+
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2)).save(path)
+
+
+def cold(args):
+    """Measure the first verdict; return whether the target is met."""
+    from detector.model_file import open_detector
+
+    open_detector(args.model)  # compiled, where it was not
+    with tempfile.TemporaryDirectory(prefix="app-") as work:
+        image = Path(work, "image.jpg")
+        draw(image, args.size)
+        first_day = {**os.environ, "XDG_CACHE_HOME": work, "LOCALAPPDATA": work, "HOME": work}
+        commands = {
+            "app.py, this model": ([sys.executable, ROOT / "app.py", image, "--model", args.model, "--force"], {}),
+            "app.py, what ships": ([sys.executable, ROOT / "app.py", image, "--force"], {"env": first_day}),
+            "Keras, this model": ([sys.executable, "-c", KERAS, args.model, image], {"stderr": -3}),
+        }
+        rounds = [{name: measure(command, **more) for name, (command, more) in commands.items()} for _ in range(args.rounds + 1)]
+    rounds = rounds[1:]
+    times = [{name: one[name][0] for name in commands} for one in rounds]
+    rows = [[name, *(f"{one[name]:.2f}" for one in times), f"{statistics.median(one[name] for one in times):.2f}",
+             f"{statistics.median(one[name][1] for one in rounds):.2f}", f"{statistics.median(one[name][2] for one in rounds):.0f}"]
+            for name in commands]  # fmt: skip
+    ratios = [one["Keras, this model"] / one["app.py, this model"] for one in times]
+    ratio = statistics.median(ratios)
+    rows.append(["times as fast as Keras", *(f"{one:.1f}" for one in ratios), f"{ratio:.1f}", "", ""])
+    print(table(rows, ["seconds of the process", *(f"round {i + 1}" for i in range(args.rounds)), "median", "CPU s", "peak MB"]))
+    print(f"{args.model.name}: first verdict {ratio:.1f} times as fast as Keras (target: at least {COLD_TARGET})")
+    return ratio >= COLD_TARGET
+
+
+def bulk(args):
+    """Measure a folder; return whether the target is met."""
+    import app
+    from detector.judging import find_images
+    from detector.model_file import open_detector
+
+    paths = find_images([args.folder])
+    with tempfile.TemporaryDirectory(prefix="app-") as work:
+        command = [str(args.folder), "--model", str(args.model), "--force", "--overwrite", "--csv", str(Path(work, "verdicts.csv"))]
+
+        def whole():
+            with contextlib.redirect_stdout(io.StringIO()):
+                app.main(command)
+
+        timed = {**parts(open_detector(args.model), paths), "app.py": (whole, len(paths))}
+        rounds = [{name: seconds_per_image(*way) for name, way in timed.items()} for _ in range(args.rounds + 1)][1:]
+    ratios = [allowed_by(one) / one["app.py"] for one in rounds]
+    ratio = statistics.median(ratios)
+    rows = []
+    for name in timed:
+        middle = statistics.median(one[name] for one in rounds)
+        rows.append([name, *(f"{one[name] * 1e6:.0f}" for one in rounds), f"{middle * 1e6:.0f}", f"{1 / middle:,.0f}"])
+    rows.append(["of what the parts allow", *(f"{one:.3f}" for one in ratios), f"{ratio:.3f}", ""])
+    print(table(rows, ["microseconds per image", *(f"round {i + 1}" for i in range(args.rounds)), "median", "images per second"]))
+    print(f"{plural(len(paths), 'image')}, {plural(os.cpu_count() or 1, 'core')}: {ratio:.3f} of what the parts allow ", end="")
+    print(f"(target: at least {BULK_TARGET})")
+    return ratio >= BULK_TARGET
+
+
+def memory(args):
+    """Print peak memory and seconds of app.py on a twentieth of the images, on half of them and on all."""
+    from detector.judging import find_images
+
+    paths, rows = find_images([args.folder]), []
+    for part in (20, 2, 1):
+        with tempfile.TemporaryDirectory(dir=args.folder.resolve().parent, prefix="app-") as work:
+            some = paths[::part]
+            Path(work, "images").mkdir()
+            for i, path in enumerate(some):
+                os.link(path, Path(work, "images", f"{i}{path.suffix}"))
+            command = [sys.executable, ROOT / "app.py", Path(work, "images"), "--model", args.model, "--csv", Path(work, "v.csv")]
+            seconds, _, peak = measure(command)
+        rows.append([plural(len(some), "image"), f"{peak:.0f}", f"{seconds:.1f}"])
+    print(table(rows, ["app.py", "peak MB", "seconds"]))
+    return True
+
+
+@stage
+def main(argv=None):
+    """Run the benchmark; exit code 1 where the target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_subparsers(required=True)
+    first = what.add_parser("cold", help="the first verdict")
+    first.add_argument("model", type=Path, help="detector (.h5)")
+    first.add_argument("--size", type=int, nargs=2, default=(32, 32), metavar=("W", "H"), help="of the image (default: 32 32)")
+    first.set_defaults(run=cold)
+    many = what.add_parser("bulk", help="a folder")
+    many.add_argument("model", type=Path, help="detector (.h5)")
+    many.add_argument("folder", type=Path, help="folder of images")
+    many.add_argument("--memory", action="store_true", help="measure peak memory of whole runs instead")
+    many.set_defaults(run=bulk)
+    for one in (first, many):
+        one.add_argument("--rounds", type=int, default=5, help="besides the first, which warms up (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if not (memory if getattr(args, "memory", False) else args.run)(args):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The page under load: many clients of the REST API at once; errors, seconds, memory of the server, and the shell's scores.
+
+    python benchmarks/page.py data/validation
+    python benchmarks/page.py web --model models/compact.h5 --requests 1000
+
+reads   a folder of images, a detector; writes nothing that stays
+
+The page is opened by app.py in a process of its own. Each of --clients threads uploads an image and asks for its verdict, again and
+again, until --requests are answered, with --force, so that every score counts. Targets: no error; the memory after the last request
+at most 5 % above that after the first quarter; the same scores as Judge gives, which app.py uses, to 1e-6; no upload left on the
+disk.
+"""
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from detector import data_tree  # noqa: E402
+from detector.console import InputError, plural, stage  # noqa: E402
+
+GROWTH, TOLERANCE = 1.05, 1e-6
+
+
+def start(model, folder):
+    """Open the page; return (process, its address)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "BROWSER": "true", **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))}
+    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--model", str(model)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+    if "The page is open" not in process.stdout.readline():
+        raise InputError("expected the page to open, but it ended; see above")
+    return process, f"http://127.0.0.1:{port}/gradio_api"
+
+
+def ask(client, address, path):
+    """Upload an image and ask for its verdict; return (P(Fake) or None, message, seconds)."""
+    began = time.perf_counter()
+    uploaded = client.post(f"{address}/upload", files={"files": (path.name, path.read_bytes())})
+    if uploaded.status_code != 200:
+        return None, uploaded.text, time.perf_counter() - began
+    file = {"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}
+    call = client.post(f"{address}/call/judge", json={"data": [[file], None, True, None, False]})
+    if call.status_code != 200:
+        return None, call.text, time.perf_counter() - began
+    said = client.get(f"{address}/call/judge/{call.json()['event_id']}").text
+    if not said.startswith("event: complete\ndata: "):
+        return None, said, time.perf_counter() - began
+    row = json.loads(said.split("data: ", 1)[1])[0][0]
+    return row["p_fake"], row["error"], time.perf_counter() - began
+
+
+def memory(process):
+    """Return the megabytes that a process has in memory now."""
+    told = subprocess.run(["ps", "-o", "rss=", "-p", str(process.pid)], capture_output=True, text=True, check=True)
+    return int(told.stdout) / 1024
+
+
+def load(process, address, paths, clients, requests):
+    """Send the requests; return ([(path, P(Fake), message, seconds)], [memory after each quarter], wall seconds)."""
+    import httpx
+
+    turns, lock, answers, quarters = iter(range(requests)), threading.Lock(), [], []
+
+    def run(_):
+        with httpx.Client(timeout=300) as client:
+            while True:
+                with lock:
+                    turn = next(turns, None)
+                if turn is None:
+                    return
+                path = paths[turn % len(paths)]
+                answer = (path, *ask(client, address, path))
+                with lock:
+                    answers.append(answer)
+                    if len(answers) % (requests // 4) == 0:
+                        quarters.append(memory(process))
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(run, range(clients)))
+    return answers, quarters, time.perf_counter() - began
+
+
+def largest_difference(model, answers):
+    """Return how far the scores are from those of Judge, at most, and whether the same files could be read."""
+    from detector.judging import Judge
+
+    given = {path: p_fake for path, p_fake, _, _ in answers}
+    expected = {Path(row["path"]): row["p_fake"] for row in Judge(model).judge(list(given), force=True)}
+    same = all((given[path] is None) == (expected[path] is None) for path in given)
+    both = [path for path in given if given[path] is not None and expected[path] is not None]
+    return max(abs(given[path] - expected[path]) for path in both), same
+
+
+@stage
+def main(argv=None):
+    """Put the page under load and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("folder", type=Path, help="images to ask for; only read")
+    add("--model", type=Path, default=ROOT / "models" / "compact.h5", help="the detector (default: models/compact.h5)")
+    add("--clients", type=int, default=50, help="clients at once (default: 50)")
+    add("--requests", type=int, default=2000, help="requests of all clients together (default: 2000)")
+    args = parser.parse_args(argv)
+    paths = [args.folder / path for path in islice(data_tree.scan(args.folder), args.requests)]
+    if not paths:
+        raise InputError(f"{args.folder}: expected images, found none; give another folder")
+    with tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as folder:
+        process, address = start(args.model, folder)
+        try:
+            before = memory(process)
+            answers, quarters, wall = load(process, address, paths, args.clients, args.requests)
+            left = [path for path in Path(folder).rglob("*") if path.is_file()]
+        finally:
+            process.kill()
+            process.wait()
+    difference, same = largest_difference(args.model, answers)
+    refused = [message for _, p_fake, message, _ in answers if p_fake is None and "expected a" not in (message or "")]
+    seconds = sorted(seconds for *_, seconds in answers)
+    print(f"{plural(len(answers), 'request')} of {args.clients} clients, {len(paths):,} different images, in {wall:.1f} s: "
+          f"{len(answers) / wall:.1f} a second")  # fmt: skip
+    print(f"seconds a request: median {statistics.median(seconds):.2f}, slowest {seconds[-1]:.2f}")
+    unread = sum(p_fake is None for _, p_fake, _, _ in answers) - len(refused)
+    print(f"errors: {len(refused)} {refused[:1] or ''}; requests with an image that cannot be read: {unread}")
+    print(f"memory in MB: {before:.0f} before, then after each quarter {', '.join(f'{one:.0f}' for one in quarters)}")
+    print(f"largest difference from the shell's P(Fake): {difference:.1e}; uploads left: {len(left)}")
+    met = not refused and same and difference <= TOLERANCE and quarters[-1] <= GROWTH * quarters[0] and not left
+    print(f"targets {'met' if met else 'NOT met'}")
+    return None if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Image files that say something of themselves, drawn for tests, and what holds of all that is read from them."""
+import io
+import json
+import struct
+import zlib
+
+from PIL import Image, PngImagePlugin
+from PIL.TiffImagePlugin import IFDRational
+
+from detector import provenance
+from tests.conftest import ROOT
+
+SAMPLES = ROOT.parent / "shared" / "data" / "provenance"
+TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+KEYS = {"says", "signed", "because", "has_c2pa", "c2pa", "generator", "digital_source_type", "xmp", "camera", "software", "notes"}
+PARAMETERS = (
+    "a lighthouse at dawn, <lora:sea:0.7>\nfog\nNegative prompt: people\n"
+    'Steps: 30, Sampler: DPM++ 2M, CFG scale: 7, Seed: 1703765458, Size: 64x64, Model: drawn_xl, Lora hashes: "a: 1, b: 2", '
+    "Version: v1.10.1"
+)
+GRAPH = {
+    "3": {"class_type": "KSampler", "inputs": {"seed": 851, "sampler_name": "euler", "positive": ["6", 0], "negative": ["7", 0]}},
+    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "drawn.safetensors"}},
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": ["9", 0], "clip": ["4", 1]}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["4", 1]}},
+    "9": {"class_type": "PrimitiveString", "inputs": {"value": "a fox"}},
+}  # fmt: skip
+PLACES = [
+    f'<any:DigitalSourceType>{TRAINED}</any:DigitalSourceType>',
+    f'<any:DigitalSourceType rdf:resource="{TRAINED}"/>',
+    f"<any:DigitalSourceType><rdf:Bag><rdf:li>{TRAINED}</rdf:li></rdf:Bag></any:DigitalSourceType>",
+]  # fmt: skip
+CAMERA = {
+    0x829A: IFDRational(1, 200),
+    0x829D: IFDRational(9, 1),
+    0x8827: 400,
+    0x9003: "2024:05:01 10:00:00",
+    0xA434: "50 mm f/1.8",
+    0x920A: IFDRational(50, 1),
+}
+GPS = {1: "N", 2: (47.0, 22.0, 12.34), 3: "E", 4: (8.0, 32.0, 56.78)}
+MEGABYTE = 1 << 20
+SPACES = {
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "xmp": "http://ns.adobe.com/xap/1.0/",
+    "any": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", "photoshop": "http://ns.adobe.com/photoshop/1.0/",
+    "xmpMM": "http://ns.adobe.com/xap/1.0/mm/", "stEvt": "http://ns.adobe.com/xap/1.0/sType/ResourceEvent#",
+}  # fmt: skip
+
+
+def drawn(kind="PNG", **options):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 90, 30)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def png(*chunks):
+    """A PNG with the chunks (kind, data) in front of the image."""
+    plain = drawn()
+    packed = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
+    return plain[:33] + b"".join(packed) + plain[33:]
+
+
+def with_text(**texts):
+    info = PngImagePlugin.PngInfo()
+    for keyword, text in texts.items():
+        keyword = "sd-metadata" if keyword == "sd_metadata" else keyword
+        info.add_text(keyword, text if isinstance(text, str) else json.dumps(text))
+    return drawn(pnginfo=info)
+
+
+def jpeg(*segments):
+    plain = drawn("JPEG")
+    return plain[:2] + b"".join(struct.pack(">BBH", 0xFF, kind, len(data) + 2) + data for kind, data in segments) + plain[2:]
+
+
+def exif(tags=(), inner=(), gps=()):
+    """EXIF as Pillow writes it."""
+    block = Image.Exif()
+    block.update(tags)
+    block.get_ifd(0x8769).update(inner)
+    if gps:
+        block.get_ifd(0x8825).update(gps)
+    return block.tobytes()
+
+
+def bare_exif(entries, tail=b""):
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + b"\0\0\0\0" + tail
+
+
+def xmp(body, attributes=""):
+    spaces = " ".join(f'xmlns:{name}="{space}"' for name, space in SPACES.items())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        f'<rdf:RDF {spaces}><rdf:Description rdf:about="" {attributes}>{body}</rdf:Description></rdf:RDF></x:xmpmeta>'
+        '<?xpacket end="w"?>'
+    ).encode()
+
+
+def harmless(found):
+    """Check what holds of every result: the schema, JSON, and lines that no terminal or page is hurt by."""
+    assert found.keys() == KEYS
+    assert found["says"] in ("made by AI", "camera", "edited", "nothing") and isinstance(found["signed"], bool)
+    json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    lines = provenance.describe(found)
+    assert len(lines) <= 12 and all(line.isprintable() and len(line) <= 600 and not set("<>") & set(line) for line in lines)
+    return lines
+
+
+def manifest(*actions, **more):
+    listed = {"label": "c2pa.actions", "data": {"actions": list(actions)}}
+    return {"claim_generator_info": [{"name": "Drawer", "version": "1"}], "assertions": [listed], **more}
+
+
+MADE = manifest({"action": "c2pa.created", "softwareAgent": {"name": "painter"}, "digitalSourceType": TRAINED})
+SHOT = manifest({"action": "c2pa.created", "digitalSourceType": TRAINED.replace("trainedAlgorithmicMedia", "digitalCapture")})
+
+
+def store(active, state="Valid", failure=(), success=(), **others):
+    codes = {name: [{"code": code} for code in listed] for name, listed in (("failure", failure), ("success", success))}
+    manifests, results = {"a": active, **others}, {"activeManifest": codes}
+    return {"active_manifest": "a", "manifests": manifests, "validation_state": state, "validation_results": results}
