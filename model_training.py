@@ -9,7 +9,6 @@ ones every ten minutes. KERAS_BACKEND=jax trains on JAX.
 import argparse
 import csv
 import hashlib
-import os
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -44,7 +43,8 @@ def train(model, feed, validation, callbacks, first_epoch, end, first_step=0):
     """Run `fit` on a compiled model; the callbacks write what is kept. Nothing else touches the disk.
 
     Args:
-        feed, validation: training.ImageFeed.
+        feed: training.ImageFeed.
+        validation: another, or training.PatchScores, for which a callback is among `callbacks`.
         first_epoch, end: epochs to train, counted from 0, to before `end`.
         first_step: number of steps of the first epoch that are done already.
 
@@ -53,8 +53,12 @@ def train(model, feed, validation, callbacks, first_epoch, end, first_step=0):
     """
     import keras
 
+    from detector.training import ImageFeed
+
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: feed.start_epoch(epoch, first_step))
-    given = {"validation_data": validation, "callbacks": [order, *callbacks], "shuffle": False, "verbose": 0}
+    given = {"callbacks": [order, *callbacks], "shuffle": False, "verbose": 0}
+    if isinstance(validation, ImageFeed):
+        given["validation_data"] = validation
     try:
         # Makes the metrics, to which a checkpoint gives their sums. On JAX, `fit` would take a first batch for that, and train
         # on the others in an order that no checkpoint could know.
@@ -141,8 +145,13 @@ def score_validation(model, validation):
     import numpy as np
 
     from detector import model_file
+    from detector.training import PatchScores
 
     output, is_fake = validation.output, []
+    if isinstance(validation, PatchScores):
+        with model_file.giving_logits(model):
+            labels, margins = validation.score(lambda batch: model_file.margins_of(model.predict_on_batch(batch), output))
+        return labels == 0, margins
 
     def batches():
         for index in range(len(validation)):
@@ -219,17 +228,20 @@ def make_facts(args, what, made, temperature, thresholds):
     """Return the facts that detector.model_file keeps in the .h5."""
     from detector import model_file
 
-    arguments = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    # of files and folders the name alone: where they lie on a user's disk is nobody's business to whom the model is given
+    arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
+    arguments["weights"] = Path(args.weights).name
     return {
         "format": model_file.FORMAT,
         "architecture": args.architecture,
         "class_names": list(data_tree.CLASSES),
         "output": ARCHITECTURES[args.architecture].output,
-        "fitting": "resize",
+        "fitting": args.fitting,
+        **({"patches": args.patches} if args.fitting == "patches" else {}),
         "image_size": args.image_size,
         "temperature": temperature,
         "thresholds": thresholds,
-        "seen": what["sizes"],
+        "seen": seen_sizes(what["sizes"], args),
         "trained_on": trained_on(args, what["counts"], what["sizes"]),
         "made": {"arguments": arguments, "counts": what["counts"], **made, "versions": model_file.versions()},
     }
@@ -237,14 +249,15 @@ def make_facts(args, what, made, temperature, thresholds):
 
 def augmentation_of(args):
     """Return the feed.Augmentation that the arguments ask for, or None."""
-    from detector.feed import Augmentation
+    from detector.feed import Augmentation, Crop
 
     moves = {"rotation": args.rotation, "shift": args.shift, "shear": args.shear, "zoom": args.zoom}
     damages = {
         "probability": args.damage, "max_blur": args.max_blur, "min_scale": args.min_scale, "max_noise": args.max_noise,
         "min_quality": args.min_jpeg,
     }  # fmt: skip
-    wanted = Augmentation(args.flip, moves if any(moves.values()) else None, damages if args.damage else None)
+    crop = Crop(args.image_size, *args.resize_range) if args.fitting == "patches" else None
+    wanted = Augmentation(args.flip, moves if any(moves.values()) else None, damages if args.damage else None, crop)
     return wanted if wanted != Augmentation() else None
 
 
@@ -265,20 +278,9 @@ def prepare(args):
     print(data_tree.counts_table({(split, name): n for split, of in counts.items() for name, n in of.items()}), flush=True)
     args.image_size = args.image_size or pixels.choose_size(sizes)
     keras = model_file.import_keras()
-    from detector.feed import Decoded
-    from detector.training import ImageFeed
-
     keras.utils.set_random_seed(args.seed)
     model = build(args)
-    images = {split: Decoded(images, args.image_size, keep=not args.no_cache) for split, images in splits.items()}
-    for some in images.values():
-        check_readable(some)
-    print(told_of_decoding(images.values(), args))
-    common = {"output": ARCHITECTURES[args.architecture].output, "batch_size": args.batch_size, "seed": args.seed}
-    feed = ImageFeed(images["train"], **common, shuffle=True, augmentation=augmentation_of(args))
-    validation = ImageFeed(images["validation"], **common)
-    for some in (feed, validation):
-        some[0]  # where nothing can be read, it is said here and not from within `fit`
+    feed, validation = make_feeds(args, splits)
     print(f"{args.architecture}: {model.count_params():,} parameters, {args.image_size} px, ", end="")
     print(f"{plural(feed.steps, 'step')} an epoch", flush=True)
     what = {
@@ -288,6 +290,38 @@ def prepare(args):
         "train_digests": np.ascontiguousarray(splits["train"].digests[:, : model_file.DIGEST_BYTES]),
     }
     return model, feed, validation, what
+
+
+def make_feeds(args, splits):
+    """Return (training.ImageFeed of train, another or training.PatchScores of validation)."""
+    from detector.feed import Decoded
+    from detector.training import ImageFeed, PatchScores
+
+    whole = args.fitting == "patches"  # and of validation nothing is kept: it is decoded and scored as the app does it
+    size, kept = None if whole else args.image_size, ["train"] if whole else list(splits)
+    images = {split: Decoded(of, size, keep=split in kept and not args.no_cache) for split, of in splits.items()}
+    for some in images.values():
+        check_readable(some)
+    print(told_of_decoding([images[split] for split in kept], args))
+    output = ARCHITECTURES[args.architecture].output
+    common = {"output": output, "batch_size": args.batch_size, "seed": args.seed}
+    feed = ImageFeed(images["train"], **common, shuffle=True, augmentation=augmentation_of(args))
+    feed[0]  # where nothing can be read, it is said here and not from within `fit`
+    if whole:
+        validation = PatchScores(splits["validation"], output, args.image_size, args.patches, args.batch_size)
+    else:
+        validation = ImageFeed(images["validation"], **common)
+        validation[0]
+    return feed, validation
+
+
+def seen_sizes(sizes, args):
+    """Return the sizes that a detector gives verdicts for, from pixels.sizes_seen of its train images.
+
+    A resize before cropping makes larger and smaller images of them; --judge-sides replaces what came out.
+    """
+    shorter = [max(1, round(side * factor)) for side, factor in zip(sizes["shorter_side"], args.resize_range, strict=True)]
+    return {**sizes, "shorter_side": args.judge_sides or shorter}
 
 
 def check_readable(images):
@@ -321,6 +355,14 @@ def settle(args):
         args.head_epochs = 1 if pretrained and args.epochs else 0
     if args.head_epochs and not pretrained:
         raise InputError(f"--head-epochs {args.head_epochs}: expected a pretrained backbone, found none; give --weights, or 0")
+    args.resize_range = tuple(args.resize_range)
+    low, high = args.resize_range
+    if low > high:
+        raise InputError(f"--resize-range {low:g} {high:g}: expected the smaller factor first; turn them round")
+    if args.judge_sides and args.judge_sides[0] > args.judge_sides[1]:
+        raise InputError(f"--judge-sides {' '.join(map(str, args.judge_sides))}: expected the smaller side first; turn them round")
+    if args.fitting != "patches" and args.resize_range != (1, 1):
+        raise InputError(f"--resize-range {low:g} {high:g}: expected --fitting patches, found {args.fitting}; leave it out")
     if args.warmup_epochs and args.schedule != "cosine":
         raise InputError(f"--warmup-epochs {args.warmup_epochs:g}: expected --schedule cosine, found {args.schedule}; leave it out")
     if not architecture.has_stems and args.stem != "auto":
@@ -354,11 +396,11 @@ def in_full_precision(model, args):
     return plain
 
 
-def make_callbacks(args, feed, what):
+def make_callbacks(args, feed, validation, what):
     """Return (the rule, the checkpoint, all callbacks)."""
     import keras
 
-    from detector.training import Checkpoint, Progress, StopTrainingOnValidationLoss
+    from detector.training import Checkpoint, PatchScores, PatchValidation, Progress, StopTrainingOnValidationLoss
 
     after = args.head_epochs + args.stop_after_epoch
     rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, after, args.stop_rule)
@@ -367,7 +409,8 @@ def make_callbacks(args, feed, what):
     same = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in ignored}
     same |= {"the backend": keras.backend.backend(), "the images": what["fingerprint"]}
     checkpoint = Checkpoint(args.log_dir, rule, same, 60 * args.checkpoint_minutes)
-    callbacks = [rule, checkpoint, Progress(args.head_epochs + args.epochs, feed)]
+    first = [PatchValidation(validation)] if isinstance(validation, PatchScores) else []
+    callbacks = [*first, rule, checkpoint, Progress(args.head_epochs + args.epochs, feed)]
     if args.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(args.log_dir / "tensorboard", write_graph=False))
     return rule, checkpoint, callbacks
@@ -381,7 +424,7 @@ def fit_phases(model, feed, validation, args, what):
     """
     from detector.training import remove_checkpoint, save_weights
 
-    rule, checkpoint, callbacks = make_callbacks(args, feed, what)
+    rule, checkpoint, callbacks = make_callbacks(args, feed, validation, what)
     saved_in = checkpoint.find(args.overwrite)
     check_own(args, checkpoint)
     if saved_in is None:
@@ -438,7 +481,8 @@ def run(args):
     model_file.save(model, args.output, facts, what["train_digests"])
     if checkpoint.history:
         write_history(with_f1(checkpoint.history), args.log_dir)
-    report(args, is_fake, margins, facts, {**feed.images.unreadable, **validation.images.unreadable})
+    not_read = validation.unreadable if args.fitting == "patches" else validation.images.unreadable
+    report(args, is_fake, margins, facts, {**feed.images.unreadable, **not_read})
     if interrupted:
         raise KeyboardInterrupt
     remove_checkpoint(args.log_dir)
@@ -505,6 +549,14 @@ def make_parser():
         help="what to start from; FILE: of the backbone, as keras.applications saves it, of compact the whole network (default: "
              "none for compact, imagenet for the others)")  # fmt: skip
     add("--image-size", type=input_side, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
+    add("--fitting", choices=("resize", "patches"), default="resize",
+        help="how an image becomes an input: whole and resized, or as squares at its own resolution, whose margins are "
+             "pooled")  # fmt: skip
+    add("--patches", type=patch_count, default=9, help="squares of an image at most, of validation and when it is used")
+    add("--resize-range", type=above_0, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"),
+        help="factor by which a train image is resized, at random, before a square is cut out of it")  # fmt: skip
+    add("--judge-sides", type=positive, nargs=2, metavar=("LOW", "HIGH"),
+        help="shorter sides, in pixels, that the detector gives verdicts for (default: those of the train images)")  # fmt: skip
     add("--stem", choices=("auto", *STEMS), default="auto",
         help="of a resnet; small: stride 1 and no max-pool (auto: small below 96 px; slow without a GPU)")  # fmt: skip
     add("--epochs", type=whole, default=10, help="passes over the train images, all layers; 0 builds and saves")
@@ -588,6 +640,15 @@ def input_side(text):
     """Return a whole number from 1 to the largest side that a model file may have."""
     if not 1 <= int(text) <= 4096:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 4096, found {text}")
+    return int(text)
+
+
+def patch_count(text):
+    """Return a whole number from 1 to the largest number of patches that a model file may ask for."""
+    from detector.model_file import MAX_PATCHES
+
+    if not 1 <= int(text) <= MAX_PATCHES:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MAX_PATCHES}, found {text}")
     return int(text)
 
 

@@ -106,6 +106,27 @@ def mobilenetv2(image_size, weights, l2):
     return keras.Model(image, x, name="mobilenetv2")
 
 
+def mobilenetv2_early(image_size, weights, l2):
+    """Build the first blocks of MobileNetV2, to the expansion of block 3 (144 channels, a quarter of the input's side), with
+    pooling, standardisation, Dropout(0.2) and softmax(2): textures, and hardly anything of what an image shows.
+
+    Deeper features tell the images of one source apart better and carry over to other sources worse (docs/experiments_photos.md).
+    `weights` is the file of the whole backbone.
+    """
+    import keras
+    from keras import layers, regularizers
+
+    image = keras.Input((image_size, image_size, 3), name="image")
+    whole = backbone(keras.applications.MobileNetV2, image_size, weights)
+    early = keras.Model(whole.input, whole.get_layer("block_3_expand_relu").output, name="mobilenetv2_early_backbone")
+    x = early(layers.Rescaling(1 / 127.5, offset=-1)(image))
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.BatchNormalization(momentum=0.9, center=False, scale=False)(x)  # channels differ a hundredfold in their range
+    x = layers.Dropout(0.2)(x)
+    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
+    return keras.Model(image, x, name="mobilenetv2_early")
+
+
 @dataclass(frozen=True)
 class Architecture:
     """How to build a network, and what it is trained with where nothing else is asked for.
@@ -134,6 +155,7 @@ ARCHITECTURES = {
     "resnet50v2": Architecture(resnet50v2, "sigmoid_real", stop_rule="plateau", stop_patience=3, has_stems=True),
     "compact": Architecture(compact, weights="none", learning_rate=3e-3),
     "mobilenetv2": Architecture(mobilenetv2),
+    "mobilenetv2_early": Architecture(mobilenetv2_early, learning_rate=3e-4),
 }
 
 

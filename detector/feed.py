@@ -24,6 +24,7 @@ from detector.data_tree import UNFINISHED, parallel, read_bytes
 STORE = ".decoded"  # hidden: no stage takes it for images
 FORMAT = 1  # raise it when images are decoded or fitted in another way
 ROOM = 0.5  # of the free disk, at most, for the images of one split
+HEADER = 8  # bytes before a whole image that is kept: its height and width
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------------
@@ -101,13 +102,13 @@ def _beside(file):
 
 
 class Decoded:
-    """The images of a split, fitted to the network's input, read from the files or, where they are kept, from one file.
+    """The images of a split, fitted to the network's input or whole, read from the files or, where they are kept, from one file.
 
     Read at random from a file rather than mapped into memory: what a process holds does not grow with the data set.
 
     Args:
         split: Split.
-        size: side of the network's input, in pixels.
+        size: side of the network's input, in pixels; None for whole images, as they are.
         keep: decode every image now, once, and keep the result in the data folder; where that is not possible (no room, a
             folder that cannot be written to), images are decoded each time they are needed.
 
@@ -124,7 +125,7 @@ class Decoded:
 
     def _keep(self):
         splits = "-".join(sorted({path.split("/")[0] for path in self.split.paths}))
-        store, prefix = self.split.data / STORE, f"{splits}-{self.size}px-"
+        store, prefix = self.split.data / STORE, f"{splits}-{f'{self.size}px' if self.size else 'whole'}-"
         # in the name, so that what another run keeps of other images, or decoded otherwise, can never be taken for these
         made_of = hashlib.sha256(f"{FORMAT} {PIL.__version__} {self.split.state}".encode()).hexdigest()
         file = store / f"{prefix}{made_of[:16]}.rgb"
@@ -158,20 +159,32 @@ class Decoded:
                     old.unlink()
 
     def _bytes(self):
-        return len(self.split.paths) * self.size * self.size * 3
+        return int(self._ends[-1])
+
+    @functools.cached_property
+    def _ends(self):
+        """(n,) int64, where in the file the next image begins; before a whole image stand its height and width."""
+        if self.size:
+            return np.arange(1, len(self.split.paths) + 1) * (self.size * self.size * 3)
+        return np.cumsum(HEADER + 3 * self.split.sizes.astype(np.int64).prod(axis=1))
+
+    def _place(self, i):
+        """Return (offset, number of bytes) of an image in the file."""
+        start = int(self._ends[i - 1]) if i else 0
+        return start, int(self._ends[i]) - start
 
     def _decode_all(self, file):
         with _beside(file) as unfinished:
             with unfinished.open("wb") as handle:
                 handle.truncate(self._bytes())
             work = functools.partial(_decode, os.fspath(self.split.data), os.fspath(unfinished), self.size)
-            said = parallel(work, list(enumerate(self.split.paths)))
+            said = parallel(work, [(path, *self._place(i)) for i, path in enumerate(self.split.paths)])
             with unfinished.open("rb+") as handle:
                 os.fsync(handle.fileno())  # its size tells nothing: it is full of zeros from the start
         self.unreadable = {path: why for path, why in zip(self.split.paths, said, strict=True) if why}
 
     def read(self, indices):
-        """Return (list of (size, size, 3) uint8 arrays, their indices), without the images that cannot be read."""
+        """Return (list of (size, size, 3) or (h, w, 3) uint8 arrays, their indices), without the images that cannot be read."""
         if file := self.file:
             there = [i for i in indices if self.split.paths[i] not in self.unreadable]
             try:
@@ -183,17 +196,17 @@ class Decoded:
         return [image for image, _ in readable], [i for _, i in readable]
 
     def _read_kept(self, file, indices):
-        length = self.size * self.size * 3
         with open(file, "rb", buffering=0) as handle:
             images = []
             for i in indices:
-                handle.seek(int(i) * length)
-                images.append(np.frombuffer(handle.read(length), np.uint8).reshape(self.size, self.size, 3))
+                start, length = self._place(i)
+                handle.seek(start)
+                images.append(_unpacked(handle.read(length), self.size))
             return images
 
     def _read_one(self, path):
         try:
-            return pixels.read_fitted(os.path.join(self.split.data, path), self.size)
+            return _read(os.path.join(self.split.data, path), self.size)
         except InputError as error:
             self.unreadable[path] = str(error)
         except OSError as error:
@@ -201,18 +214,34 @@ class Decoded:
         return None
 
 
-def _decode(data, file, size, numbered):
+def _read(path, size):
+    return pixels.read_fitted(path, size) if size else pixels.read_image(path)
+
+
+def _packed(image, size):
+    """Return an image as bytes; a whole one after its height and width: a header may tell a turned image's the wrong way round."""
+    return image.tobytes() if size else np.array(image.shape[:2], "<i4").tobytes() + image.tobytes()
+
+
+def _unpacked(content, size):
+    height, width = (size, size) if size else np.frombuffer(content, "<i4", 2).tolist()
+    return np.frombuffer(content, np.uint8, offset=0 if size else HEADER).reshape(height, width, 3)
+
+
+def _decode(data, file, size, placed):
     """Write one decoded image to its place in a file; return None, or why it could not be read."""
-    index, path = numbered
+    path, start, length = placed
     try:
-        image = pixels.read_fitted(os.path.join(data, path), size)
+        content = _packed(_read(os.path.join(data, path), size), size)
     except InputError as error:
         return str(error)
     except OSError as error:
         return describe_os_error(error)
+    if len(content) != length:
+        return f"{os.path.join(data, path)}: expected as many pixels as its header tells, found others; leave it out"
     with open(file, "r+b", buffering=0) as handle:
-        handle.seek(index * size * size * 3)
-        handle.write(image.tobytes())
+        handle.seek(start)
+        handle.write(content)
     return None
 
 
@@ -220,21 +249,50 @@ def _decode(data, file, size, numbered):
 
 
 @dataclass(frozen=True)
+class Crop:
+    """A square cut out of a whole image at random, as `pixels.patches` cuts them on a grid, after a random resize.
+
+    The square is cut first and resized then, which gives the same pixels but for its edge and does not resize what is thrown away.
+
+    Attributes:
+        size: side of the network's input, in pixels.
+        low, high: the factor is drawn from this range, evenly on the scale of its logarithm; 1 and 1 for the image's own pixels.
+    """
+
+    size: int
+    low: float = 1.0
+    high: float = 1.0
+
+    def __call__(self, image, rng):
+        """Return a (size, size, 3) uint8 square of a (h, w, 3) uint8 image."""
+        factor, down, right = rng.random(3).tolist()
+        side = self.size / (self.low * (self.high / self.low) ** factor)
+        height, width = image.shape[:2]
+        side = max(1, min(round(side), height, width))
+        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
+        return pixels.fit(image[top : top + side, left : left + side], self.size)
+
+
+@dataclass(frozen=True)
 class Augmentation:
-    """What is done at random to a train image, the same for both classes: moved, then damaged.
+    """What is done at random to a train image, the same for both classes: cut out, moved, then damaged.
 
     Attributes:
         flip: mirror half of the images left to right.
         moves: arguments of detector.geometry.random_affine besides `flip`; empty for none.
         damages: arguments of detector.damage.random_damage; empty for none.
+        crop: a Crop, before them, of a whole image; None where it is fitted already.
     """
 
     flip: bool = False
     moves: dict | None = None
     damages: dict | None = None
+    crop: Crop | None = None
 
     def __call__(self, image, rng):
         """Return a (s, s, 3) uint8 image; the same state of the numpy.random.Generator gives the same one."""
+        if self.crop:
+            image = self.crop(image, rng)
         if self.moves:
             image = geometry.random_affine(image, rng, flip=self.flip, **self.moves)
         elif self.flip and rng.random() < 0.5:

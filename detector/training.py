@@ -3,12 +3,14 @@ import hashlib
 import json
 import os
 import re
+import threading
 import time
 
 import cv2
 import keras
 import numpy as np
 
+from detector import model_file, scoring
 from detector.console import InputError, progress
 from detector.data_tree import UNFINISHED
 from detector.feed import targets_of
@@ -36,8 +38,7 @@ class ImageFeed(keras.utils.PyDataset):
         self.images, self.labels = images, np.asarray(images.split.labels)
         self.output, self.batch_size, self.seed = output, batch_size, seed
         self.shuffle, self.augmentation = shuffle, augmentation
-        counts = np.bincount(self.labels, minlength=2)
-        self.class_weights = (counts.sum() / (2 * counts)).astype(np.float32)
+        self.class_weights = class_weights(self.labels)
         self.failure = None  # what ended a thread that `fit` reads by: TensorFlow gives it on as an error of its own
         self.start_epoch(0)
 
@@ -69,22 +70,120 @@ class ImageFeed(keras.utils.PyDataset):
 
     def _batch(self, index):
         start = (self.first + index) * self.batch_size
-        images, there = self.images.read(self.order[start : start + self.batch_size])
-        if not images:  # `fit` cannot do without a batch: the next image that can be read makes one
-            images, there = self._next_readable(start)
-        if self.augmentation:
-            rng = np.random.default_rng([self.seed, self.epoch, self.first + index])
-            images = [self.augmentation(image, rng) for image in images]
+        rng = np.random.default_rng([self.seed, self.epoch, self.first + index])
+        inputs, there = self._inputs(self.order[start : start + self.batch_size], rng)
+        if not inputs:  # `fit` cannot do without a batch: the next image that can be read makes one
+            inputs, there = self._next_readable(start, rng)
         labels = self.labels[there]
-        return np.stack(images).astype(np.float32), targets_of(labels, self.output), self.class_weights[labels]
+        return np.stack(inputs).astype(np.float32), targets_of(labels, self.output), self.class_weights[labels]
 
-    def _next_readable(self, start):
+    def _inputs(self, indices, rng):
+        """Return (inputs, their indices). Whole images are held one at a time: a batch of them from a phone takes gigabytes."""
+        at_once = len(indices) if self.images.size else 1
+        inputs, there = [], []
+        for start in range(0, len(indices), at_once):
+            images, readable = self.images.read(indices[start : start + at_once])
+            inputs += [self.augmentation(image, rng) for image in images] if self.augmentation else images
+            there += readable
+        return inputs, there
+
+    def _next_readable(self, start, rng):
         for i in np.roll(self.order, -start):
-            images, there = self.images.read([i])
-            if images:
-                return images, there
+            inputs, there = self._inputs([i], rng)
+            if inputs:
+                return inputs, there
         why = next(iter(self.images.unreadable.values()))
         raise InputError(f"{why}; no image of the split can be read: run data_audit.py")
+
+
+class PatchScores:
+    """The images of a split, each scored as the app will: by patches of it on a grid, pooled by the mean of their margins.
+
+    Args:
+        split: detector.feed.Split.
+        output: 'softmax' or 'sigmoid_real'.
+        size: side of the network's input, in pixels.
+        patches: so many of an image at most.
+        batch_size: patches computed at a stretch.
+
+    Attributes:
+        unreadable: {path: why}, of the images that could not be read the last time.
+        failure: None; as of ImageFeed.
+    """
+
+    def __init__(self, split, output, size, patches, batch_size):
+        self.split, self.output, self.batch = split, output, batch_size
+        self.facts = {"fitting": "patches", "patches": patches, "image_size": size, "temperature": 1.0}  # what scoring asks for
+        self.unreadable, self.failure = {}, None
+        self._one_at_a_time = threading.Lock()
+
+    def score(self, margins_of):
+        """Return (labels, pooled margins), both (n,), of the images that can be read.
+
+        Args:
+            margins_of: function from (b, s, s, 3) float32 to (b,) margins.
+        """
+        self._margins_of, self.unreadable, labels, margins = margins_of, {}, [], []
+        paths = [os.path.join(self.split.data, path) for path in self.split.paths]
+        for path, label, score in zip(self.split.paths, self.split.labels, scoring.score_files(self, paths), strict=True):
+            if score.error:
+                self.unreadable[path] = score.error
+            else:
+                labels.append(label)
+                margins.append(score.margin)
+        if len(set(labels)) < 2:
+            raise InputError("expected validation images of both classes that can be read, found those of one; run data_audit.py")
+        return np.array(labels), np.array(margins)
+
+    def margins(self, images, share=1):
+        """Return the margins of (n, s, s, 3) uint8 inputs: what detector.scoring asks of a detector."""
+        found = []
+        for start in range(0, len(images), self.batch):
+            some = images[start : start + self.batch]
+            batch = np.zeros((self.batch, *images.shape[1:]), np.float32)  # always as many: nothing is compiled twice
+            batch[: len(some)] = some
+            with self._one_at_a_time:
+                found.append(self._margins_of(batch)[: len(some)])
+        return np.concatenate(found)
+
+
+class PatchValidation(keras.callbacks.Callback):
+    """After every epoch, add the loss and metrics of validation to its logs, of whole images scored by their patches.
+
+    In place of `fit`'s own validation, which would take each patch for an image; before all callbacks that read the logs.
+
+    Args:
+        scores: PatchScores.
+    """
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = scores
+
+    def on_epoch_end(self, epoch, logs):
+        """Score the images and add val_loss and the others."""
+        output = self.scores.output
+        labels, margins = self.scores.score(self._margins)
+        p_fake = model_file.p_fake_of(margins, 1.0).astype(np.float32)
+        given = np.stack([p_fake, 1 - p_fake], axis=1) if output == "softmax" else 1 - p_fake[:, None]
+        targets, weights = targets_of(labels, output), class_weights(labels)[labels]
+        penalties = sum(float(penalty) for penalty in self.model.losses)
+        logs["val_loss"] = float(self.model.loss(targets, given, weights)) + penalties
+        for kind, metrics in fake_metrics(output).items():
+            for metric in metrics:
+                metric.update_state(targets, given, weights if kind == "weighted_metrics" else None)
+                logs[f"val_{metric.name}"] = float(metric.result())
+
+    def _margins(self, batch):
+        """Return margins from probabilities: a network within `fit` is not taken apart for its logits."""
+        p = np.clip(np.asarray(self.model.predict_on_batch(batch), np.float64), 1e-30, 1 - 1e-16)
+        return np.log(p[:, 0]) - np.log(p[:, 1]) if self.scores.output == "softmax" else np.log1p(-p[:, 0]) - np.log(p[:, 0])
+
+
+def class_weights(labels):
+    """Return (2,) float32 weights by label with which both classes weigh the same in all."""
+    counts = np.bincount(labels, minlength=2)
+    return (counts.sum() / (2 * counts)).astype(np.float32)
 
 
 def fake_metrics(output):

@@ -4,6 +4,7 @@ import pytest
 from detector import architectures, model_file
 from detector.architectures import ARCHITECTURES
 from detector.console import InputError
+from tests.conftest import ROOT
 
 
 def test_resnets_normalisation_is_bit_identical_to_that_of_its_weights():
@@ -29,6 +30,23 @@ def test_weights_from_a_file_are_really_loaded(tmp_path):
     model = ARCHITECTURES["mobilenetv2"].build(32, str(tmp_path / "b.weights.h5"), 1e-3)
     inside = next(layer for layer in model.layers if layer.name.startswith("mobilenetv2"))
     assert all((a == b).all() for a, b in zip(inside.get_weights(), backbone.get_weights(), strict=True))
+
+
+def test_the_early_blocks_are_those_of_the_whole_backbone(tmp_path):
+    keras = model_file.import_keras()
+    whole = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    whole.save_weights(tmp_path / "b.weights.h5")
+    model = ARCHITECTURES["mobilenetv2_early"].build(32, str(tmp_path / "b.weights.h5"), 1e-3)
+    inside = architectures.backbone_of(model)
+    assert inside.output.shape == (None, 8, 8, 144) and model.output_shape == (None, 2)
+    assert model.count_params() < 25_000
+    images = np.random.default_rng(0).normal(0, 1, (2, 32, 32, 3)).astype(np.float32)
+    same = keras.Model(whole.input, whole.get_layer("block_3_expand_relu").output)
+    assert (inside.predict(images, verbose=0) == same.predict(images, verbose=0)).all()
+    facts = {**model_file.read_facts(ROOT / "models" / "compact.h5"), "architecture": "mobilenetv2_early"}
+    model_file.save(model, tmp_path / "m.h5", facts)
+    again, _ = model_file.load(tmp_path / "m.h5")
+    assert (again.predict(images, verbose=0) == model.predict(images, verbose=0)).all()
 
 
 @pytest.mark.parametrize("name", ["ResNet50V2", "ResNet50"])

@@ -9,7 +9,7 @@ import pytest
 from detector import pixels
 from detector.console import InputError
 from detector.data_tree import digest_of, read_tree
-from detector.feed import Augmentation, Decoded, look_at, targets_of
+from detector.feed import Augmentation, Crop, Decoded, look_at, targets_of
 from tests.conftest import draw
 
 
@@ -167,3 +167,66 @@ def test_augmentation_moves_flips_and_damages_by_its_generator():
 def test_targets_by_hand():
     assert targets_of([0, 1], "softmax").tolist() == [[1, 0], [0, 1]]
     assert targets_of([0, 1], "sigmoid_real").tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_whole_images_are_read_as_they_are(data, keep):
+    draw("wide", (70, 20)).save(data / "train/Fake/wide.png")
+    turned = draw("turned", (50, 30))
+    turned.getexif()[0x0112] = 6
+    turned.save(data / "train/Real/turned.jpg", exif=turned.getexif())
+    draw("turned png", (50, 30)).save(data / "train/Real/turned.png", exif=turned.getexif())
+    (data / "train/Real/no.jpg").write_text("no image")
+    split = split_of(data)
+    kept = Decoded(split, None, keep)
+    assert (kept.file is not None) == keep
+    images, there = kept.read(range(11))
+    assert [split.paths[i] for i in range(11) if i not in there] == list(kept.unreadable) == ["train/Real/no.jpg"]
+    assert {image.shape for image in images} == {(30, 40, 3), (20, 70, 3), (50, 30, 3)}
+    assert all((image == pixels.read_image(data / split.paths[i])).all() for i, image in zip(there, images, strict=True))
+
+
+def test_an_image_turned_otherwise_than_its_header_tells_is_kept_all_the_same(data):
+    split = split_of(data)
+    split.sizes = split.sizes[:, ::-1]  # so it is where the note of how it is turned stands at the end of the file
+    images, _ = Decoded(split, None).read(range(7))
+    assert all((image == pixels.read_image(data / path)).all() for image, path in zip(images, split.paths, strict=True))
+
+
+def test_whole_and_fitted_images_are_kept_beside_each_other(data):
+    fitted, whole = Decoded(split_of(data), 32), Decoded(split_of(data), None)
+    assert fitted.file.exists() and whole.file.exists() and fitted.file != whole.file
+    assert whole.read([3])[0][0].shape == (30, 40, 3) and fitted.read([3])[0][0].shape == (32, 32, 3)
+
+
+def test_a_crop_shows_the_images_own_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    places = {square.tobytes(): (top, left) for top in range(25) for left in range(45)
+              for square in [image[top : top + 16, left : left + 16]]}  # fmt: skip
+    rng = np.random.default_rng(1)
+    found = [places[Crop(16)(image, rng).tobytes()] for _ in range(2000)]
+    assert {top for top, _ in found} == set(range(25)) and {left for _, left in found} == set(range(45))
+
+
+def test_a_crop_is_resized_by_a_factor_of_the_range():
+    row = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 200, axis=0).repeat(3, axis=2)
+    rng = np.random.default_rng(0)
+    spans = [int(np.ptp(Crop(32, 0.5, 2.0)(row, rng)[16, 4:-4, 0].astype(int))) / 23 for _ in range(400)]  # columns a pixel
+    assert 0.45 < min(spans) < 0.6 and 1.8 < max(spans) < 2.1
+    assert 0.4 < np.mean(np.array(spans) < 1) < 0.6  # as often enlarged as reduced
+    same = [Crop(32, 0.5, 2.0)(row, np.random.default_rng(7)) for _ in range(2)]
+    assert (same[0] == same[1]).all()
+
+
+def test_of_an_image_smaller_than_the_square_all_of_its_shorter_side_is_shown():
+    image = np.asarray(draw("small", (20, 12)))
+    assert Crop(32, 0.5, 0.5)(image, np.random.default_rng(0)).shape == (32, 32, 3)
+    one = Crop(32)(image[:12, :12], np.random.default_rng(0))
+    assert (one == pixels.patches(image[:12, :12], 32, 9)[0]).all()
+
+
+def test_a_crop_is_damaged_after_it_was_cut():
+    image = np.asarray(draw("large", (90, 70)))
+    both = Augmentation(flip=True, crop=Crop(32, 0.5, 1.5), damages={"probability": 1.0})
+    one, again, other = (both(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert one.shape == (32, 32, 3) and (one == again).all() and (one != other).any()

@@ -35,6 +35,8 @@ def test_what_a_run_leaves(trained, small_data):
     assert facts["seen"] == {"shorter_side": [32, 32], "aspect": [1.0, 1.0]}
     assert facts["made"]["counts"] == {"train": {"Fake": 64, "Real": 64}, "validation": {"Fake": 32, "Real": 32}}
     assert facts["made"]["arguments"]["epochs"] == 6
+    assert facts["made"]["arguments"]["data"] == small_data.name  # no folder of this machine goes into the file
+    assert str(small_data.parent) not in json.dumps(facts)
     assert facts["thresholds"]["n_fake"] == 32
     losses = [float(row["val_loss"]) for row in history]
     assert facts["made"]["best_epoch"] == losses.index(min(losses)) + 1
@@ -575,3 +577,78 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_training(small_data, 
 def test_a_backend_that_is_not_supported_is_one_line(backend, said, small_data, tmp_path, run, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", backend)
     assert run(model_training.main, *arguments(small_data, tmp_path)) == (1, "", f"error: {said}\n")
+
+
+PATCHES = [
+    "--fitting", "patches", "--patches", "3", "--image-size", "16", "--resize-range", "0.75", "1.5", "--batch-size", "16",
+    "--epochs", "3", "--flip", "--damage", "0.1", "--stop-rule", "never",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained_on_patches(small_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("patches")
+    model_training.main(arguments(small_data, folder, *PATCHES))
+    return folder
+
+
+def test_patches_are_validated_and_calibrated_as_the_app_scores(trained_on_patches, small_data):
+    from detector import metrics, scoring
+
+    facts = model_file.read_facts(trained_on_patches / "d.h5")
+    assert (facts["fitting"], facts["patches"], facts["image_size"]) == ("patches", 3, 16)
+    detector = model_file.open_detector(trained_on_patches / "d.h5")
+    paths, labels = data_tree.read_tree(small_data, ("validation",))["validation"]
+    scores = list(scoring.score_files(detector, [small_data / path for path in paths]))
+    is_fake, margins = np.array(labels) == 0, np.array([score.margin for score in scores])
+    temperature, limits = metrics.calibrate(is_fake, margins)
+    assert facts["temperature"] == pytest.approx(temperature, rel=1e-3)
+    assert [facts["thresholds"][name] for name in ("fake", "real")] == pytest.approx([limits["fake"], limits["real"]], abs=1e-4)
+    with (trained_on_patches / "log" / "history.csv").open() as file:
+        best = list(csv.DictReader(file))[facts["made"]["best_epoch"] - 1]
+    loss = np.logaddexp(0, np.where(is_fake, -margins, margins)).mean()
+    assert float(best["val_cross_entropy"]) == pytest.approx(loss, rel=1e-3)
+    assert float(best["val_accuracy"]) == pytest.approx(((margins >= 0) == is_fake).mean())
+
+
+def test_what_was_seen_is_what_the_resize_made_of_the_images(trained_on_patches):
+    facts = model_file.read_facts(trained_on_patches / "d.h5")
+    assert facts["seen"] == {"shorter_side": [24, 48], "aspect": [1.0, 1.0]}
+    assert facts["trained_on"].endswith("with a shorter side of 32 pixels")
+
+
+def test_the_sizes_to_judge_can_be_given(small_data, tmp_path):
+    model_training.main(arguments(small_data, tmp_path, "--epochs", "0", "--judge-sides", "20", "4000"))
+    facts = model_file.read_facts(tmp_path / "d.h5")
+    assert facts["seen"] == {"shorter_side": [20, 4000], "aspect": [1.0, 1.0]}
+    assert facts["trained_on"].endswith("with a shorter side of 32 pixels")
+
+
+def test_of_patches_whole_train_images_alone_are_kept(trained_on_patches, small_data):
+    names = [file.name for file in (small_data / ".decoded").glob("*whole*.rgb")]
+    assert len(names) == 1 and names[0].startswith("train-whole-")
+
+
+def test_patches_killed_within_an_epoch_end_the_same(trained_on_patches, small_data, tmp_path):
+    more = [*PATCHES, "--checkpoint-minutes", "3e-4"]
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(command(small_data, killed, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed_when(process, killed / "log" / "state.json", lambda state: state["step"] > 2 and len(state["history"]) == 1)
+    again = subprocess.run(command(small_data, killed, *more), check=True, capture_output=True, text=True)
+    assert re.search(r"taking up the run in .* after 1 epoch and \d+ steps", again.stdout)
+    same_run(killed, trained_on_patches)
+
+
+@pytest.mark.parametrize("more, said", [
+    (["--resize-range", "0.5", "1"], "--resize-range 0.5 1: expected --fitting patches, found resize; leave it out"),
+    (["--fitting", "patches", "--resize-range", "2", "1"],
+     "--resize-range 2 1: expected the smaller factor first; turn them round"),
+    (["--judge-sides", "9", "8"], "--judge-sides 9 8: expected the smaller side first; turn them round"),
+])  # fmt: skip
+def test_a_resize_range_that_makes_no_sense_is_one_line(more, said, small_data, tmp_path, run):
+    assert run(model_training.main, *arguments(small_data, tmp_path, *more)) == (1, "", f"error: {said}\n")
+
+
+def test_too_many_patches_are_a_usage_error(small_data, tmp_path, run):
+    code, _, err = run(model_training.main, *arguments(small_data, tmp_path, "--patches", "257"))
+    assert code == 2 and err.endswith("argument --patches: expected a whole number from 1 to 256, found 257\n")

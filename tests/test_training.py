@@ -166,3 +166,85 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkey
     with pytest.raises(OSError) as error:
         training.save_weights(Model(), tmp_path / "best-1.weights.h5")
     assert (error.value.errno, error.value.filename) == (28, str(tmp_path / "best-1.weights.h5")) and not list(tmp_path.iterdir())
+
+
+def split_of_sizes(folder, sizes=((40, 30), (64, 20), (16, 16), (90, 33))):
+    paths = []
+    for i, size in enumerate(sizes):
+        paths.append(f"{i}.png")
+        draw(i, size).save(folder / paths[-1])
+    return look_at(folder, "validation", paths, [0, 1, 0, 1][: len(sizes)])
+
+
+def test_patch_scores_are_the_means_over_the_grid(tmp_path):
+    from detector import pixels
+    from detector.training import PatchScores
+
+    split = split_of_sizes(tmp_path)
+    labels, margins = PatchScores(split, "softmax", 16, 4, 3).score(lambda batch: batch.mean(axis=(1, 2, 3)))
+    assert labels.tolist() == [0, 1, 0, 1]
+    by_hand = [pixels.patches(pixels.read_image(tmp_path / path), 16, 4).mean(axis=(1, 2, 3)).mean() for path in split.paths]
+    assert margins == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_the_network_always_gets_as_many_patches_at_once(tmp_path):
+    from detector.training import PatchScores
+
+    shapes = set()
+    PatchScores(split_of_sizes(tmp_path), "softmax", 16, 4, 3).score(lambda batch: shapes.add(batch.shape) or batch[:, 0, 0, 0])
+    assert shapes == {(3, 16, 16, 3)}
+
+
+def test_patch_scores_tell_what_cannot_be_read(tmp_path):
+    from detector.training import PatchScores
+
+    split = split_of_sizes(tmp_path)
+    (tmp_path / "2.png").write_text("no image")
+    scores = PatchScores(split, "softmax", 16, 4, 8)
+    labels, _ = scores.score(lambda batch: batch[:, 0, 0, 0])
+    assert labels.tolist() == [0, 1, 1] and list(scores.unreadable) == ["2.png"]
+    (tmp_path / "0.png").write_text("no image")
+    with pytest.raises(InputError, match="expected validation images of both classes that can be read, found those of one"):
+        scores.score(lambda batch: batch[:, 0, 0, 0])
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid_real"])
+def test_validation_by_patches_adds_the_figures_of_whole_images_to_the_logs(tmp_path, output):
+    from detector.training import PatchScores, PatchValidation, keras
+
+    given = np.array([[0.9], [0.4], [0.8]], np.float32)  # P(Fake) of the images 0 (Fake), 1 (Real), 3 (Real)
+
+    class Network:
+        losses = (0.25,)
+        loss = keras.losses.CategoricalCrossentropy() if output == "softmax" else keras.losses.BinaryCrossentropy()
+
+        def predict_on_batch(self, batch):
+            p = np.interp(batch.mean(axis=(1, 2, 3)), means[np.argsort(means)], given[np.argsort(means), 0])[:, None]
+            return np.concatenate([p, 1 - p], axis=1) if output == "softmax" else 1 - p
+
+    split = split_of_sizes(tmp_path, ((16, 16),) * 4)
+    (tmp_path / "2.png").write_text("no image")
+    from detector import pixels
+
+    means = np.array([pixels.read_image(tmp_path / split.paths[i]).mean() for i in (0, 1, 3)])
+    callback, logs = PatchValidation(PatchScores(split, output, 16, 4, 8)), {"loss": 1.0}
+    callback.set_model(Network())
+    callback.on_epoch_end(0, logs)
+    losses, weights = -np.log([0.9, 0.6, 0.2]), np.array([1.5, 0.75, 0.75])
+    assert logs["val_loss"] == pytest.approx((losses * weights).mean() + 0.25, rel=1e-4)
+    assert logs["val_cross_entropy"] == pytest.approx((losses * weights).mean(), rel=1e-4)
+    assert logs["val_accuracy"] == pytest.approx(2 / 3) and logs["val_recall"] == 1 and logs["val_precision"] == 0.5
+    assert logs["val_auc"] == pytest.approx(1, abs=0.01) and logs["loss"] == 1.0
+
+
+def test_whole_images_are_held_one_at_a_time(tmp_path):
+    from detector.feed import Augmentation, Crop
+    from detector.training import ImageFeed
+
+    images = Decoded(split_of_sizes(tmp_path), None, keep=False)
+    asked, read = [], images.read
+    images.read = lambda indices: asked.append(len(indices)) or read(indices)
+    feed = ImageFeed(images, "softmax", 4, augmentation=Augmentation(crop=Crop(16)))
+    batch, targets, _ = feed[0]
+    assert batch.shape == (4, 16, 16, 3) and targets[:, 0].tolist() == [1, 0, 1, 0] and asked == [1] * 4
+    assert (feed[0][0] == batch).all()
