@@ -17,7 +17,6 @@ import functools
 import hashlib
 import math
 import os
-import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ from detector.data_tree import (
     NOT_STRAY,
     counts_table,
     parallel,
-    read_bytes,
     read_tree,
     refuse_unfinished,
     scan,
@@ -44,9 +42,6 @@ PER_IMAGE = 10
 SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
 LONGEST_SIDE = 65_500  # of a JPEG, in pixels
 LONGEST_NAME = 255  # of a file on all common disks, in bytes
-PLAIN_JPEG = re.compile(  # JFIF, two tables, baseline, height and width below 1,024, three channels: no EXIF, no profile, no CMYK
-    rb"\xff\xd8\xff\xe0\0\x10JFIF\0.{9}(?:\xff\xdb\0C.{65}){2}\xff\xc0\0\x11\x08([\0-\x03].)([\0-\x03].)\x03.{9}\xff\xc4", re.DOTALL
-)
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
@@ -147,26 +142,6 @@ def is_planned(path, plan, format):
 # --- the images --------------------------------------------------------------------------------------------------------
 
 
-def read_original(path):
-    """Return an image as `read_image` does, or raise as it does; a file that is not there or may not be read is an OSError.
-
-    A small plain JPEG goes straight to Pillow's decoder: the same pixels, or none. Reading its header in Python would take
-    longer than decoding it.
-    """
-    import numpy as np
-    from PIL import Image
-
-    from detector.pixels import read_image
-
-    content = read_bytes(path)
-    plain = PLAIN_JPEG.match(content)
-    if plain:
-        height, width = map(int.from_bytes, plain.groups())
-        with contextlib.suppress(ValueError):  # it is not whole: `read_image` says what is wrong with it
-            return np.asarray(Image.frombytes("RGB", (width, height), content, "jpeg", "RGB", ""))
-    return read_image(path)
-
-
 def augment(image, source, copies, recipe):
     """Return an iterator of new images; what becomes of each follows from the recipe, the path and its own number alone.
 
@@ -229,6 +204,8 @@ def augment_file(job, data, into, recipe):
     """
     import cv2
 
+    from detector.pixels import read_image
+
     cv2.setNumThreads(1)  # other processes are on the other cores
     source, copies = job
     outputs = [output_name(source, index, recipe.format) for index in range(copies)]
@@ -236,7 +213,7 @@ def augment_file(job, data, into, recipe):
     if excess > 0:
         return f"{source}: expected a name that new images can add to, found one too long; rename it, {excess} bytes shorter"
     try:
-        image = read_original(os.path.join(data, source))
+        image = read_image(os.path.join(data, source))
         if recipe.format == "jpeg" and max(image.shape) > LONGEST_SIDE:
             raise InputError(f"{source}: expected sides of at most {LONGEST_SIDE:,} px, found more; say --format png")
     except InputError as error:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import data_augmentation
-from data_augmentation import augment_file, main, output_name, parse, plan_augmentation, read_original, recipe_of, share
-from detector import damage, geometry, pixels
+from data_augmentation import augment_file, main, output_name, parse, plan_augmentation, recipe_of, share
+from detector import damage, geometry
 from detector.console import InputError
 from detector.data_tree import JOURNAL, read_tree
 from detector.pixels import read_image
@@ -223,62 +223,6 @@ def test_the_defaults_here_are_those_of_the_functions():
     for function, arguments in ((geometry.random_affine, recipe.affine), (damage.random_damage, recipe.damage)):
         defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
         assert arguments == {name: default for name, default in defaults.items() if default is not inspect.Parameter.empty}
-
-
-# --- the short way to a plain JPEG -------------------------------------------------------------------------------------
-
-
-def looked_at(function, path):
-    """The pixels, or what is wrong with the file."""
-    try:
-        image = function(path)
-    except InputError as error:
-        return str(error)
-    return image.shape, str(image.dtype), image.tobytes()
-
-
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
-
-
-@pytest.mark.parametrize(
-    ("mode", "options", "plain"),
-    [
-        ("RGB", {}, True),
-        ("RGB", {"quality": 95, "subsampling": 0}, True),
-        ("RGB", {"quality": 10, "restart_marker_rows": 1}, True),
-        ("RGB", {"exif": TURNED}, False),
-        ("RGB", {"progressive": True}, False),
-        ("RGB", {"comment": b"told"}, False),
-        ("RGB", {"keep_rgb": True}, False),
-        ("L", {}, False),
-        ("CMYK", {}, False),
-    ],
-)
-@pytest.mark.parametrize("size", [(32, 32), (1, 1), (45, 17), (1023, 3), (1024, 3)])
-def test_the_short_way_gives_the_same_pixels(tmp_path, mode, options, plain, size, monkeypatch):
-    path = tmp_path / "a.jpg"
-    blocks = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    Image.fromarray(blocks).resize(size).convert(mode).save(path, **options)
-    expected = read_image(path)
-    long_way = []
-    monkeypatch.setattr(pixels, "read_image", lambda path: long_way.append(path) or read_image(path))
-    found = read_original(path)
-    assert found.dtype == np.uint8 and np.array_equal(found, expected)
-    assert bool(long_way) != (plain and size[0] < 1024)  # else this test compares nothing
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_a_damaged_file_is_taken_or_refused_as_on_the_long_way(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "damaged.jpg"
-    draw(path, 1, size=(32, 32))
-    content = bytearray(path.read_bytes())
-    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
-        content[place] = data.draw(st.integers(0, 255))
-    content = content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
-    path.write_bytes(content + (b"\xff\xd9" if data.draw(st.booleans()) else b""))
-    assert looked_at(read_original, path) == looked_at(read_image, path)
 
 
 # --- rerun, into, dry run ----------------------------------------------------------------------------------------------

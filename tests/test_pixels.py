@@ -5,12 +5,25 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from detector import pixels
 from detector.console import InputError
-from detector.pixels import MAX_PIXELS, choose_size, fit, image_size, inputs, patch_boxes, patches, read_fitted, read_image
+from detector.pixels import (
+    MAX_PIXELS,
+    _read_any,
+    choose_size,
+    fit,
+    image_size,
+    inputs,
+    patch_boxes,
+    patches,
+    read_fitted,
+    read_image,
+)
+from tests.conftest import draw
 
 KINDS = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF"
 LOSSLESS = ["PNG", "TIFF", "BMP"]
@@ -295,3 +308,58 @@ def test_inputs_are_as_the_facts_say():
 )
 def test_choose_size_by_the_median_shorter_side(sizes, expected):
     assert choose_size(np.array(sizes)) == expected
+
+
+# --- the short way to a plain JPEG -------------------------------------------------------------------------------------
+
+
+def looked_at(function, path):
+    """The pixels, or what is wrong with the file."""
+    try:
+        image = function(path)
+    except InputError as error:
+        return str(error)
+    return image.shape, str(image.dtype), image.tobytes()
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "plain"),
+    [
+        ("RGB", {}, True),
+        ("RGB", {"quality": 95, "subsampling": 0}, True),
+        ("RGB", {"quality": 10, "restart_marker_rows": 1}, True),
+        ("RGB", {"exif": TURNED}, False),
+        ("RGB", {"progressive": True}, False),
+        ("RGB", {"comment": b"told"}, False),
+        ("RGB", {"keep_rgb": True}, False),
+        ("L", {}, False),
+        ("CMYK", {}, False),
+    ],
+)
+@pytest.mark.parametrize("size", [(32, 32), (1, 1), (45, 17), (1023, 3), (1024, 3)])
+def test_the_short_way_gives_the_same_pixels(tmp_path, mode, options, plain, size, monkeypatch):
+    path = tmp_path / "a.jpg"
+    blocks = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    Image.fromarray(blocks).resize(size).convert(mode).save(path, **options)
+    expected, long_way = _read_any(path), []
+    monkeypatch.setattr(pixels, "_read_any", lambda source: long_way.append(source) or _read_any(source))
+    for source in (path, path.read_bytes()):
+        found = read_image(source)
+        assert found.dtype == np.uint8 and np.array_equal(found, expected)
+    assert len(long_way) == (0 if plain and size[0] < 1024 else 2)  # else this test compares nothing
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_taken_or_refused_as_on_the_long_way(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "damaged.jpg"
+    content = bytearray(encoded(draw(1), "JPEG"))
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
+    path.write_bytes(content + (b"\xff\xd9" if data.draw(st.booleans()) else b""))
+    assert looked_at(read_image, path) == looked_at(_read_any, path)
