@@ -450,11 +450,11 @@ def test_killed_three_times_it_ends_with_the_same_tree(tmp_path):
 def test_interrupted_by_the_user(tmp_path):
     for i in range(60):
         draw(tmp_path / f"data/train/{('Fake', 'Real')[i % 2]}/{i}.jpg", i, size=(400, 400))
-    command = [sys.executable, SCRIPT, "--data", tmp_path / "data", "--per-image", "120"]
+    command = [sys.executable, SCRIPT, "--data", tmp_path / "data", "--per-image", "1000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 30
     begun = {}
-    while sum(0 < number < 120 for number in begun.values()) < 2 and time.monotonic() < deadline:  # until two workers work
+    while sum(0 < number < 1000 for number in begun.values()) < 2 and time.monotonic() < deadline:  # until two workers work
         time.sleep(0.05)
         begun = Counter(path.name.split("__")[0] for path in (tmp_path / "data").rglob("*__augmented-*"))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
