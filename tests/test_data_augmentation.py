@@ -451,7 +451,9 @@ def test_interrupted_by_the_user(tmp_path):
     for i in range(60):
         draw(tmp_path / f"data/train/{('Fake', 'Real')[i % 2]}/{i}.jpg", i, size=(400, 400))
     command = [sys.executable, SCRIPT, "--data", tmp_path / "data", "--per-image", "1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a shell's background job would not hear Ctrl-C
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, **heard, start_new_session=True)
     deadline = time.monotonic() + 30
     begun = {}
     while sum(0 < number < 1000 for number in begun.values()) < 2 and time.monotonic() < deadline:  # until two workers work
