@@ -153,24 +153,26 @@ def fit_temperature(is_fake, margins):
 
 
 def fit_thresholds(is_fake, p_fake, max_error=0.01):
-    """Choose the thresholds of the three-way verdict on validation images.
+    """Choose the thresholds of the three-way verdict on validation images, so that they hold on others.
 
-    t_F is the smallest threshold that at most `max_error` of the Real images reach; t_R the largest that at most `max_error`
-    of the Fake images are under or at. Each lies in the middle between two scores, so that float noise does not move an
-    image across it. Where the two cross, both become the threshold of least error.
+    t_F is the smallest threshold of which it can be said with 95 % confidence that at most `max_error` of all Real images like
+    these reach it; t_R likewise the largest that at most so many of the Fake images are under or at (distribution-free
+    tolerance limits, Wilks 1941). Where there are too few images to say that of any threshold, it lies beyond all of them. Each
+    lies in the middle between two scores, so that float noise does not move an image across it. Where the two cross, both
+    become the threshold of least error.
 
     Returns:
         {'fake': t_F, 'real': t_R, 'max_error', 'real_called_fake_bound', 'fake_called_real_bound', 'n_real', 'n_fake'}; a bound is
-        the one-sided 95 % Clopper-Pearson limit of that error, on the very images the thresholds were chosen on: other images
-        can do a little worse. With t_F = t_R the verdict at the threshold itself is Fake.
+        the share of which the above can be said: above `max_error` where there are too few images. With t_F = t_R the verdict
+        at the threshold itself is Fake.
     """
     is_fake, p_fake = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64)
     real, fake = np.sort(p_fake[~is_fake]), np.sort(p_fake[is_fake])
-    upper = _middle(real[len(real) - 1 - int(max_error * len(real))], real, 1)
-    lower = _middle(fake[int(max_error * len(fake))], fake, 0)
+    wrong_real, wrong_fake = (errors_within(max_error, len(scores)) for scores in (real, fake))
+    upper = _middle(real[len(real) - 1 - wrong_real], real, 1)
+    lower = _middle(fake[wrong_fake], fake, 0)
     if lower >= upper:
         upper = lower = np.clip(_least_error(is_fake, p_fake), upper, lower)  # between them both promises hold
-    wrong_real, wrong_fake = int((real >= upper).sum()), int((fake[fake < upper] <= lower).sum())
     return {
         "fake": float(upper),
         "real": float(lower),
@@ -180,6 +182,14 @@ def fit_thresholds(is_fake, p_fake, max_error=0.01):
         "n_real": len(real),
         "n_fake": len(fake),
     }
+
+
+def errors_within(rate, n):
+    """Return how many errors of `n` trials at most have an `upper_bound` within `rate`; 0 where not even that has."""
+    if not n:
+        return 0
+    errors = np.arange(int(rate * n) + 1)
+    return max(0, int(np.sum([upper_bound(k, n) <= rate for k in errors])) - 1)
 
 
 def _middle(score, scores, end):
@@ -200,9 +210,9 @@ def _least_error(is_fake, p_fake):
 
 def upper_bound(errors, n, confidence=0.95):
     """Return the one-sided Clopper-Pearson upper limit of an error rate: `errors` of `n` trials."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    return 1.0 if errors >= n else float(beta.ppf(confidence, errors + 1, n - errors))
+    return 1.0 if errors >= n else float(betaincinv(errors + 1, n - errors, confidence))
 
 
 def calibrate(is_fake, margins, max_error=0.01):

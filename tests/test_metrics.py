@@ -141,18 +141,36 @@ def test_temperature_is_found_again():
     assert metrics.fit_temperature([True, False], [1.0, -1.0]) == pytest.approx(0.5, rel=1e-3)
 
 
-def test_thresholds_keep_their_promise_on_the_images_they_were_fitted_on():
+def test_thresholds_are_the_smallest_and_the_largest_that_keep_their_promise():
     rng = np.random.default_rng(3)
     is_fake = rng.random(5000) < 0.5
     p_fake = p_fake_of(rng.normal(np.where(is_fake, 1, -1), 1.0), 1.0)
     limits = metrics.fit_thresholds(is_fake, p_fake, 0.01)
     real, fake = p_fake[~is_fake], p_fake[is_fake]
     assert limits["real"] < limits["fake"]
-    assert (real >= limits["fake"]).mean() <= 0.01
-    assert (fake <= limits["real"]).mean() <= 0.01
-    # The smallest and the largest that do: one more image would break the promise.
-    assert (real >= np.sort(real[real < limits["fake"]])[-1]).mean() > 0.01
-    assert (fake <= np.sort(fake[fake > limits["real"]])[0]).mean() > 0.01
+    accused, missed = int((real >= limits["fake"]).sum()), int((fake <= limits["real"]).sum())
+    assert metrics.upper_bound(accused, len(real)) == limits["real_called_fake_bound"] <= 0.01
+    assert metrics.upper_bound(missed, len(fake)) == limits["fake_called_real_bound"] <= 0.01
+    # One more image would break the promise.
+    assert metrics.upper_bound(accused + 1, len(real)) > 0.01
+    assert metrics.upper_bound(missed + 1, len(fake)) > 0.01
+
+
+def test_thresholds_keep_their_promise_on_other_images_in_95_of_100_cases():
+    rng, broken = np.random.default_rng(4), 0
+    is_fake = np.arange(1000) < 500
+    for _ in range(400):
+        limits = metrics.fit_thresholds(is_fake, rng.random(1000), 0.05)  # of evenly spread scores the share is the threshold
+        broken += 1 - limits["fake"] > 0.05
+    assert 5 <= broken <= 35  # 20 are expected; it was 200 where the share on validation itself was to be 0.05
+
+
+def test_thresholds_of_too_few_images_lie_beyond_all_of_them_and_say_what_they_promise():
+    is_fake = np.arange(60) < 30
+    limits = metrics.fit_thresholds(is_fake, np.linspace(0, 1, 60)[::-1].clip(0.1, 0.9), 0.02)
+    assert limits["real_called_fake_bound"] == pytest.approx(1 - 0.05 ** (1 / 30))
+    limits = metrics.fit_thresholds(is_fake, np.resize(np.linspace(0.1, 0.9, 30), 60), 0.02)
+    assert (limits["fake"], limits["real"]) == (pytest.approx(0.95), pytest.approx(0.05))
 
 
 def test_thresholds_that_cross_become_one_of_least_error():
@@ -161,7 +179,7 @@ def test_thresholds_that_cross_become_one_of_least_error():
     limits = metrics.fit_thresholds(is_fake, p_fake, 0.05)
     assert limits["fake"] == limits["real"] == pytest.approx(0.55)
     assert metrics.three_way(is_fake, p_fake, limits)["accuracy_when_certain"] == 1.0
-    assert limits["real_called_fake_bound"] == pytest.approx(1 - 0.05 ** (1 / 200))
+    assert limits["real_called_fake_bound"] == pytest.approx(beta.ppf(0.95, 5, 196))  # the 4 errors that were planned for
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -177,6 +195,14 @@ def test_thresholds_that_cross_keep_both_promises(seed):
 def test_thresholds_where_all_scores_are_the_same():
     limits = metrics.fit_thresholds([True] * 10 + [False] * 10, [0.5] * 20, 0.01)
     assert metrics.three_way(np.array([True, False]), np.array([0.5, 0.5]), limits)["uncertain_share"] == 1.0
+
+
+def test_errors_within_are_the_most_whose_bound_is_within():
+    cases = {(0.02, 100): 0, (0.05, 58): 0, (0.05, 92): 0, (0.05, 93): 1, (0.01, 10_000): 83, (0.3, 0): 0}
+    assert {case: metrics.errors_within(*case) for case in cases} == cases
+    for n in (59, 93, 500):
+        most = metrics.errors_within(0.05, n)
+        assert metrics.upper_bound(most, n) <= 0.05 < metrics.upper_bound(most + 1, n)
 
 
 def test_upper_bound_is_clopper_and_pearsons():
