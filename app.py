@@ -49,8 +49,8 @@ def find_sources(images, example=False):
     sources = []
     for image in images:
         sources += [sys.stdin.buffer.read()] if image == STANDARD_INPUT else find_images([image])
-    sources += [example_image()] if example else []
-    return sources, [STANDARD_INPUT if isinstance(source, bytes) else os.fspath(source) for source in sources]
+    sources += [os.fspath(example_image())] if example else []
+    return sources, [STANDARD_INPUT if isinstance(source, bytes) else source for source in sources]
 
 
 # --- output --------------------------------------------------------------------------------------------------------------
@@ -93,10 +93,12 @@ def write_csv(path, rows):
 
     unfinished = path.with_name(f"{path.name}{UNFINISHED}")
     with unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
         for row in rows:
-            writer.writerow({**row, "provenance": row["provenance"] and json.dumps(row["provenance"])})
+            if row["provenance"]:
+                row = {**row, "provenance": json.dumps(row["provenance"])}
+            writer.writerow(row.values())
     os.replace(unfinished, path)
 
 
@@ -159,7 +161,9 @@ def make_parser():
     add("--force", action="store_true", help="judge images unlike any that the detector has seen")
     add("--provenance", action=argparse.BooleanOptionalAction,
         help="read what each file says of itself: a signed manifest, a generator's settings, a camera's facts "
-        f"(default: of at most {READ_PROVENANCE_OF} images)")  # fmt: skip
+        f"(default: of at most {READ_PROVENANCE_OF} images, or with --trust-list)")  # fmt: skip
+    add("--trust-list", type=Path, metavar="FILE.pem",
+        help="certificates of the roots whose C2PA signers are trusted; c2pa-python brings none, C2PA publishes a list")
     add("--fail-on", choices=sorted(ALARMS),
         help=f"end with exit code {FAILED_ON} where an image is Fake, or with 'uncertain' where one is Fake or uncertain")
     add("--example", action="store_true", help="judge a photograph that an installed package brings")
@@ -176,17 +180,24 @@ def check(parser, args):
         parser.error(f"--{wanted[0].replace('_', '-')} needs an IMAGE or a FOLDER")
     if args.explain and args.explain.suffix.lower() != ".png":
         parser.error(f"--explain: expected a name that ends in .png, found {args.explain}")
+    if args.trust_list and args.provenance is False:
+        parser.error("--trust-list is of no use with --no-provenance")
     for option, path in (("--csv", args.csv), ("--explain", args.explain)):
         if path and path.exists() and not args.overwrite:
             raise InputError(f"{path}: a file is there already; give another {option}, or --overwrite")
         if path and not path.parent.is_dir():
             raise InputError(f"{path}: expected a folder to write to, found no {path.parent}; make it or give another {option}")
+    if args.trust_list:
+        from detector.content_credentials import check_trust_list
+
+        check_trust_list(args.trust_list)
 
 
 def judge_and_tell(judge, sources, names, args):
     """Judge the sources and print, or write, what is asked for; return Counts."""
     counts = Counts()
-    provenance = len(sources) <= READ_PROVENANCE_OF if args.provenance is None else args.provenance
+    wanted = args.trust_list is not None or len(sources) <= READ_PROVENANCE_OF
+    provenance = wanted if args.provenance is None else args.provenance
     rows = judge.judge(sources, args.force, args.threshold, provenance, names)
     if args.explain:
         rows = list(rows)
@@ -214,7 +225,7 @@ def main(argv=None):
         raise InputError(f"--explain: expected one image, found {len(sources):,}; name one of them")
     from detector.judging import Judge, default_models
 
-    judge = Judge(args.model or default_models())
+    judge = Judge(args.model or default_models(), trust_list=args.trust_list)
     if not sources:
         from detector.page import open_page
 

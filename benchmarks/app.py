@@ -120,7 +120,7 @@ def memory(args):
             some = paths[::part]
             Path(work, "images").mkdir()
             for i, path in enumerate(some):
-                os.link(path, Path(work, "images", f"{i}{path.suffix}"))
+                os.link(path, Path(work, "images", f"{i}{Path(path).suffix}"))
             command = [sys.executable, ROOT / "app.py", Path(work, "images"), "--model", args.model, "--csv", Path(work, "v.csv")]
             seconds, _, peak = measure(command)
         rows.append([plural(len(some), "image"), f"{peak:.0f}", f"{seconds:.1f}"])

@@ -6,9 +6,10 @@
 reads   a folder of images, a detector; writes nothing that stays
 
 The page is opened by app.py in a process of its own. Each of --clients threads uploads an image and asks for its verdict, again and
-again, until --requests are answered, with --force, so that every score counts. Targets: no error; the memory after the last request
-at most 5 % above that after the first quarter; the same scores as Judge gives, which app.py uses, to 1e-6; no upload left on the
-disk.
+again, until --requests are answered, with --force, so that every score counts. After each quarter they wait until all of it is
+answered, and the memory is taken: while images are decoded it tells how large those are. Targets: no error; the memory after the
+last quarter at most 5 % above that after the first; the same scores as Judge gives, which app.py uses, to 1e-6; no upload left on
+the disk.
 """
 import argparse
 import json
@@ -73,9 +74,9 @@ def load(process, address, paths, clients, requests):
     """Send the requests; return ([(path, P(Fake), message, seconds)], [memory after each quarter], wall seconds)."""
     import httpx
 
-    turns, lock, answers, quarters = iter(range(requests)), threading.Lock(), [], []
+    lock, answers, quarters = threading.Lock(), [], []
 
-    def run(_):
+    def run(turns):
         with httpx.Client(timeout=300) as client:
             while True:
                 with lock:
@@ -86,12 +87,13 @@ def load(process, address, paths, clients, requests):
                 answer = (path, *ask(client, address, path))
                 with lock:
                     answers.append(answer)
-                    if len(answers) % (requests // 4) == 0:
-                        quarters.append(memory(process))
 
     began = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(run, range(clients)))
+        for quarter in range(4):
+            turns = iter(range(quarter * requests // 4, (quarter + 1) * requests // 4))
+            list(pool.map(run, [turns] * clients))
+            quarters.append(memory(process))
     return answers, quarters, time.perf_counter() - began
 
 

@@ -6,8 +6,10 @@ import functools
 import io
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
+from detector.console import InputError
 from detector.fields import SOURCE_TYPES, inside, line_of, reason, source_type
 
 MANIFEST_LIMIT = 32 << 20  # bytes of a manifest; larger ones are not handed to c2pa-python
@@ -48,6 +50,25 @@ def _context(anchors):
         "trust": trust,
         "cawg_trust": {"verify_trust_list": True},
     })  # fmt: skip
+
+
+def check_trust_list(path):
+    """Raise InputError unless a file holds certificates in PEM, all of them whole, and c2pa-python is there to use them.
+
+    c2pa-python itself takes a file without certificates for an empty list, and with a damaged one can read no manifest.
+    """
+    import ssl
+
+    if not Path(path).is_file():
+        found = "a folder" if Path(path).is_dir() else "nothing of that name"
+        raise InputError(f"{path}: expected a trust list (certificates in PEM), found {found}; check the path")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        found = "another kind of file, or a damaged certificate in it"
+        raise InputError(f"{path}: expected a trust list (certificates in PEM), found {found}; get the list again") from None
+    if find_spec("c2pa") is None:
+        raise InputError(f"a trust list is of use with the package c2pa-python alone, which is not installed; {INSTALL}")
 
 
 def read_manifest(file, metadata, trust_list):

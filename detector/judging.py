@@ -1,4 +1,5 @@
 """From image files to verdicts: what the shell, the page and its REST API share, so that they say the same of the same file."""
+import functools
 import os
 import threading
 from pathlib import Path
@@ -9,15 +10,17 @@ from detector import data_tree, model_file
 from detector.console import InputError, printable
 
 COLUMNS = ["path", "verdict", "p_fake", "detector", "width", "height", "note", "provenance", "error"]
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 STANDARD_INPUT = "-"
+WHOLE = (str, os.PathLike, bytes)  # sources that are taken as they are; of others, binary files, the bytes are read
+SIZES = 4096  # of so many sizes of images it is remembered which detector is made for them
 
 
 # --- which images --------------------------------------------------------------------------------------------------------
 
 
 def find_images(sources):
-    """List the image files that `sources` name: files as they are, folders with all images below them, patterns expanded.
+    """List the paths of the images that `sources` name: files as they are, folders with all images below them, patterns expanded.
 
     Args:
         sources: paths or patterns with *, ? and [ ] (Windows' shells leave them to the program); ** goes through folders.
@@ -31,14 +34,16 @@ def find_images(sources):
         if source.is_dir():
             found += _in_folder(source)
         elif source.exists():
-            found.append(source)
+            found.append(os.fspath(source))
         else:
             found += _matching(source)
     return found
 
 
 def _in_folder(folder):
-    images = [path for path in (folder / inside for inside in data_tree.scan(folder)) if looks_like_image(path)]
+    start = os.path.join("" if folder == Path() else folder, "")  # no Paths: making them takes as long as finding the files
+    paths = (f"{start}{inside.replace('/', os.sep)}" for inside in data_tree.scan(folder))
+    images = [path for path in paths if looks_like_image(path)]
     if not images:
         raise InputError(f"{folder}: expected images, found none in the folder; give another one")
     return images
@@ -47,11 +52,11 @@ def _in_folder(folder):
 def _matching(pattern):
     import glob
 
-    matches = [Path(match) for match in sorted(glob.glob(os.fspath(pattern), recursive=True))]
+    matches = sorted(glob.glob(os.fspath(pattern), recursive=True))
     if not matches:
         expected = "files that match" if glob.has_magic(os.fspath(pattern)) else "an image or a folder"
         raise InputError(f"{pattern}: expected {expected}, found nothing of that name; check the path")
-    images = [path for path in matches if path.is_file() and looks_like_image(path)]
+    images = [path for path in matches if os.path.isfile(path) and looks_like_image(path)]
     if not images:
         raise InputError(f"{pattern}: expected images, found none among what matches; give another pattern")
     return images
@@ -59,10 +64,10 @@ def _matching(pattern):
 
 def looks_like_image(path):
     """Tell whether a file in a folder is to be judged: it begins like an image, or its name says that it is one."""
-    if path.suffix.lower() in SUFFIXES:
+    if path.lower().endswith(SUFFIXES):
         return True
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             return data_tree.image_format(file.read(16)) is not None
     except OSError:
         return True  # it gets a row that says why it cannot be read
@@ -126,18 +131,21 @@ class Judge:
 
     Attributes:
         detectors: list of Candidate.
+        trust_list: as given.
     """
 
-    def __init__(self, models, threads=None):
+    def __init__(self, models, threads=None, trust_list=None):
         """Read the facts of the detectors; each is opened, and compiled where that was never done, when an image needs it.
 
         Args:
             models: path of a .h5, or list of paths.
             threads: that compute and decode; the number of cores where it is None.
+            trust_list: path of the PEM file with the roots whose C2PA signers are trusted; None trusts none.
 
         Raises:
             InputError: a file is no detector.
         """
+        self.trust_list = trust_list
         paths = [Path(models)] if isinstance(models, str | os.PathLike) else [Path(path) for path in models]
         names = [path.name for path in paths]
         self.threads = threads
@@ -177,33 +185,29 @@ class Judge:
         """
         from detector import scoring
 
-        sources = [source if isinstance(source, str | os.PathLike | bytes) else source.read() for source in sources]
+        sources = [source if isinstance(source, WHOLE) else source.read() for source in sources]
         names = [_name(source) for source in sources] if names is None else list(names)
-        asked = self.choose if detector is None else self.candidate(detector)
+        asked = functools.lru_cache(SIZES)(self.choose) if detector is None else self.candidate(detector)
+        unlike = functools.lru_cache(SIZES)(lambda one, *shown: model_file.unlike_seen(one.facts, *shown))
+        limits = None if threshold is None else {"fake": threshold, "real": np.nextafter(threshold, -1)}
         batch = min(scoring.images_at_a_stretch(one) for one in self.detectors)
         for name, score in zip(names, scoring.score_files(asked, sources, self.threads, batch=batch), strict=True):
-            row = dict.fromkeys(COLUMNS)
-            row["path"] = name
-            if score.error:
-                row["error"] = score.error.replace(_name(score.source), name)
-            else:
-                row.update(self._verdict(score, force, threshold))
-            if provenance:
-                row["provenance"] = read_provenance(score.source)
-            yield row
-
-    def _verdict(self, score, force, threshold):
-        asked = score.detector
-        note = model_file.unlike_seen(asked.facts, score.width, score.height, score.blank)
-        limits = asked.facts["thresholds"] if threshold is None else {"fake": threshold, "real": np.nextafter(threshold, -1)}
-        return {
-            "verdict": "uncertain" if note and not force else model_file.verdict_of(score.p_fake, limits),
-            "p_fake": score.p_fake,
-            "detector": asked.name,
-            "width": score.width,
-            "height": score.height,
-            "note": note,
-        }
+            one, note, verdict, error = score.detector, None, None, score.error
+            if error is None:
+                note = unlike(one, score.width, score.height, score.blank)
+                sure = force or note is None
+                verdict = model_file.verdict_of(score.p_fake, limits or one.facts["thresholds"]) if sure else "uncertain"
+            yield {
+                "path": name,
+                "verdict": verdict,
+                "p_fake": score.p_fake,
+                "detector": one and one.name,
+                "width": score.width,
+                "height": score.height,
+                "note": note,
+                "provenance": read_provenance(score.source, self.trust_list) if provenance else None,
+                "error": error and error.replace(_name(score.source), name),
+            }
 
 
 def _name(source):
@@ -222,11 +226,11 @@ def _strangeness(seen, width, height):
     return far, odd, high - low
 
 
-def read_provenance(source):
+def read_provenance(source, trust_list=None):
     """Return what a file says of itself, as detector.provenance reads it."""
     from detector import provenance
 
-    return provenance.read(source)
+    return provenance.read(source, trust_list)
 
 
 # --- in words ------------------------------------------------------------------------------------------------------------
@@ -280,8 +284,8 @@ def limits_in_words(facts, threshold=None):
 def about(detector):
     """Return a line on a detector (a Candidate, or a Detector): its name, what it has seen and what its verdicts are worth."""
     facts = detector.facts
-    limits = facts["thresholds"]
+    accused, missed = (f"{100 * facts['thresholds'][name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
     return (
-        f"detector: {facts['architecture']} ({detector.path.name}), trained on {facts['trained_on']}. On validation images like "
-        f"these, at most {100 * limits['max_error']:g} % of the Real were called Fake, and of the Fake Real."
+        f"detector: {facts['architecture']} ({detector.path.name}), trained on {facts['trained_on']}. Of images like these, at "
+        f"most {accused} of the Real are called Fake, and {missed} of the Fake Real, with 95 % confidence."
     )

@@ -48,6 +48,7 @@ FORMAT = 1
 DIGEST_BYTES = 8  # of a train image's SHA-256: among 10^5 and 10^5 images, two that differ agree once in 10^9 models
 BACKENDS = {"tensorflow": "requirements.txt", "jax": "requirements-jax.txt"}  # of Keras, and what installs them
 MAX_IMAGE_SIZE = 4096  # pixels
+LIMITS = ("fake", "real", "max_error", "real_called_fake_bound", "fake_called_real_bound")  # numbers of facts["thresholds"]
 MAX_PATCHES = 256  # of an image
 OUTPUTS = ("softmax", "sigmoid_real")
 PROJECT = Path(__file__).resolve().parent.parent
@@ -55,6 +56,7 @@ SHIPPED = PROJECT / "models"
 COMPILED_FORMAT = 1  # part of the cache key: raise it when the compiled form changes
 STEP = "step: "  # begins a line by which the compiling process tells how far it is
 STEPS = ("loading the network", "converting it", "comparing it with Keras")
+KEPT_DAYS, KEPT_FORMS = 180, 50  # compiled forms that were not used for so long go, and of more than so many those used longest ago
 CHECKED_ON = 16  # images on which a compiled form is compared with Keras
 LOGIT_TOLERANCE = 1e-3
 BATCH = 64  # fitted images at a stretch at most, and for large ones as many as have so many pixels:
@@ -179,7 +181,7 @@ def _sound(facts):
             and (facts["fitting"] == "resize" or (facts["fitting"] == "patches" and count(facts["patches"], MAX_PATCHES)))
             and count(facts["image_size"], MAX_IMAGE_SIZE)
             and number(facts["temperature"], 1e-3, 1e3)
-            and all(number(limits[name], 0, 2) for name in ("fake", "real", "max_error"))
+            and all(number(limits[name], 0, 2) for name in LIMITS)
             and all(number(value, 0, 1e9) for name in ("shorter_side", "aspect") for value in seen[name])
             and len(seen["shorter_side"]) == len(seen["aspect"]) == 2
             and isinstance(facts["trained_on"], str)
@@ -342,7 +344,7 @@ def keras_margins(model, images, output, batch_size=128):
 
 
 def unlike_seen(facts, width, height, blank=False):
-    """Return why an image is unlike what a detector was trained on, in words, or None.
+    """Return why an image is unlike those that a detector is made for, in words, or None.
 
     Args:
         facts: dict, as in the .h5.
@@ -352,11 +354,11 @@ def unlike_seen(facts, width, height, blank=False):
     sides, aspects = facts["seen"]["shorter_side"], facts["seen"]["aspect"]
     if not sides[0] <= min(width, height) <= sides[1]:
         span = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]} to {sides[1]}"
-        return f"it is {width} x {height} pixels; the detector has only seen images with a shorter side of {span} pixels"
+        return f"it is {width} x {height} pixels; the detector is made for images with a shorter side of {span} pixels"
     aspect = max(width, height) / min(width, height)
     if not aspects[0] / 1.01 <= aspect <= aspects[1] * 1.01:
         span = f"{aspects[0]:.2g}" if aspects[0] == aspects[1] else f"{aspects[0]:.2g} to {aspects[1]:.2g}"
-        return f"its sides are {aspect:.2g} to 1; the detector has only seen images of {span} to 1"
+        return f"its sides are {aspect:.2g} to 1; the detector is made for images of {span} to 1"
     return "it is blank: there is nothing in it to judge" if blank else None
 
 
@@ -483,6 +485,9 @@ def open_detector(path, threads=None):
         stem = _place_to_compile() / key
         _compile_in_subprocess(path, stem)
         made = _made(stem)
+        _prune(stem.parent)
+    else:
+        _mark_used(stem)
     if made is None or not key.startswith(made["sha256"]):
         stem.with_name(f"{stem.name}.json").unlink(missing_ok=True)
         raise InputError(f"{path}: it was replaced while it was compiled; run the same command again")
@@ -508,18 +513,27 @@ def known_facts(path):
 
 
 def _needs_tensorflow(path):
+    if _in_models(path):
+        return InputError(
+            f"{path}: expected {path.stem}.json and {path.stem}.tflite beside it, whole and made from it, found other ones or "
+            "none; get the three files again, or let TensorFlow make them, which is not installed: pip install -r requirements.txt"
+        )
     return InputError(f"{path}: its first use needs TensorFlow, which is not installed; run: pip install -r requirements.txt")
 
 
+def _in_models(path):
+    return path.resolve().parent == SHIPPED
+
+
 def _shipped(path):
-    """Return (facts, flatbuffer) that lie beside a .h5 in the project's own models/ and were made from these very bytes."""
-    flatbuffer, facts_file = path.with_suffix(".tflite"), path.with_suffix(".json")
-    if path.resolve().parent != SHIPPED or not (path.is_file() and flatbuffer.is_file() and facts_file.is_file()):
+    """Return (facts, flatbuffer) that lie, whole, beside a .h5 in the project's own models/ and were made from these very bytes.
+
+    Where they do not it is None, and the .h5 is compiled as any other.
+    """
+    made = _made(path.with_suffix("")) if _in_models(path) and path.is_file() else None
+    if made is None or made["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest():
         return None
-    made = json.loads(facts_file.read_text("utf-8"))
-    if made["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest():
-        return None
-    return made["facts"], flatbuffer
+    return made["facts"], path.with_suffix(".tflite")
 
 
 def _made(stem):
@@ -531,6 +545,31 @@ def _made(stem):
         return made if flatbuffer.stat().st_size == made["bytes"] and isinstance(made["sha256"], str) else None
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return None
+
+
+def _mark_used(stem):
+    """Set the time of a compiled form to now: it tells `_prune` when it was last used."""
+    with contextlib.suppress(OSError):  # of somebody else, or removed meanwhile
+        for suffix in (".json", ".tflite"):
+            os.utime(stem.with_name(f"{stem.name}{suffix}"))
+
+
+def _prune(folder):
+    """Remove from the cache what was not used for KEPT_DAYS, and of compiled forms all but the KEPT_FORMS used last.
+
+    Other processes may do the same, or use the cache: what is gone meanwhile, or cannot be removed, is passed over, and a form that
+    somebody misses is made again.
+    """
+    used = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            used[path] = path.stat().st_mtime
+    forms = sorted((path for path in used if path.suffix == ".tflite"), key=used.get, reverse=True)
+    old = {path for path, time_of_use in used.items() if time_of_use < time.time() - KEPT_DAYS * 86_400}
+    old.update(path for form in forms[KEPT_FORMS:] for path in (form, form.with_suffix(".json")))
+    for path in sorted(old):  # the JSON first: a form without it counts as none
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _cache():

@@ -5,8 +5,11 @@
 The file itself is judged, as the shell does it: Gradio's image widget would encode it anew, and lose its score and its metadata.
 What comes in is checked by detector.page_guard; what is shown is made by detector.page_view.
 """
+import base64
 import contextlib
+import ctypes
 import errno
+import io
 import os
 import signal
 import socket
@@ -23,6 +26,7 @@ AT_ONCE = 4  # requests that are judged at the same time; the network itself use
 WAITING = 200  # requests that may wait for their turn
 MAPS, SHOWN_ANEW = 24, 8  # heat maps made for one request, and after how many the page is shown anew
 SESSIONS = 64  # Gradio keeps the last answer of so many visitors
+OWN_PAGES = 1 << 20  # bytes from which on a piece of memory goes back to the system as soon as it is free
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 SETTINGS = {  # read by Gradio when it is imported: no report to its makers, no memory of calls
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -48,6 +52,7 @@ def open_page(judge, host, port, share=False):
         InputError: Gradio is not installed, or the port is taken.
     """
     _check_free(host, port)
+    _give_memory_back()
     os.environ.update(SETTINGS)
     with tempfile.TemporaryDirectory(prefix="real-or-fake-", ignore_cleanup_errors=True) as folder:
         uploads = Uploads(folder)
@@ -60,7 +65,7 @@ def open_page(judge, host, port, share=False):
         page = build_page(judge, uploads)
         guard = Middleware(
             Guard, uploads=uploads, functions=lambda: {number: function.inputs for number, function in page.fns.items()},
-            parameters=list(PARAMETERS), own=not share,
+            parameters=PARAMETERS, own=not share,
         )  # fmt: skip
         uploads.sweep_forever(lambda: [files.clear() for files in page.temp_file_sets])
         theme = gr.themes.Soft(
@@ -88,9 +93,22 @@ def _check_free(host, port):
         raise InputError(f"{host}:{port}: expected a free address, found one that fails ({reason}); try another --port") from None
 
 
+def _give_memory_back():
+    """Make glibc give the memory of decoded images back to the system.
+
+    Of itself it raises the size from which on it does so to that of the largest piece that was ever freed, and after some large
+    images each thread keeps tens of megabytes for the next one. Other systems know no such call, and need none.
+    """
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).mallopt(-3, OWN_PAGES)  # M_MMAP_THRESHOLD
+
+
 # --- what Gradio is told -------------------------------------------------------------------------------------------------
 
-PARAMETERS = ("images", "detector", "force", "threshold", "provenance")  # of the REST API's `judge`, in order
+PARAMETERS = {  # of the REST API's functions, in order
+    "judge": ("images", "detector", "force", "threshold", "provenance"),
+    "explain": ("image", "detector"),
+}
 
 
 def build_page(judge, uploads):
@@ -101,6 +119,60 @@ def build_page(judge, uploads):
         uploads: detector.page_guard.Uploads.
     """
     import gradio as gr
+
+    in_turn = {"concurrency_limit": AT_ONCE, "concurrency_id": "judge"}
+    with gr.Blocks(title="Real or Fake?", analytics_enabled=False) as page:
+        images, options, result = _lay_out(gr, judge)
+        images.upload(
+            _shown(gr, judge, uploads), [images, *options], [result, images], preprocess=False, api_visibility="private",
+            js="(...given) => { window.showResult(); return given; }", **in_turn,
+        )  # fmt: skip
+        for option in options:
+            option.input(None, js="() => window.judgeAgain()")
+        gr.api(_judging(gr, judge, uploads), api_name="judge", **in_turn)
+        gr.api(_explaining(gr, judge, uploads), api_name="explain", **in_turn)
+    page.queue(max_size=WAITING)
+    return page
+
+
+def _lay_out(gr, judge):
+    """Put the components on the page; return (the file field, [options], the result)."""
+    gr.HTML(page_view.INTRODUCTION, apply_default_css=False)
+    images = gr.File(
+        label="Images", file_count="multiple", file_types=["image"], type="filepath", elem_id="rf-images", height=190
+    )
+    gr.HTML(page_view.CAMERA.format(MAX_IMAGES, MAX_FILE >> 20), apply_default_css=False)
+    with gr.Group(elem_id="rf-options"):
+        names = [one.name for one in judge.detectors]
+        detector = gr.Dropdown(
+            [("the one made for the image's size", ""), *((name, name) for name in names)], value="", label="Detector",
+            visible=len(names) > 1,
+        )  # fmt: skip
+        force = gr.Checkbox(label="Judge images unlike any that the detector has seen, too", elem_id="rf-forced")
+        heat = gr.Checkbox(label=f"Heat maps also for several images (slower; the first {MAPS})")
+    result = gr.HTML(page_view.welcome(limits(judge.detectors)), elem_id="rf-result", apply_default_css=False)
+    return images, [detector, force, heat], result
+
+
+def _shown(gr, judge, uploads):
+    """Return what the page calls when images come: it yields (HTML, what the file field then holds)."""
+
+    def show(images, detector, force, heat):
+        if not images:
+            yield gr.skip(), gr.skip()
+            return
+        with _told(gr, escape), _taken(uploads, images) as (paths, names):
+            _check_options(detector, force, None, heat)
+            answer = Answer(judge, paths, names, detector or None, force, heat or len(paths) == 1)
+            yield answer.html(), None
+            for _ in answer.add_heat_maps():
+                yield answer.html(), gr.skip()
+
+    return show
+
+
+def _judging(gr, judge, uploads):
+    """Return the REST API's `judge`; Gradio shows its docstring on the page."""
 
     def judge_files(
         images: list[gr.FileData], detector: str | None = None, force: bool = False, threshold: float | None = None,
@@ -124,41 +196,29 @@ def build_page(judge, uploads):
             options = {"detector": detector or None, "force": force, "threshold": threshold, "provenance": provenance}
             return [as_json(row) for row in judge_within_limits(judge, paths, names, **options)]
 
-    def show(images, detector, force, heat):
-        if not images:
-            yield gr.skip(), gr.skip()
-            return
-        with _told(gr, escape), _taken(uploads, images) as (paths, names):
-            _check_options(detector, force, None, heat)
-            answer = Answer(judge, paths, names, detector or None, force, heat or len(paths) == 1)
-            yield answer.html(), None
-            for _ in answer.add_heat_maps():
-                yield answer.html(), gr.skip()
+    return judge_files
 
-    with gr.Blocks(title="Real or Fake?", analytics_enabled=False) as page:
-        gr.HTML(page_view.INTRODUCTION, apply_default_css=False)
-        images = gr.File(
-            label="Images", file_count="multiple", file_types=["image"], type="filepath", elem_id="rf-images", height=190
-        )
-        gr.HTML(page_view.CAMERA.format(MAX_IMAGES, MAX_FILE >> 20), apply_default_css=False)
-        with gr.Group(elem_id="rf-options"):
-            names = [one.name for one in judge.detectors]
-            detector = gr.Dropdown(
-                [("the one made for the image's size", ""), *((name, name) for name in names)], value="", label="Detector",
-                visible=len(names) > 1,
-            )  # fmt: skip
-            force = gr.Checkbox(label="Judge images unlike any that the detector has seen, too", elem_id="rf-forced")
-            heat = gr.Checkbox(label=f"Heat maps also for several images (slower; the first {MAPS})")
-        result = gr.HTML(page_view.welcome(limits(judge.detectors)), elem_id="rf-result", apply_default_css=False)
-        images.upload(
-            show, [images, detector, force, heat], [result, images], preprocess=False, api_visibility="private",
-            concurrency_limit=AT_ONCE, concurrency_id="judge", js="(...given) => { window.showResult(); return given; }",
-        )  # fmt: skip
-        for option in (detector, force, heat):
-            option.input(None, js="() => window.judgeAgain()")
-        gr.api(judge_files, api_name="judge", concurrency_limit=AT_ONCE, concurrency_id="judge")
-    page.queue(max_size=WAITING)
-    return page
+
+def _explaining(gr, judge, uploads):
+    """Return the REST API's `explain`."""
+
+    def explain_file(image: gr.FileData, detector: str | None = None) -> dict:
+        """Make the heat map of an image: where in it its score comes from.
+
+        Args:
+            image: the uploaded file.
+            detector: name of the one to ask; the one made for the image's size where it is None.
+
+        Returns:
+            an object: name, p_fake, detector, png (the image with the heat map laid over it, in base64, or null), error.
+        """
+        with _told(gr), _taken(uploads, [image]) as (paths, names):
+            _check_options(detector, True, None, False)
+            (row,) = judge_within_limits(judge, paths, names, detector=detector or None, force=True)
+            png = None if row["error"] else as_png(heat_map(judge, row, paths[0]))
+            return {"name": names[0], "p_fake": row["p_fake"], "detector": row["detector"], "png": png, "error": row["error"]}
+
+    return explain_file
 
 
 @contextlib.contextmanager
@@ -241,6 +301,23 @@ def _without_files(value):
     return [_without_files(item) for item in value] if isinstance(value, list) else value
 
 
+def heat_map(judge, row, path):
+    """Return the image of a row with the heat map laid over it: (h, w, 3) uint8."""
+    from detector import explanation
+
+    image = _read(path)
+    return explanation.overlay(image, explanation.explain(judge.candidate(row["detector"]).open(), image))
+
+
+def as_png(image):
+    """Return an image, (h, w, 3) uint8, as PNG in base64."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
 class Answer:
     """The verdicts on the images of one request, and how they are shown.
 
@@ -267,13 +344,9 @@ class Answer:
 
     def add_heat_maps(self):
         """Make the heat maps that are pending, each beside its image; yield from time to time, for the page to be shown anew."""
-        from detector import explanation
-
         pending = [i for i, heat in enumerate(self.heat) if heat is page_view.PENDING]
         for i in pending:
-            image = _read(self.paths[i])
-            asked = self.judge.candidate(self.rows[i]["detector"]).open()
-            self.heat[i] = page_view.scaled(explanation.overlay(image, explanation.explain(asked, image)), page_view.PREVIEW)
+            self.heat[i] = page_view.scaled(heat_map(self.judge, self.rows[i], self.paths[i]), page_view.PREVIEW)
             if i == pending[-1] or i % SHOWN_ANEW == 0:
                 yield
 

@@ -27,8 +27,8 @@ SWEEP = 30  # seconds between two looks for such uploads
 API = "/gradio_api"
 PASSES = {  # method -> paths, as regular expressions; HEAD as GET
     "GET": rf"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(?:assets|static)/.*|/login_check/?|{API}/(?:"
-    r"info/?|openapi\.json|startup-events|app_id/?|theme\.css|heartbeat/\w+|queue/(?:data|status)|call/(?:v2/)?judge/\w+)",
-    "POST": rf"{API}/(?:queue/join|call/(?:v2/)?judge/?|cancel|reset/?)",
+    r"info/?|openapi\.json|startup-events|app_id/?|theme\.css|heartbeat/\w+|queue/(?:data|status)|call/(?:v2/)?(?:judge|explain)/\w+)",
+    "POST": rf"{API}/(?:queue/join|call/(?:v2/)?(?:judge|explain)/?|cancel|reset/?)",
 }
 ONLY_FROM_HERE = (  # the browser itself sees to it that nothing is loaded from elsewhere
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -120,7 +120,7 @@ class Guard:
         app: the application behind it.
         uploads: Uploads.
         functions: function () -> {number: list of Gradio's input components} of the page's functions.
-        parameters: names of the parameters of the REST API's `judge`, in order.
+        parameters: {name of a function of the REST API: names of its parameters, in order}.
         own: whether everything that the page loads comes from this server (Gradio's share page does not).
     """
 
@@ -204,26 +204,29 @@ class Guard:
             raise Refused(400, str(error)) from None
         if not isinstance(call, dict):
             raise Refused(400, "expected a JSON object, found another value")
+        parameters = self.parameters.get(path.rstrip("/").rsplit("/", 1)[1], ())
         if "/call/v2/" in path:
-            unknown = [name for name in call if name not in self.parameters]
-            if unknown or self.parameters[0] not in call:
-                raise Refused(400, f"expected {self.parameters[0]}, and of {', '.join(self.parameters[1:])} what is to be set")
+            if parameters[0] not in call or not set(call) <= set(parameters):
+                raise Refused(400, f"expected {parameters[0]}, and of {', '.join(parameters[1:])} what is to be set")
         elif "/call/" in path:
-            self._check_data(call, None)
+            self._check_data(call, parameters)
         elif path.endswith("/join"):
-            self._check_data(call, self.functions().get(call.get("fn_index")))
+            number, functions = call.pop("fn_index", None), self.functions()
+            if not isinstance(number, int) or number not in functions:
+                raise Refused(400, "expected a function of this page, found another number")
+            self._check_data(call, (), functions[number])
 
-    def _check_data(self, call, inputs):
-        """Raise Refused unless there is a value for each parameter, of a kind that its component takes."""
+    def _check_data(self, call, parameters, inputs=()):
+        """Raise Refused unless there is a value for each parameter, or for each input, of a kind that its component takes."""
         data = call.get("data")
-        if "fn_index" in call and inputs is None:
-            raise Refused(400, "expected a function of this page, found another number")
-        wanted = len(self.parameters if inputs is None else inputs)
+        if "fn_index" in call:
+            raise Refused(400, "expected no number of a function, found one")
+        wanted = len(parameters or inputs)
         if not isinstance(data, list) or len(data) != wanted:
             found = f"{len(data)} values" if isinstance(data, list) else "none"
-            names = f" ({', '.join(self.parameters)})" if inputs is None else ""
+            names = f" ({', '.join(parameters)})" if parameters else ""
             raise Refused(400, f"expected data to be a list of {wanted} values{names}, found {found}")
-        for component, value in zip(inputs or (), data, strict=False):
+        for component, value in zip(inputs, data, strict=False):
             model = getattr(component, "data_model", None)
             if model is not None and value is not None:
                 try:

@@ -252,7 +252,7 @@ def _describe_c2pa(claims):
     elif claims["trust_list"]:
         yield "C2PA signer is not on the trust list. A certificate can bear any name, so it is open who signed."
     else:
-        line = "C2PA signer not trusted: no trust list was given, and c2pa-python brings none."
+        line = "C2PA signer not trusted: no trust list was given (--trust-list), and c2pa-python brings none."
         if claims["signature"] == "valid":
             line += " A certificate can bear any name: it is evidence that the file is as it was signed, not of who signed it."
         yield line

@@ -48,7 +48,7 @@ def test_an_image_of_another_size_is_uncertain_unless_forced(model, tmp_path, ru
     assert code == 0
     assert out.splitlines()[:2] == [
         f"{path}: uncertain",
-        "  it is 640 x 427 pixels; the detector has only seen images with a shorter side of 32 pixels. "
+        "  it is 640 x 427 pixels; the detector is made for images with a shorter side of 32 pixels. "
         "(With --force it is judged all the same.)",
     ]
     row = json.loads(run(app.main, path, *model, "--json")[1])[0]
@@ -207,6 +207,34 @@ def test_provenance_of_few_images_and_where_it_is_asked_for(model, small_data, t
     run(app.main, paths[0], *model, "--csv", table)
     with table.open(encoding="utf-8") as file:
         assert json.loads(next(csv.DictReader(file))["provenance"])["says"] == "nothing"
+
+
+def test_trust_list(model, tmp_path, run, monkeypatch):
+    from detector import page
+    from tests.saying import SHOT, drawn
+    from tests.test_content_credentials import Workshop
+
+    workshop, image = Workshop(tmp_path), tmp_path / "signed.png"
+    image.write_bytes(workshop.sign(drawn(), SHOT))
+    says = {}
+    for options in ((), ("--trust-list", workshop.root)):
+        (row,) = json.loads(run(app.main, image, *model, "--json", *options)[1])
+        says[options] = row["provenance"]["c2pa"]["trusted"], row["p_fake"]
+    (untrusted, before), (trusted, after) = says.values()
+    assert (untrusted, trusted) == (False, True) and before == after
+    assert "C2PA signer is on the trust list: this is evidence." in run(app.main, image, *model, "--trust-list", workshop.root)[1]
+    rows = json.loads(run(app.main, *[image] * 21, *model, "--json", "--trust-list", workshop.root)[1])
+    assert all(row["provenance"]["c2pa"]["trusted"] for row in rows)  # more than are read where nothing is asked for
+    nothing = tmp_path / "nothing.pem"
+    assert run(app.main, image, *model, "--trust-list", nothing) == (
+        1, "", f"error: {nothing}: expected a trust list (certificates in PEM), found nothing of that name; check the path\n"
+    )  # fmt: skip
+    code, _, err = run(app.main, image, *model, "--trust-list", workshop.root, "--no-provenance")
+    assert code == 2 and err.endswith("error: --trust-list is of no use with --no-provenance\n")
+    opened = []
+    monkeypatch.setattr(page, "open_page", lambda judge, *more: opened.append(judge.trust_list))
+    run(app.main, *model, "--trust-list", workshop.root)
+    assert opened == [workshop.root]
 
 
 def test_several_detectors(model, trained, small_data, tmp_path, run):

@@ -9,7 +9,8 @@ import pytest
 from PIL import features
 
 from detector import content_credentials
-from detector.content_credentials import manifest_facts
+from detector.console import InputError
+from detector.content_credentials import check_trust_list, manifest_facts
 from detector.provenance import TYPED, read
 from tests.saying import KEYS, MADE, PARAMETERS, SHOT, drawn, harmless, manifest, png, store, with_text
 
@@ -116,6 +117,33 @@ def test_a_signer_on_the_trust_list(workshop, tmp_path):
     found = read(signed, trust_list=tmp_path / "root.pem")  # of somebody else
     assert (found["c2pa"]["trusted"], found["c2pa"]["signature"]) == (False, "valid")
     assert any("signer is not on the trust list" in line for line in harmless(found))
+
+
+def test_a_trust_list_that_is_none_is_refused(workshop, tmp_path, monkeypatch):
+    def refused(path):
+        with pytest.raises(InputError) as caught:
+            check_trust_list(path)
+        return str(caught.value)
+
+    check_trust_list(workshop.root)
+    assert refused(tmp_path / "no.pem") == (
+        f"{tmp_path / 'no.pem'}: expected a trust list (certificates in PEM), found nothing of that name; check the path"
+    )
+    assert refused(tmp_path) == f"{tmp_path}: expected a trust list (certificates in PEM), found a folder; check the path"
+    whole, other = workshop.root.read_text("utf-8"), tmp_path / "other.pem"
+    damaged = whole.replace("MI", "xx", 1)
+    for content in ("", "no certificate", whole[:400], damaged, whole + damaged, f"{whole}-----BEGIN CERTIFICATE-----\n"):
+        other.write_text(content, "utf-8")
+        assert refused(other) == (
+            f"{other}: expected a trust list (certificates in PEM), found another kind of file, or a damaged certificate in it; "
+            "get the list again"
+        )
+    other.write_text(f"Größe\n{whole}{whole}", "utf-8")
+    check_trust_list(other)
+    monkeypatch.setattr(content_credentials, "find_spec", lambda name: None)
+    assert refused(workshop.root).startswith(
+        "a trust list is of use with the package c2pa-python alone, which is not installed; run: pip install -r requirements-"
+    )
 
 
 def test_what_counts_where_manifest_and_notes_disagree(workshop):

@@ -1,6 +1,7 @@
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def pictures(make_tree, tmp_path, monkeypatch):
     (["p/b[1]/0.jpg", "p/b[1]"], ["b[1]/0.jpg", "b[1]/0.jpg"]),
 ])  # fmt: skip
 def test_files_folders_and_patterns(pictures, asked, found):
-    assert [path.relative_to("p").as_posix() for path in find_images(asked)] == found
+    assert find_images(asked) == [str(Path("p", path)) for path in found]
 
 
 def test_nothing_of_that_name(pictures):
@@ -106,8 +107,8 @@ def test_threshold_takes_the_place_of_the_detectors_own_two(judge, small_data):
 
 
 @pytest.mark.parametrize("size, colour, why", [
-    ((320, 200), None, "it is 320 x 200 pixels; the detector has only seen images with a shorter side of 32 pixels"),
-    ((32, 64), None, "its sides are 2 to 1; the detector has only seen images of 1 to 1"),
+    ((320, 200), None, "it is 320 x 200 pixels; the detector is made for images with a shorter side of 32 pixels"),
+    ((32, 64), None, "its sides are 2 to 1; the detector is made for images of 1 to 1"),
     ((32, 32), (90, 91, 92), "it is blank: there is nothing in it to judge"),
 ])  # fmt: skip
 def test_an_image_unlike_any_seen_is_uncertain_unless_forced(judge, tmp_path, size, colour, why):
@@ -243,6 +244,18 @@ def test_what_a_file_says_of_itself_stands_last_and_apart(judge, tmp_path):
     assert describe(signed, judge)[3] == (
         "    A valid signature says: made by AI. It is stronger evidence than the score, as far as its signer can be trusted."
     )
+
+
+def test_each_size_is_looked_up_once(two, small_data, tmp_path, monkeypatch):
+    judge, _ = two
+    draw(1, (400, 300)).save(tmp_path / "photo.png")
+    asked = []
+    choose = judge.choose
+    monkeypatch.setattr(judge, "choose", lambda *size: asked.append(size) or choose(*size))
+    paths = sorted((small_data / "test").rglob("*.png"))
+    names = [row["detector"] for row in judge.judge([*paths, tmp_path / "photo.png", *paths])]
+    assert names == ["detector.h5"] * 64 + ["large.h5"] + ["detector.h5"] * 64
+    assert set(asked) == {(32, 32), (400, 300)} and len(asked) <= 2 * 4  # threads that ask at once may look it up again
 
 
 def test_what_ships_is_the_default():

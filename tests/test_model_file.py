@@ -3,6 +3,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ FACTS = {
     "fitting": "resize",
     "image_size": 8,
     "temperature": 2.0,
-    "thresholds": {"fake": 0.9, "real": 0.2, "max_error": 0.01},
+    "thresholds": {"fake": 0.9, "real": 0.2, "max_error": 0.01, "real_called_fake_bound": 0.009, "fake_called_real_bound": 0.008},
     "seen": {"shorter_side": [8, 8], "aspect": [1.0, 1.0]},
     "trained_on": "nothing",
     "made": {},
@@ -211,6 +213,63 @@ def test_two_processes_that_compile_at_once(tmp_path, small):
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".json", ".tflite"]
 
 
+def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_compiled(cache, small, compiled, tmp_path, monkeypatch):
+    def name(path, days):
+        path.write_text("x")
+        os.utime(path, (time.time() - days * 86_400,) * 2)
+
+    def there():
+        return sorted(path.name for path in cache.iterdir() if path.name.startswith("other"))
+
+    cache.mkdir()
+    for i, days in enumerate((1, 2, 181)):
+        for suffix in ("-1.json", "-1.tflite", ".known.json"):
+            name(cache / f"other{i}{suffix}", days)
+    name(cache / "other3-1.123.part", 181)
+    margin(small)
+    assert compiled == [small]
+    assert there() == [f"other{i}{suffix}" for i in (0, 1) for suffix in ("-1.json", "-1.tflite", ".known.json")]
+    form = next(path for path in cache.glob("*.tflite") if path.name not in there())
+    for path in (form, form.with_suffix(".json")):
+        os.utime(path, (0, 0))
+    margin(small)  # used again: it is not the oldest any more
+    assert compiled == [small] and time.time() - form.stat().st_mtime < 60
+    monkeypatch.setattr(model_file, "KEPT_FORMS", 2)
+    model_file._prune(cache)
+    assert there() == ["other0-1.json", "other0-1.tflite", "other0.known.json", "other1.known.json"] and form.is_file()
+    monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(PermissionError))
+    assert margin(small) == pytest.approx([1.0]) and compiled == [small]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda facts, flatbuffer: facts.write_text('{"sha256": "12'),
+    lambda facts, flatbuffer: facts.write_text("[]"),
+    lambda facts, flatbuffer: facts.write_text(facts.read_text().replace('"format": 1', '"format": 99')),
+    lambda facts, flatbuffer: facts.write_text(facts.read_text().replace('"temperature": 2.0', '"temperature": "high"')),
+    lambda facts, flatbuffer: facts.unlink(),
+    lambda facts, flatbuffer: flatbuffer.write_bytes(flatbuffer.read_bytes()[:200]),
+    lambda facts, flatbuffer: flatbuffer.unlink(),
+])  # fmt: skip
+def test_what_ships_damaged_is_compiled_anew_or_told(cache, small, compiled, tmp_path, monkeypatch, damage):
+    shipped = tmp_path / "models"
+    shipped.mkdir()
+    path = Path(shutil.copy(small, shipped / "small.h5"))
+    monkeypatch.setattr(model_file, "SHIPPED", shipped.resolve())
+    model_file._compile_in_subprocess(path, path.with_suffix(""))
+    compiled.clear()
+    assert margin(path) == pytest.approx([1.0]) and compiled == []
+    damage(path.with_suffix(".json"), path.with_suffix(".tflite"))
+    with pytest.raises(InputError) as caught, monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "h5py", None)
+        model_file.known_facts(path)
+    assert str(caught.value) == (
+        f"{path}: expected small.json and small.tflite beside it, whole and made from it, found other ones or none; get the three "
+        "files again, or let TensorFlow make them, which is not installed: pip install -r requirements.txt"
+    )
+    assert model_file.known_facts(path) == FACTS
+    assert margin(path) == pytest.approx([1.0]) and compiled == [path]
+
+
 def test_known_facts_are_those_of_the_file_before_and_after_compiling(cache, small, compiled):
     assert model_file.known_facts(small) == FACTS
     assert not list(cache.glob("*.tflite"))
@@ -304,7 +363,7 @@ def test_compiling_imports_nothing_from_the_current_folder(tmp_path, monkeypatch
 @pytest.mark.parametrize("change", [
     {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"seen": {}}, {"output": "tanh"},
     {"fitting": "patches"}, {"fitting": "patches", "patches": 0}, {"fitting": "patches", "patches": 10**6}, {"fitting": "crop"},
-    {"class_names": ["Real", "Fake"]}, {"thresholds": {"fake": float("nan"), "real": 0, "max_error": 0}},
+    {"class_names": ["Real", "Fake"]}, {"thresholds": {**FACTS["thresholds"], "fake": float("nan")}},
 ])  # fmt: skip
 def test_facts_out_of_their_range_are_refused(tmp_path, change):
     import h5py
@@ -345,7 +404,7 @@ def test_an_unlike_image_is_said_to_be_so():
     detector = model_file.Detector("m.h5", FACTS, "none.tflite")
     assert detector.unlike_seen(8, 8) is None
     assert detector.unlike_seen(640, 427) == (
-        "it is 640 x 427 pixels; the detector has only seen images with a shorter side of 8 pixels"
+        "it is 640 x 427 pixels; the detector is made for images with a shorter side of 8 pixels"
     )
-    assert detector.unlike_seen(16, 8) == "its sides are 2 to 1; the detector has only seen images of 1 to 1"
+    assert detector.unlike_seen(16, 8) == "its sides are 2 to 1; the detector is made for images of 1 to 1"
     assert detector.unlike_seen(8, 8, blank=True) == "it is blank: there is nothing in it to judge"

@@ -70,13 +70,13 @@ class Server:
         """Upload (name, bytes) ...; return the response."""
         return self.client.post(f"{self.api}/upload", files=[("files", file) for file in files])
 
-    def call(self, *data, version=""):
-        """Call judge as curl would: (status, what it answers)."""
+    def call(self, *data, version="", name="judge"):
+        """Call judge, or explain, as curl would: (status, what it answers)."""
         body = data[0] if version else {"data": list(data)}
-        posted = self.client.post(f"{self.api}/call/{version}judge", json=body)
+        posted = self.client.post(f"{self.api}/call/{version}{name}", json=body)
         if posted.status_code != 200:
             return posted.status_code, posted.json()["detail"]
-        said = self.client.get(f"{self.api}/call/judge/{posted.json()['event_id']}").text
+        said = self.client.get(f"{self.api}/call/{name}/{posted.json()['event_id']}").text
         event, answer = (line.split(": ", 1)[1] for line in said.strip().splitlines())
         return (200, json.loads(answer)[0]) if event == "complete" else (event, json.loads(answer)["error"])
 
@@ -171,6 +171,39 @@ def test_options_of_the_api(server):
     )  # fmt: skip
     for options in ((5, False, None, False), (None, "yes", None, False), (None, False, 2, False), (None, False, None, 1)):
         assert server.judge(image, options=options)[0] == "error"
+
+
+def test_the_api_gives_the_heat_map_that_the_shell_writes(server, tmp_path):
+    import numpy as np
+
+    from detector import explanation, pixels
+
+    path = tmp_path / "one.png"
+    draw(3).save(path)
+
+    def upload(content):
+        return as_file(server.upload((path.name, content)).json()[0])
+
+    status, said = server.call({"image": upload(path.read_bytes())}, version="v2/", name="explain")
+    assert (status, list(said)) == (200, ["name", "p_fake", "detector", "png", "error"])
+    (row,) = judging.Judge(MODEL).judge([path])
+    assert abs(said["p_fake"] - row["p_fake"]) <= 1e-6
+    assert (said["name"], said["detector"], said["error"]) == ("one.png", "compact.h5", None)
+    image = pixels.read_image(path)
+    expected = explanation.overlay(image, explanation.explain(model_file.open_detector(MODEL), image))
+    given = pixels.read_image(base64.b64decode(said["png"])).astype(int)
+    assert given.shape == expected.shape and np.abs(given - expected).max() <= 1
+    assert server.call(upload(path.read_bytes()), "compact.h5", name="explain") == (200, said)
+    status, said = server.call(upload(b"no image"), None, name="explain")
+    assert (status, said["png"], said["p_fake"]) == (200, None, None)
+    assert said["error"].startswith("one.png: expected an image (JPEG,")
+    assert server.call(as_file("/etc/passwd"), None, name="explain") == (400, NO_UPLOAD)
+    assert server.call(None, None, name="explain")[0] == server.call(upload(b"x"), 5, name="explain")[0] == "error"
+    assert server.call(None, name="explain") == (400, "expected data to be a list of 2 values (image, detector), found 1 values")
+    assert server.call({"detector": None}, version="v2/", name="explain") == (
+        400, "expected image, and of detector what is to be set"
+    )  # fmt: skip
+    assert server.kept() == []
 
 
 def test_metadata_cannot_pass_for_a_file(server):
@@ -296,7 +329,9 @@ def test_a_bad_call_is_a_message(server):
         "error", "expected images as a list of uploaded files, found none; upload some"
     )  # fmt: skip
     assert server.call({"detector": None}, version="v2/")[0] == server.call({"images": [], "more": 1}, version="v2/")[0] == 400
-    for body in (b"", b"{", b"[" * 200_000, b"[]", b'{"data": 5}', b'{"data": [1], "fn_index": 99}', b"\xff", b"x" * (2**20 + 1)):
+    wrong = (b"", b"{", b"[" * 200_000, b"[]", b'{"data": 5}', b'{"data": [1], "fn_index": 99}', b'{"data": [], "fn_index": []}',
+             b'{"data": []}', b"\xff", b"x" * (2**20 + 1))  # fmt: skip
+    for body in wrong:
         for path in ("call/judge", "queue/join", "call/v2/judge"):
             answer = server.client.post(f"{server.api}/{path}", content=body, headers={"content-type": "application/json"})
             assert answer.status_code in (400, 413) and answer.json()["detail"], (path, body[:50])
@@ -345,7 +380,7 @@ def test_too_many_requests_at_once_are_told_so(server):
 def test_the_room_for_uploads_is_limited(tmp_path, monkeypatch):
     import asyncio
 
-    guard = page_guard.Guard(None, page_guard.Uploads(tmp_path), dict, ["images"])
+    guard = page_guard.Guard(None, page_guard.Uploads(tmp_path), dict, {})
     monkeypatch.setattr(page_guard, "MAX_WAITING", 1000)
     headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"content-length", b"999")]
     sent = []
@@ -441,6 +476,32 @@ def test_a_spreadsheet_shows_the_csv_and_runs_nothing():
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["path"] for row in rows] == ["'=1+1.png", "'+1", "'-1", "'@x", "a,b.png", 'a"b.png', "ü.png", "'=HYPERLINK(1)"]
     assert {row["p_fake"] for row in rows} == {"0.123456789012"} and list(rows[0]) == judging.COLUMNS
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it looks at this process as Linux tells of it")
+def test_the_memory_of_large_images_goes_back_to_the_system():
+    """Without it, 40 images in four threads leave some hundred megabytes behind."""
+    program = (
+        "import io, sys, threading, numpy as np; from PIL import Image; from detector import page, pixels\n"
+        "if sys.argv[1] == 'page': page._give_memory_back()\n"
+        "files = []\n"
+        "for i in range(8):\n"
+        "    file = io.BytesIO(); Image.new('RGB', (2000 + 200 * i, 2500), (i, 9, 99)).save(file, 'JPEG')\n"
+        "    files.append(file.getvalue())\n"
+        "memory = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096 >> 20\n"
+        "def work(i):\n"
+        "    for k in range(10): pixels.read_image(files[(i * 3 + k) % 8])\n"
+        "before = memory()\n"
+        "threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]\n"
+        "[one.start() for one in threads]; [one.join() for one in threads]; print(memory() - before)"
+    )
+    grown = [
+        int(subprocess.run([sys.executable, "-c", program, how], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        for how in ("page", "alone")
+    ]
+    if grown[1] < 30:
+        pytest.skip(f"the C library here keeps no memory of its own (it grew by {grown[1]} MB)")
+    assert grown[0] < 20, grown
 
 
 def test_detectors_can_be_chosen_where_there_are_several(tmp_path):

@@ -1,0 +1,153 @@
+"""The same file gets the same score everywhere: shell, page, REST API, evaluate.py, and Keras's own prediction, to the digit.
+
+    python benchmarks/agreement.py models/compact.h5 data/validation
+    python benchmarks/agreement.py models/photo.h5 photos
+
+reads   a detector (.h5), a folder of images; writes nothing that stays
+
+--images of the folder, spread over it, are saved anew in a temporary folder, each in one of the seven formats in turn, scaled down
+to a longer side of --longest where they are larger (AVIF takes seconds for a large one), and judged in each way with --force.
+
+Targets: P(Fake) of the REST API, of the page and of evaluate.py equals that of `app.py --json` to 1e-6; the logits of LiteRT equal
+those of `model.predict` to 1e-3, and the P(Fake) before calibration that come of them to 1e-5. What cannot be read
+counts as missed.
+"""
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from benchmarks import page as page_benchmark  # noqa: E402
+from detector import judging, model_file, pixels, scoring  # noqa: E402
+from detector.console import InputError, plural, progress, stage, table  # noqa: E402
+
+SAME, LOGITS, P_FAKE = 1e-6, 1e-3, 1e-5
+WAYS = {  # suffix -> how Pillow writes it
+    ".jpg": {"quality": 90}, ".png": {}, ".webp": {"quality": 90}, ".bmp": {}, ".gif": {}, ".tif": {}, ".avif": {"speed": 10},
+}  # fmt: skip
+
+
+def convert(folder, number, longest, work):
+    """Save so many images of a folder anew, in all formats, below work/Fake and work/Real; return the new paths."""
+    from PIL import Image, features
+
+    ways = {suffix: options for suffix, options in WAYS.items() if suffix != ".avif" or features.check("avif")}
+    found = judging.find_images([folder])
+    paths = []
+    for i, path in enumerate(progress(found[:: max(1, len(found) // number)][:number])):
+        suffix = list(ways)[i % len(ways)]
+        image = Image.fromarray(pixels.read_image(path))
+        image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
+        paths.append(Path(work, ("Fake", "Real")[i // len(ways) % 2], f"{i:05}{suffix}"))
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        image.save(paths[-1], **ways[suffix])
+    return paths
+
+
+# --- P(Fake) of each path, in each way ---------------------------------------------------------------------------------------
+
+
+def by_shell(model, paths, work):
+    """Judge with app.py, as a process."""
+    command = [sys.executable, ROOT / "app.py", work, "--model", model, "--force", "--json"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout
+    found = {Path(row["path"]): row["p_fake"] for row in json.loads(said)}
+    return [found[path] for path in paths]
+
+
+def by_evaluate(model, paths, work):
+    """Judge with evaluate.py, as a process; that half of the classes are made up does not matter."""
+    with tempfile.TemporaryDirectory(prefix="agreement-") as report:
+        command = [sys.executable, ROOT / "evaluate.py", model, "--data", work, "--report", Path(report, "report")]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        with Path(report, "report", "predictions.csv").open(encoding="utf-8") as file:
+            found = {Path(work, row["path"]): float(row["p_fake"]) for row in csv.DictReader(file)}
+    return [found[path] for path in paths]
+
+
+def by_api(model, paths, work):
+    """Judge with the REST API of a page that app.py opens."""
+    import httpx
+
+    with tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as folder:
+        process, address = page_benchmark.start(model, folder)
+        try:
+            with httpx.Client(timeout=300) as client:
+                return [page_benchmark.ask(client, address, path)[0] for path in progress(paths)]
+        finally:
+            process.kill()
+            process.wait()
+
+
+def by_page(model, paths, work):
+    """Judge as the page does, one request for each image."""
+    from detector.page import Answer
+
+    judge = judging.Judge(model)
+    return [Answer(judge, [path], [path.name], None, True, False).rows[0]["p_fake"] for path in progress(paths)]
+
+
+def from_keras(model, paths):
+    """Return how far LiteRT is from Keras at most: (in logits, in P(Fake) before calibration)."""
+    detector = model_file.open_detector(model)
+    network, facts = model_file.load(model)
+    ours, counts = [], []
+
+    def batches():
+        for start in range(0, len(paths), detector.batch):
+            stack = [pixels.inputs(pixels.read_image(path), facts) for path in paths[start : start + detector.batch]]
+            ours.append(scoring.pooled_margins(detector, stack))
+            counts.extend(len(inputs) for inputs in stack)
+            yield np.concatenate(stack)
+
+    each = model_file.keras_margins(network, batches(), facts["output"])
+    theirs = np.array([part.mean() for part in np.split(each, np.cumsum(counts)[:-1])])
+    ours = np.concatenate(ours)
+    return abs(ours - theirs).max(), abs(model_file.p_fake_of(ours, 1.0) - model_file.p_fake_of(theirs, 1.0)).max()
+
+
+def largest(values, others):
+    """Return the largest difference; infinite where one is missing, or there are none."""
+    pairs = list(zip(values, others, strict=True))
+    if not pairs or any(None in pair for pair in pairs):
+        return float("inf")
+    return max(abs(a - b) for a, b in pairs)
+
+
+@stage
+def main(argv=None):
+    """Run the benchmark; exit code 1 where a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="detector (.h5)")
+    parser.add_argument("folder", type=Path, help="folder of images; only read")
+    parser.add_argument("--images", type=int, default=1000, help="at most (default: %(default)s)")
+    parser.add_argument("--longest", type=int, default=1024, help="pixels of the longer side at most (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.images < 2 * len(WAYS):
+        raise InputError(f"--images: expected at least {2 * len(WAYS)}, found {args.images}")
+    with tempfile.TemporaryDirectory(prefix="agreement-") as work:
+        paths = convert(args.folder, args.images, args.longest, work)
+        shell = by_shell(args.model, paths, work)
+        apart = {
+            f"{name}: P(Fake), from app.py's": (largest(shell, judge(args.model, paths, work)), SAME)
+            for name, judge in (("evaluate.py", by_evaluate), ("page", by_page), ("REST API", by_api))
+        }
+        logits, p_fake = from_keras(args.model, paths)
+    apart |= {"Keras: logits, from LiteRT's": (logits, LOGITS), "Keras: P(Fake) before calibration": (p_fake, P_FAKE)}
+    print(table([[name, f"{found:.1e}", f"{most:.0e}"] for name, (found, most) in apart.items()],
+                ["largest difference", "found", "at most"]))  # fmt: skip
+    print(f"{args.model.name}: {plural(len(paths), 'image')}, {len({path.suffix for path in paths})} formats")
+    if any(not found <= most for found, most in apart.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
