@@ -4,17 +4,21 @@
     python model_training.py --architecture compact --weights none --epochs 12 --batch-size 128 --flip
 
 Killed and started again with the same command, it goes on after the last checkpoint: one after every epoch, and within long
-ones every ten minutes. KERAS_BACKEND=jax trains on JAX.
+ones every ten minutes. KERAS_BACKEND=jax trains on JAX. All GPUs of the machine train together; on several machines, with JAX:
+
+    python model_training.py ... --coordinator HOST:PORT --processes N --process-id I
 """
 import argparse
+import contextlib
 import csv
 import hashlib
+import io
 import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector import data_tree
+from detector import data_tree, distribution
 from detector.architectures import ARCHITECTURES, STEMS
 from detector.console import HelpFormatter, InputError, plural, require_packages, stage
 
@@ -83,7 +87,7 @@ def _is_out_of_memory(error):
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "ResourceExhausted" in type(error).__name__
 
 
-def compile_model(model, output, phase, args, steps_per_epoch):
+def compile_model(model, output, phase, args, steps_per_epoch, some_ignored=False):
     """Compile with Adam, decoupled weight decay where asked for (AdamW, arXiv 1711.05101), and binary cross-entropy.
 
     For a softmax(2) that is 'categorical_crossentropy' on one-hot targets. Named 'binary_crossentropy' there, Keras 3 on
@@ -100,7 +104,7 @@ def compile_model(model, output, phase, args, steps_per_epoch):
     if args.weight_decay:
         adam.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     kind = keras.losses.CategoricalCrossentropy if output == "softmax" else keras.losses.BinaryCrossentropy
-    model.compile(adam, loss=kind(label_smoothing=args.label_smoothing), **fake_metrics(output))
+    model.compile(adam, loss=kind(label_smoothing=args.label_smoothing), **fake_metrics(output, some_ignored))
 
 
 def make_schedule(phase, args, steps_per_epoch):
@@ -224,12 +228,16 @@ def trained_on(args, counts, sizes):
     return f"{origin}: {train['Fake']:,} Fake and {train['Real']:,} Real images with a shorter side of {span} pixels"
 
 
+NOBODYS = ("coordinator", "process_id", "join_timeout")  # arguments that say how a run was started, not what it did
+
+
 def make_facts(args, what, made, temperature, thresholds):
     """Return the facts that detector.model_file keeps in the .h5."""
     from detector import model_file
 
     # of files and folders the name alone: where they lie on a user's disk is nobody's business to whom the model is given
-    arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
+    arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()
+                 if name not in NOBODYS}  # fmt: skip
     arguments["weights"] = Path(args.weights).name
     return {
         "format": model_file.FORMAT,
@@ -261,8 +269,11 @@ def augmentation_of(args):
     return wanted if wanted != Augmentation() else None
 
 
-def prepare(args):
+def prepare(args, team=None, engine=None):
     """Read the data and build the network.
+
+    Args:
+        team, engine: distribution.Team and Engine; None for one process with one device.
 
     Returns:
         (model, feed, validation feed, what the images are)
@@ -271,29 +282,32 @@ def prepare(args):
 
     from detector import model_file, pixels
 
-    splits = read_splits(args.data)
+    team = team or distribution.Team()
+    splits = team.first_then_all(lambda: read_splits(args.data))
+    what = {"counts": counts_of(splits), "fingerprint": fingerprint(splits)}
+    team.agree("the images", what["fingerprint"], "give every process the same --data")
     sizes = splits["train"].sizes
     sizes = sizes[sizes.any(axis=1)]
-    counts = counts_of(splits)
-    print(data_tree.counts_table({(split, name): n for split, of in counts.items() for name, n in of.items()}), flush=True)
+    of_all = what["counts"].items()
+    print(data_tree.counts_table({(split, name): n for split, of in of_all for name, n in of.items()}), flush=True)
     args.image_size = args.image_size or pixels.choose_size(sizes)
     keras = model_file.import_keras()
     keras.utils.set_random_seed(args.seed)
-    model = build(args)
-    feed, validation = make_feeds(args, splits)
+    with engine.scope() if engine else contextlib.nullcontext():
+        model = build(args)
+    part = {"process": team.process, "processes": team.processes, "devices": engine.devices if engine else 1}
+    feed, validation = team.first_then_all(lambda: make_feeds(args, splits, part))
     print(f"{args.architecture}: {model.count_params():,} parameters, {args.image_size} px, ", end="")
     print(f"{plural(feed.steps, 'step')} an epoch", flush=True)
-    what = {
+    what |= {
         "sizes": pixels.sizes_seen(sizes),
-        "counts": counts,
-        "fingerprint": fingerprint(splits),
         "train_digests": np.ascontiguousarray(splits["train"].digests[:, : model_file.DIGEST_BYTES]),
     }
     return model, feed, validation, what
 
 
-def make_feeds(args, splits):
-    """Return (training.ImageFeed of train, another or training.PatchScores of validation)."""
+def make_feeds(args, splits, part):
+    """Return (training.ImageFeed of train, another or training.PatchScores of validation); `part`: what falls to this process."""
     from detector.feed import Decoded
     from detector.training import ImageFeed, PatchScores
 
@@ -304,7 +318,7 @@ def make_feeds(args, splits):
         check_readable(some)
     print(told_of_decoding([images[split] for split in kept], args))
     output = ARCHITECTURES[args.architecture].output
-    common = {"output": output, "batch_size": args.batch_size, "seed": args.seed}
+    common = {"output": output, "batch_size": args.batch_size, "seed": args.seed, **part}
     feed = ImageFeed(images["train"], **common, shuffle=True, augmentation=augmentation_of(args))
     feed[0]  # where nothing can be read, it is said here and not from within `fit`
     if whole:
@@ -396,27 +410,38 @@ def in_full_precision(model, args):
     return plain
 
 
-def make_callbacks(args, feed, validation, what):
+def what_counts(args):
+    """Return {option: value}, as text, of the arguments that a run's result follows from, and its backend.
+
+    How many share the work is not among them: a run may be taken up by fewer.
+    """
+    import keras
+
+    ignored = ("data", "output", "log_dir", "description", "max_error", "overwrite", "no_cache", "tensorboard")
+    ignored += ("checkpoint_minutes", "devices", "processes", *NOBODYS)
+    same = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in ignored}
+    return {**same, "the backend": keras.backend.backend()}
+
+
+def make_callbacks(args, feed, validation, what, team):
     """Return (the rule, the checkpoint, all callbacks)."""
     import keras
 
-    from detector.training import Checkpoint, PatchScores, PatchValidation, Progress, StopTrainingOnValidationLoss
+    from detector.training import Checkpoint, PatchScores, PatchValidation, Progress, SameWeights, StopTrainingOnValidationLoss
 
     after = args.head_epochs + args.stop_after_epoch
-    rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, after, args.stop_rule)
-    ignored = ("data", "output", "log_dir", "description", "max_error", "overwrite", "no_cache", "tensorboard")
-    ignored += ("checkpoint_minutes",)
-    same = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in ignored}
-    same |= {"the backend": keras.backend.backend(), "the images": what["fingerprint"]}
+    rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, after, args.stop_rule, writes=team.process == 0)
+    same = {**what_counts(args), "the images": what["fingerprint"]}
     checkpoint = Checkpoint(args.log_dir, rule, same, 60 * args.checkpoint_minutes)
     first = [PatchValidation(validation)] if isinstance(validation, PatchScores) else []
+    first += [SameWeights(team)] if team.processes > 1 else []
     callbacks = [*first, rule, checkpoint, Progress(args.head_epochs + args.epochs, feed)]
-    if args.tensorboard:
+    if args.tensorboard and team.process == 0:
         callbacks.append(keras.callbacks.TensorBoard(args.log_dir / "tensorboard", write_graph=False))
     return rule, checkpoint, callbacks
 
 
-def fit_phases(model, feed, validation, args, what):
+def fit_phases(model, feed, validation, args, what, team):
     """Train, or go on where an interrupted run stopped.
 
     Returns:
@@ -424,13 +449,16 @@ def fit_phases(model, feed, validation, args, what):
     """
     from detector.training import remove_checkpoint, save_weights
 
-    rule, checkpoint, callbacks = make_callbacks(args, feed, validation, what)
+    rule, checkpoint, callbacks = make_callbacks(args, feed, validation, what, team)
     saved_in = checkpoint.find(args.overwrite)
-    check_own(args, checkpoint)
-    if saved_in is None:
+    found = [len(checkpoint.history), checkpoint.first_step] if saved_in is not None else None
+    team.agree("the checkpoint", found, "let all processes see one and the same --log-dir")
+    if rule.writes:
+        check_own(args, checkpoint)
+    if saved_in is None and rule.writes:
         remove_checkpoint(args.log_dir)
         save_weights(model, rule.best_weights)
-    else:
+    if saved_in is not None:
         within = f" and {plural(checkpoint.first_step, 'step')}" if checkpoint.first_step else ""
         print(f"taking up the run in {args.log_dir} after {plural(len(checkpoint.history), 'epoch')}{within}", flush=True)
     checkpoint.set_model(model)
@@ -438,7 +466,8 @@ def fit_phases(model, feed, validation, args, what):
         for phase in plan_phases(args):
             if rule.stopped_epoch or (saved_in is not None and phase.end <= saved_in):
                 continue
-            compile_model(model, ARCHITECTURES[args.architecture].output, phase, args, feed.steps)
+            output = ARCHITECTURES[args.architecture].output
+            compile_model(model, output, phase, args, feed.steps, some_ignored=feed.devices > 1)
             if saved_in is not None and phase.start <= saved_in:
                 checkpoint.load()
             train(model, feed, validation, callbacks, max(phase.start, len(checkpoint.history)), phase.end, checkpoint.first_step)
@@ -457,17 +486,56 @@ def check_own(args, checkpoint):
         raise InputError(f"{args.output}: another run's model is there; give another --output, or --overwrite")
 
 
-def run(args):
-    """Train as the arguments say and write everything that a run leaves."""
+def run(args, team):
+    """Train as the arguments say and write everything that a run leaves: of several processes, the first does."""
     from detector import model_file
 
     settle(args)
     model_file.import_keras()  # where that fails, it is said before all images are looked at
-    model, feed, validation, what = prepare(args)
-    from detector import metrics
+    engine = meet(args, team)
+    model, feed, validation, what = prepare(args, team, engine)
+    with engine.scope():
+        rule, checkpoint, interrupted = fit_phases(model, feed, validation, args, what, team)
+    if not rule.writes:
+        if interrupted:
+            raise KeyboardInterrupt
+        return
+    if engine.devices > 1:
+        model, validation = build(on_its_own(args)), validation.alone()
+    if interrupted:
+        team.leave("interrupted", distribution.GRACE)
+    finish(model, feed, validation, args, what, rule, checkpoint, interrupted)
+
+
+def meet(args, team):
+    """Wait for the other processes, and return the distribution.Engine."""
+    import keras
+
+    from detector import model_file
+
+    distribution.check_backend(team.place, keras.backend.backend())
+    versions = {name: version for name, version in model_file.versions().items() if name != "date"}
+    team.meet({**what_counts(args), "--overwrite": args.overwrite, **versions}, args.join_timeout)
+    engine = distribution.Engine(team, args.devices)
+    engine.check_batch(args.batch_size)
+    if engine.devices > 1:
+        if args.fitting == "patches":
+            raise InputError("--fitting patches: expected one device, found several; give --devices 1 and one process")
+        of, share = f" of {team.processes} processes" if team.place else "", plural(args.batch_size // engine.devices, "image")
+        print(f"{engine.devices} devices{of}, {share} of each batch on each", flush=True)
+    return engine
+
+
+def on_its_own(args):
+    """Return the arguments for a network whose weights are there already."""
+    return argparse.Namespace(**{**vars(args), "weights": "none"})
+
+
+def finish(model, feed, validation, args, what, rule, checkpoint, interrupted):
+    """Calibrate the best weights and write the model file and the history."""
+    from detector import metrics, model_file
     from detector.training import remove_checkpoint
 
-    rule, checkpoint, interrupted = fit_phases(model, feed, validation, args, what)
     print(told(rule, checkpoint.history, args, interrupted))
     with warnings.catch_warnings(action="ignore"):  # the optimizer there may be that of the other phase: nobody needs it
         model.load_weights(rule.best_weights)
@@ -579,14 +647,27 @@ def make_parser():
              "exceeds for the others)")  # fmt: skip
     add("--stop-patience", type=positive, help="such epochs in a row that stop it (default: 3 for resnet50v2, 1 for the others)")
     add("--stop-after-epoch", type=whole, default=0, help="the rule looks only at epochs after this one, of those of all layers")
-    add("--max-error", type=error_rate, default=0.01, help="share of each class on the wrong side of its threshold, on validation")
+    add("--max-error", type=error_rate, default=0.01,
+        help="share of each class that may be on the wrong side of its threshold: they are fitted on validation so that this "
+             "holds on other images like these, with 95 %% confidence")  # fmt: skip
     add("--overwrite", action="store_true", help="replace a model file, or the checkpoint of another run, that is there")
     add("--description", help="what the images are, for people (a part of the model file)")
     add("--checkpoint-minutes", type=above_0, default=10.0, help="between two checkpoints within an epoch")
     add("--no-cache", action="store_true", help="decode images each time, and keep none decoded in the data folder")
     add("--tensorboard", action="store_true", help="write the log for TensorBoard, to tensorboard/ in --log-dir")
+    add_devices(parser.add_argument_group("several devices and machines", "all GPUs of a machine are used; docs/scaling.md"))
     add_augmentation(parser.add_argument_group("augmentation", "on the fly, of train images of both classes alike; off by default"))
     return parser
+
+
+def add_devices(group):
+    """Add where a run takes place."""
+    add = group.add_argument
+    add("--devices", type=positive, help="of each process at most (default: all GPUs, without any the CPU)")
+    add("--coordinator", metavar="HOST:PORT", help="where process 0 listens, for the others to find it; JAX alone")
+    add("--processes", type=positive, help="of the run, one a machine; each is started with the same command but for --process-id")
+    add("--process-id", type=whole, help="number of this one, from 0; the first alone writes files and speaks")
+    add("--join-timeout", type=above_0, default=300.0, help="seconds to wait for a process that has not come")
 
 
 def add_augmentation(group):
@@ -686,8 +767,14 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     data_tree.require_folder(args.data, holding="train, validation and test")
     require_packages("cv2", "h5py", "matplotlib", "sklearn", *(("tensorflow", "tensorboard") if args.tensorboard else ()))
-    check_places(args)
-    run(args)
+    team = distribution.Team(distribution.place_of(args.coordinator, args.processes, args.process_id))
+    if team.process == 0:
+        check_places(args)
+        said = contextlib.nullcontext()
+    else:
+        said = contextlib.redirect_stdout(io.StringIO())
+    with said, team:
+        run(args, team)
 
 
 if __name__ == "__main__":

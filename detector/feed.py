@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 import zipfile
@@ -93,7 +94,7 @@ def _look(data, path):
 def _beside(file):
     """Give a name to write to, which is then renamed; where that fails nothing of it stays."""
     file.parent.mkdir(exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}{UNFINISHED}")
+    unfinished = file.with_name(f"{file.name}.{platform.node()}.{os.getpid()}{UNFINISHED}")  # of machines that share the folder
     try:
         yield unfinished
         os.replace(unfinished, file)

@@ -13,10 +13,13 @@ import numpy as np
 from detector import model_file, scoring
 from detector.console import InputError, progress
 from detector.data_tree import UNFINISHED
+from detector.distribution import undistributed
 from detector.feed import targets_of
 from detector.model_file import check_room
 
 WORKERS = max(2, (os.cpu_count() or 1) // 2)  # threads that read and augment; OpenCV does not hold the interpreter's lock
+NOBODY = -1  # in an order of images: a row that none of them takes
+IGNORED = -1.0  # target of such a row
 
 
 class ImageFeed(keras.utils.PyDataset):
@@ -25,19 +28,27 @@ class ImageFeed(keras.utils.PyDataset):
     A batch is ((b, s, s, 3) float32 in 0..255, targets as `feed.targets_of` gives them, (b,) float32 weights). Order and
     augmentation follow from seed, epoch and the batch's number alone. An image that cannot be read is left out of its batch.
 
+    Of several processes each gives its share of the rows of every batch, and augments it in a way of its own. Where devices share a
+    batch, all shares must be of one size. Of train images, the first of an epoch fill up its last batch, and others of the share
+    stand for those that cannot be read; of validation, what fills a share has the weight 0 and the target IGNORED.
+
     Args:
         images: detector.feed.Decoded.
         output: 'softmax' or 'sigmoid_real'.
         shuffle: a new order every epoch; off for validation.
         augmentation: detector.feed.Augmentation, or None.
+        process, processes, devices: of detector.distribution: the number of this process, and of all, and of all devices.
     """
 
-    def __init__(self, images, output, batch_size, seed=0, shuffle=False, augmentation=None):
+    def __init__(
+        self, images, output, batch_size, seed=0, shuffle=False, augmentation=None, process=0, processes=1, devices=1
+    ):  # fmt: skip
         super().__init__(workers=WORKERS, use_multiprocessing=False, max_queue_size=4)
         cv2.setNumThreads(1)  # threads of its own would take from the network what they do not gain on small images
         self.images, self.labels = images, np.asarray(images.split.labels)
         self.output, self.batch_size, self.seed = output, batch_size, seed
         self.shuffle, self.augmentation = shuffle, augmentation
+        self.process, self.processes, self.devices = process, processes, devices
         self.class_weights = class_weights(self.labels)
         self.failure = None  # what ended a thread that `fit` reads by: TensorFlow gives it on as an error of its own
         self.start_epoch(0)
@@ -59,6 +70,14 @@ class ImageFeed(keras.utils.PyDataset):
         self.epoch, self.first = epoch, first
         rng = np.random.default_rng([self.seed, epoch])
         self.order = rng.permutation(len(self.labels)) if self.shuffle else np.arange(len(self.labels))
+        if missing := -len(self.order) % self.devices:
+            self.order = np.append(self.order, np.resize(self.order, missing) if self.shuffle else np.full(missing, NOBODY))
+
+    def alone(self):
+        """Give whole batches from now on, as for one process with one device."""
+        self.process, self.processes, self.devices = 0, 1, 1
+        self.start_epoch(self.epoch)
+        return self
 
     def __getitem__(self, index):
         """Return batch `index` of what is to come of this epoch."""
@@ -70,16 +89,34 @@ class ImageFeed(keras.utils.PyDataset):
 
     def _batch(self, index):
         start = (self.first + index) * self.batch_size
-        rng = np.random.default_rng([self.seed, self.epoch, self.first + index])
-        inputs, there = self._inputs(self.order[start : start + self.batch_size], rng)
+        rng = np.random.default_rng([self.seed, self.epoch, self.first + index, *([self.process] if self.processes > 1 else [])])
+        rows = self._share(self.order[start : start + self.batch_size])
+        inputs, there = self._inputs(rows[rows != NOBODY], rng)
+        counted = len(inputs)
         if not inputs:  # `fit` cannot do without a batch: the next image that can be read makes one
             inputs, there = self._next_readable(start, rng)
         labels = self.labels[there]
-        return np.stack(inputs).astype(np.float32), targets_of(labels, self.output), self.class_weights[labels]
+        batch = np.stack(inputs).astype(np.float32), targets_of(labels, self.output), self.class_weights[labels]
+        return batch if self.devices == 1 else self._filled(batch, len(rows), counted)
+
+    def _share(self, rows):
+        """Return this process's rows of a batch: one piece, so that the pieces of all are the batch in its order."""
+        size = len(rows) // self.processes
+        return rows[self.process * size : (self.process + 1) * size]
+
+    def _filled(self, batch, number, counted):
+        """Return a share as one of `number` rows, by repeating its own; of validation only the first `counted` count."""
+        if len(batch[0]) < number:
+            batch = (part[np.resize(np.arange(len(part)), number)] for part in batch)
+        images, targets, weights = batch
+        if not self.shuffle:
+            targets[counted:], weights[counted:] = IGNORED, 0
+            weights *= len(self.order) / len(self.labels)  # a loss is the mean over all rows, and over images it should be
+        return images, targets, weights
 
     def _inputs(self, indices, rng):
         """Return (inputs, their indices). Whole images are held one at a time: a batch of them from a phone takes gigabytes."""
-        at_once = len(indices) if self.images.size else 1
+        at_once = max(1, len(indices)) if self.images.size else 1
         inputs, there = [], []
         for start in range(0, len(indices), at_once):
             images, readable = self.images.read(indices[start : start + at_once])
@@ -88,7 +125,8 @@ class ImageFeed(keras.utils.PyDataset):
         return inputs, there
 
     def _next_readable(self, start, rng):
-        for i in np.roll(self.order, -start):
+        order = np.roll(self.order, -start)
+        for i in order[order != NOBODY]:
             inputs, there = self._inputs([i], rng)
             if inputs:
                 return inputs, there
@@ -186,9 +224,9 @@ def class_weights(labels):
     return (counts.sum() / (2 * counts)).astype(np.float32)
 
 
-def fake_metrics(output):
+def fake_metrics(output, some_ignored=False):
     """Return {'metrics', 'weighted_metrics'} for `compile`, all of P(Fake): accuracy, precision, recall and auc, and, with the
-    weights of the classes, the cross-entropy: the loss without penalties."""
+    weights of the classes, the cross-entropy: the loss without penalties. Of rows with the target IGNORED none takes notice."""
 
     def p_fake(values):
         return values[:, :1] if output == "softmax" else 1 - values
@@ -196,6 +234,8 @@ def fake_metrics(output):
     def of_fake(kind, name):
         class OfFake(kind):
             def update_state(self, y_true, y_pred, sample_weight=None):
+                if some_ignored and sample_weight is None:
+                    sample_weight = keras.ops.cast(y_true[:, 0] != IGNORED, "float32")
                 return super().update_state(p_fake(y_true), p_fake(y_pred), sample_weight)
 
         OfFake.__name__ = f"{kind.__name__}OfFake"
@@ -220,6 +260,7 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         after_epoch: look only at epochs after this one, counted from 1.
         rule: what counts as such an epoch, one of RULES: 'exceeds', as above; 'plateau', the validation loss is not lower than
             ever before (early stopping as usual); 'never'.
+        writes: off for all processes of a run but the first, which follow the rule all the same.
 
     Attributes:
         best_weights: path of the best weights; before the first epoch those the run began with belong there.
@@ -229,9 +270,9 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
 
     RULES = ("exceeds", "plateau", "never")
 
-    def __init__(self, folder, patience=1, after_epoch=0, rule="exceeds"):
+    def __init__(self, folder, patience=1, after_epoch=0, rule="exceeds", writes=True):
         super().__init__()
-        self.folder, self.patience, self.after_epoch, self.rule = folder, patience, after_epoch, rule
+        self.folder, self.patience, self.after_epoch, self.rule, self.writes = folder, patience, after_epoch, rule, writes
         self.resume({})
 
     @property
@@ -270,7 +311,8 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         bad = bad and self.rule != "never" and epoch + 1 > self.after_epoch
         if val_loss < self.best_loss:
             self.best_loss, self.best_epoch = val_loss, epoch + 1
-            save_weights(self.model, self.best_weights)
+            if self.writes:
+                save_weights(self.model, self.best_weights)
         self.bad_epochs = self.bad_epochs + 1 if bad else 0
         if self.bad_epochs >= self.patience:
             self.stopped_epoch = epoch + 1
@@ -284,7 +326,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         folder: pathlib.Path; holds last-*.weights.h5 and state.json, the JSON written last.
-        rule: the StopTrainingOnValidationLoss of the run, called before this one.
+        rule: the StopTrainingOnValidationLoss of the run, called before this one; where it does not write, neither does this.
         facts: dict that must be the same for a run to be taken up (arguments, data).
         seconds: between two checkpoints within an epoch.
 
@@ -334,7 +376,8 @@ class Checkpoint(keras.callbacks.Callback):
         """Give the compiled model the weights, the optimizer and the random states of the run that `find` found."""
         self.model.optimizer.build(self.model.trainable_variables)  # else its state is passed over without a word
         try:
-            self.model.load_weights(self.folder / self.saved["weights"])
+            with undistributed():
+                self.model.load_weights(self.folder / self.saved["weights"])
         except (OSError, ValueError):
             raise InputError(
                 f"{self.folder / self.saved['weights']}: expected the weights of the checkpoint, found none that load; "
@@ -351,7 +394,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Write a checkpoint within the epoch, where the last one is long ago; not after its last step: that comes next."""
-        if time.monotonic() - self.written >= self.seconds and batch + 1 < self.params["steps"]:
+        if self.rule.writes and time.monotonic() - self.written >= self.seconds and batch + 1 < self.params["steps"]:
             self.write(self.first_step + batch + 1, values(self.model.metrics_variables))
 
     def on_epoch_end(self, epoch, logs=None):
@@ -362,6 +405,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def write(self, step, metrics):
         """Write a checkpoint: the weights under a name of their own, then the JSON that names them."""
+        if not self.rule.writes:
+            return
         name = f"last-{len(self.history)}-{step}.weights.h5"
         save_weights(self.model, self.folder / name)
         state = {"facts": self.facts, "weights": name, "step": step, "rule": self.rule.state(), "history": self.history}
@@ -373,6 +418,26 @@ class Checkpoint(keras.callbacks.Callback):
             if old.name not in (name, self.rule.best_weights.name):
                 old.unlink()
         self.written = time.monotonic()
+
+
+class SameWeights(keras.callbacks.Callback):
+    """After every epoch, end the run unless all processes have the same weights, bit for bit; before what writes them.
+
+    Args:
+        team: detector.distribution.Team.
+    """
+
+    def __init__(self, team):
+        super().__init__()
+        self.team = team
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Compare the weights' digests."""
+        digest = hashlib.sha256()
+        for variable in self.model.variables:
+            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+        cure = "the machines do not compute alike: run the same command again, and if it comes back, leave that machine out"
+        self.team.agree(f"the weights after epoch {epoch + 1}", digest.hexdigest(), cure)
 
 
 class Progress(keras.callbacks.Callback):
@@ -443,5 +508,6 @@ def save_weights(model, path):
     optimizer = getattr(model, "optimizer", None)
     check_room(path, [*model.variables, *(optimizer.variables if optimizer else ())])
     unfinished = path.with_name(f"{path.name.removesuffix('.weights.h5')}{UNFINISHED}.weights.h5")
-    model.save_weights(unfinished, overwrite=True)
+    with undistributed():
+        model.save_weights(unfinished, overwrite=True)
     os.replace(unfinished, path)

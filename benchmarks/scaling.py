@@ -1,0 +1,130 @@
+"""Images per second of training in 1 and in 2 processes with one core each, and what the exchange of the gradients costs.
+
+    python benchmarks/scaling.py data                                                     compact, 32 px
+    python benchmarks/scaling.py data --architecture resnet101 --batch-size 16 --steps 4
+
+reads   a data tree; keeps decoded images in its .decoded/, as training does; writes nothing else that stays
+
+Each process trains on --batch-size images a step, on JAX, pinned to a core of its own: the same work a process, twice as much in
+all. The exchange is timed by itself too: a sum, over the processes, of as many float32 numbers as the network has gradients. All
+are on one machine, and exchange through its memory: a network between machines is slower. Linux alone pins a process to a core.
+"""
+import argparse
+import json
+import math
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import model_training  # noqa: E402
+from detector import distribution  # noqa: E402
+from detector.console import InputError, stage, table  # noqa: E402
+
+
+def work(args):
+    """Be one of the processes: train and exchange; the first prints the seconds of each step and exchange as JSON."""
+    place = distribution.Place(args.coordinator, args.processes, args.process) if args.processes > 1 else None
+    command = ["--data", str(args.data), "--architecture", args.architecture, "--weights", "none", "--flip"]
+    wanted = model_training.make_parser().parse_args([*command, "--batch-size", str(args.batch_size * args.processes)])
+    model_training.settle(wanted)
+    os.environ["KERAS_BACKEND"] = "jax"
+    with distribution.Team(place) as team:
+        engine = model_training.meet(wanted, team)
+        model, feed, _, _ = model_training.prepare(wanted, team, engine)
+        with engine.scope():
+            output = model_training.ARCHITECTURES[args.architecture].output
+            model_training.compile_model(model, output, model_training.plan_phases(wanted)[0], wanted, feed.steps)
+            steps = time_steps(model, feed, args.steps)
+        numbers = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+        exchanges = time_exchange(numbers, args.steps) if args.processes > 1 else []
+        if not team.process:
+            print(json.dumps({"steps": steps, "exchanges": exchanges, "numbers": numbers}))
+
+
+def time_steps(model, feed, number):
+    """Return the seconds of so many steps of `fit`; two before them warm up."""
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        times = []  # noqa: RUF012
+
+        def on_train_batch_end(self, batch, logs=None):
+            float(logs["loss"])
+            self.times.append(time.perf_counter())
+
+    clock = Clock()
+    model.fit(feed, steps_per_epoch=number + 2, epochs=1, verbose=0, shuffle=False, callbacks=[clock])
+    return [after - before for before, after in zip(clock.times[1:], clock.times[2:], strict=False)]
+
+
+def time_exchange(numbers, rounds):
+    """Return the seconds of sums, over the processes, of so many float32 numbers."""
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    everywhere, shared = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+    own = jax.make_array_from_process_local_data(shared, np.ones((1, numbers), np.float32))
+    total = jax.jit(lambda values: values.sum(axis=0), out_shardings=everywhere)
+    times = []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        total(own).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return times[1:]
+
+
+def measure(args, processes):
+    """Run so many processes, each on a core of its own; return what the first prints."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        coordinator = f"127.0.0.1:{server.getsockname()[1]}"
+    cores, started = sorted(os.sched_getaffinity(0)), []
+    for process in range(processes):
+        command = [sys.executable, __file__, str(args.data), "--architecture", args.architecture]
+        command += ["--batch-size", str(args.batch_size), "--steps", str(args.steps)]
+        command += ["--worker", coordinator, str(processes), str(process)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        preexec_fn=lambda core=cores[process]: os.sched_setaffinity(0, {core})))  # fmt: skip
+    said = [one.communicate() for one in started]
+    if any(one.returncode for one in started):
+        raise InputError(f"{processes} processes: {' '.join(said[0][1].split())[-300:]}")
+    return json.loads(said[0][0].splitlines()[-1])
+
+
+@stage
+def main(argv=None):
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="data tree with train and validation")
+    parser.add_argument("--architecture", default="compact", help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a step of each process (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="besides two that warm up (default: %(default)s)")
+    parser.add_argument("--only", type=int, choices=(1, 2), help="measure this many processes alone")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        args.coordinator, args.processes, args.process = args.worker[0], int(args.worker[1]), int(args.worker[2])
+        return work(args)
+    rows, rates = [], {}
+    for processes in (args.only,) if args.only else (1, 2):
+        found = measure(args, processes)
+        step = statistics.median(found["steps"])
+        rates[processes] = processes * args.batch_size / step
+        exchange = f"{1000 * statistics.median(found['exchanges']):.1f}" if found["exchanges"] else ""
+        mebibytes = found["numbers"] * 4 / 2**20
+        rows.append([f"{processes}", f"{rates[processes]:.1f}", f"{1000 * step:.0f}", f"{mebibytes:.1f}", exchange])
+    print(table(rows, ["processes", "images/s", "median step, ms", "gradients, MiB", "exchange alone, ms"]))
+    if len(rates) == 2:
+        print(f"2 processes / 1 process: {rates[2] / rates[1]:.2f} of 2")
+
+
+if __name__ == "__main__":
+    main()
