@@ -286,6 +286,6 @@ def about(detector):
     facts = detector.facts
     accused, missed = (f"{100 * facts['thresholds'][name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
     return (
-        f"detector: {facts['architecture']} ({detector.path.name}), trained on {facts['trained_on']}. Of images like these, at "
-        f"most {accused} of the Real are called Fake, and {missed} of the Fake Real, with 95 % confidence."
+        f"detector: {facts['architecture']} ({detector.path.name}), trained on {facts['trained_on']}. Of images like its "
+        f"validation images, at most {accused} of the Real are called Fake, and {missed} of the Fake Real, with 95 % confidence."
     )
