@@ -6,8 +6,10 @@
 reads   a data tree; keeps decoded images in its .decoded/, as training does; writes nothing else that stays
 
 Each process trains on --batch-size images a step, on JAX, pinned to a core of its own: the same work a process, twice as much in
-all. The exchange is timed by itself too: a sum, over the processes, of as many float32 numbers as the network has gradients. All
-are on one machine, and exchange through its memory: a network between machines is slower. Linux alone pins a process to a core.
+all. The exchange is timed by itself too: a sum, over the processes, of as many float32 numbers as the network has gradients.
+BatchNormalization over the whole batch waits for the other processes in each of its layers, forward and backward; the rows with
+"fixed" do without: its averages are those of the start, and only the gradients are exchanged. All are on one machine, and exchange
+through its memory: a network between machines is slower. Linux alone pins a process to a core.
 """
 import argparse
 import json
@@ -39,6 +41,8 @@ def work(args):
         engine = model_training.meet(wanted, team)
         model, feed, _, _ = model_training.prepare(wanted, team, engine)
         with engine.scope():
+            for layer in layers(model) if args.fixed else ():
+                layer.trainable = False
             output = model_training.ARCHITECTURES[args.architecture].output
             model_training.compile_model(model, output, model_training.plan_phases(wanted)[0], wanted, feed.steps)
             steps = time_steps(model, feed, args.steps)
@@ -46,6 +50,17 @@ def work(args):
         exchanges = time_exchange(numbers, args.steps) if args.processes > 1 else []
         if not team.process:
             print(json.dumps({"steps": steps, "exchanges": exchanges, "numbers": numbers}))
+
+
+def layers(model):
+    """Yield the BatchNormalization layers of a model, and of the models within it."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from layers(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            yield layer
 
 
 def time_steps(model, feed, number):
@@ -82,7 +97,7 @@ def time_exchange(numbers, rounds):
     return times[1:]
 
 
-def measure(args, processes):
+def measure(args, processes, fixed):
     """Run so many processes, each on a core of its own; return what the first prints."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         coordinator = f"127.0.0.1:{server.getsockname()[1]}"
@@ -90,7 +105,7 @@ def measure(args, processes):
     for process in range(processes):
         command = [sys.executable, __file__, str(args.data), "--architecture", args.architecture]
         command += ["--batch-size", str(args.batch_size), "--steps", str(args.steps)]
-        command += ["--worker", coordinator, str(processes), str(process)]
+        command += ["--worker", coordinator, str(processes), str(process), *(["--fixed"] if fixed else [])]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         preexec_fn=lambda core=cores[process]: os.sched_setaffinity(0, {core})))  # fmt: skip
     said = [one.communicate() for one in started]
@@ -109,21 +124,25 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=20, help="besides two that warm up (default: %(default)s)")
     parser.add_argument("--only", type=int, choices=(1, 2), help="measure this many processes alone")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--fixed", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
         args.coordinator, args.processes, args.process = args.worker[0], int(args.worker[1]), int(args.worker[2])
         return work(args)
     rows, rates = [], {}
-    for processes in (args.only,) if args.only else (1, 2):
-        found = measure(args, processes)
-        step = statistics.median(found["steps"])
-        rates[processes] = processes * args.batch_size / step
-        exchange = f"{1000 * statistics.median(found['exchanges']):.1f}" if found["exchanges"] else ""
-        mebibytes = found["numbers"] * 4 / 2**20
-        rows.append([f"{processes}", f"{rates[processes]:.1f}", f"{1000 * step:.0f}", f"{mebibytes:.1f}", exchange])
-    print(table(rows, ["processes", "images/s", "median step, ms", "gradients, MiB", "exchange alone, ms"]))
-    if len(rates) == 2:
-        print(f"2 processes / 1 process: {rates[2] / rates[1]:.2f} of 2")
+    for fixed in (False, True):
+        for processes in (args.only,) if args.only else (1, 2):
+            found = measure(args, processes, fixed)
+            step = statistics.median(found["steps"])
+            rates[fixed, processes] = processes * args.batch_size / step
+            exchange = f"{1000 * statistics.median(found['exchanges']):.1f}" if found["exchanges"] else ""
+            mebibytes = found["numbers"] * 4 / 2**20
+            rows.append(["fixed" if fixed else "whole batch", f"{processes}", f"{rates[fixed, processes]:.1f}",
+                         f"{1000 * step:.0f}", f"{mebibytes:.1f}", exchange])  # fmt: skip
+    print(table(rows, ["normalization", "processes", "images/s", "median step, ms", "gradients, MiB", "exchange alone, ms"]))
+    if not args.only:
+        whole, fixed = (rates[one, 2] / rates[one, 1] for one in (False, True))
+        print(f"2 processes / 1 process: {whole:.2f} of 2, with fixed normalization {fixed:.2f}")
 
 
 if __name__ == "__main__":

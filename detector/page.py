@@ -27,6 +27,7 @@ WAITING = 200  # requests that may wait for their turn
 MAPS, SHOWN_ANEW = 24, 8  # heat maps made for one request, and after how many the page is shown anew
 SESSIONS = 64  # Gradio keeps the last answer of so many visitors
 OWN_PAGES = 1 << 20  # bytes from which on a piece of memory goes back to the system as soon as it is free
+HEAPS = 2  # that all threads share
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 SETTINGS = {  # read by Gradio when it is imported: no report to its makers, no memory of calls
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -96,11 +97,13 @@ def _check_free(host, port):
 def _give_memory_back():
     """Make glibc give the memory of decoded images back to the system.
 
-    Of itself it raises the size from which on it does so to that of the largest piece that was ever freed, and after some large
-    images each thread keeps tens of megabytes for the next one. Other systems know no such call, and need none.
+    Of itself it raises the size from which on it does so to that of the largest piece that was ever freed, and lets each thread
+    have a heap of its own: after some large images each keeps tens of megabytes for the next one. Other systems know no such call,
+    and need none.
     """
     with contextlib.suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).mallopt(-3, OWN_PAGES)  # M_MMAP_THRESHOLD
+        ctypes.CDLL(None).mallopt(-8, HEAPS)  # M_ARENA_MAX
 
 
 # --- what Gradio is told -------------------------------------------------------------------------------------------------
