@@ -110,9 +110,11 @@ def show(rows, judge, args, total, counts):
         if total <= FEW:
             print("\n".join(describe(row, judge, args.force, args.threshold)))
         else:
-            score = "" if row["p_fake"] is None else f"{row['p_fake']:.4f}"
-            asked = f"  {printable(row['detector'] or '')}" if len(judge.detectors) > 1 else ""
-            print(f"{row['verdict'] or 'not judged':<10}  {score:>6}  {printable(row['error'] or row['path'])}{asked}")
+            unlike = row["note"] if not args.force else None
+            score = "" if row["p_fake"] is None or unlike else f"{row['p_fake']:.4f}"
+            asked = f"  {printable(row['detector'])}" if row["detector"] and len(judge.detectors) > 1 else ""
+            told = f"{printable(row['error'] or row['path'])}{asked}{f'  ({unlike})' if unlike else ''}"
+            print(f"{row['verdict'] or 'not judged':<10}  {score:>6}  {told}")
     if total > FEW:
         print(", ".join(f"{counts.verdicts.get(name, 0):,} {name}" for name in ("Fake", "Real", "uncertain")))
     for name in counts.detectors:
@@ -203,7 +205,8 @@ def judge_and_tell(judge, sources, names, args):
         rows = list(rows)
         if not rows[0]["error"]:
             explain(judge, rows[0], sources[0], args.explain)
-    rows = counts.watch(progress(rows, total=len(sources)) if len(sources) > FEW else rows)
+    lines = args.csv is None and sys.stdout.isatty()  # they show how far it is, and a bar would stand in their midst
+    rows = counts.watch(progress(rows, total=len(sources)) if len(sources) > FEW and not lines else rows)
     if args.json:
         print_json(rows)
     elif args.csv:
@@ -218,7 +221,10 @@ def judge_and_tell(judge, sources, names, args):
 def main(argv=None):
     """Judge images, or open the page."""
     parser = make_parser()
-    args = parser.parse_intermixed_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    end = argv.index("--") if "--" in argv else len(argv)  # what follows it are names, which argparse does not know here
+    args = parser.parse_intermixed_args(argv[:end])
+    args.images += argv[end + 1 :]
     check(parser, args)
     sources, names = find_sources(args.images, args.example)
     if args.explain and len(sources) != 1:

@@ -11,8 +11,10 @@ from detector.console import InputError, printable
 
 COLUMNS = ["path", "verdict", "p_fake", "detector", "width", "height", "note", "provenance", "error"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+SUFFIXES += (".heic", ".heif")  # many phones' own: not read here, which is better told than passed over
 STANDARD_INPUT = "-"
 WHOLE = (str, os.PathLike, bytes)  # sources that are taken as they are; of others, binary files, the bytes are read
+TOLD = 500  # characters of a text in a detector, which may come from a stranger
 SIZES = 4096  # of so many sizes of images it is remembered which detector is made for them
 
 
@@ -259,18 +261,20 @@ def describe(row, judge, force=False, threshold=None):
 
 
 def _origin(found):
-    """Return the lines on what a file says of itself, apart from the score."""
     if found is None:
         return []
+    return ["  What the file says of itself, apart from the score:", *(f"    {line}" for line in origin(found))]
+
+
+def origin(found):
+    """Return lines on what a file says of itself: what a valid signature says first, then as detector.provenance tells it."""
     from detector import provenance
 
-    lines = ["  What the file says of itself, apart from the score:"]
+    lines = provenance.describe(found)
     if found["signed"]:
-        lines.append(
-            f"    A valid signature says: {found['says']}. "
-            "It is stronger evidence than the score, as far as its signer can be trusted."
-        )
-    return lines + [f"    {printable(line)}" for line in provenance.describe(found)]
+        signed = f"A valid signature says: {found['says']}."
+        lines.insert(0, f"{signed} It is stronger evidence than the score, as far as its signer can be trusted.")
+    return lines
 
 
 def limits_in_words(facts, threshold=None):
@@ -284,8 +288,9 @@ def limits_in_words(facts, threshold=None):
 def about(detector):
     """Return a line on a detector (a Candidate, or a Detector): its name, what it has seen and what its verdicts are worth."""
     facts = detector.facts
+    architecture, trained_on = (printable(facts[name][:TOLD]) for name in ("architecture", "trained_on"))
     accused, missed = (f"{100 * facts['thresholds'][name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
     return (
-        f"detector: {facts['architecture']} ({detector.path.name}), trained on {facts['trained_on']}. Of images like its "
+        f"detector: {architecture} ({printable(detector.path.name)}), trained on {trained_on}. Of images like its "
         f"validation images, at most {accused} of the Real are called Fake, and {missed} of the Fake Real, with 95 % confidence."
     )

@@ -153,7 +153,9 @@ def check_facts(facts, path):
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
         raise InputError(f"{path}: expected a detector of format {FORMAT}, found {found}; train it again with model_training.py")
-    wanted = ("class_names", "output", "fitting", "image_size", "temperature", "thresholds", "seen", "trained_on", "made")
+    wanted = (
+        "architecture", "class_names", "output", "fitting", "image_size", "temperature", "thresholds", "seen", "trained_on", "made"
+    )  # fmt: skip
     missing = [name for name in wanted if name not in facts]
     if missing:
         raise InputError(
@@ -184,7 +186,7 @@ def _sound(facts):
             and all(number(limits[name], 0, 2) for name in LIMITS)
             and all(number(value, 0, 1e9) for name in ("shorter_side", "aspect") for value in seen[name])
             and len(seen["shorter_side"]) == len(seen["aspect"]) == 2
-            and isinstance(facts["trained_on"], str)
+            and all(isinstance(facts[name], str) for name in ("architecture", "trained_on"))
         )
     except (KeyError, TypeError):
         return False
@@ -213,7 +215,7 @@ def read_facts(path):
         raise InputError(f"{path}: expected a detector that model_training.py saved, found {came}; train it with model_training.py")
     try:
         facts = json.loads(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise InputError(f"{path}: expected a detector's facts as JSON, found something else; train it again") from None
     check_facts(facts, path)
     return facts
@@ -232,7 +234,8 @@ def read_train_digests(path):
         digests = file.get("train_digests")
         if digests is None:
             return None
-        if digests.dtype != np.uint8 or digests.ndim != 2 or digests.shape[1] != DIGEST_BYTES:
+        stored = isinstance(digests, h5py.Dataset) and digests.nbytes <= os.path.getsize(path)  # packed, it could grow to any size
+        if not stored or digests.dtype != np.uint8 or digests.ndim != 2 or digests.shape[1] != DIGEST_BYTES:
             raise InputError(f"{path}: expected train_digests of (n, {DIGEST_BYTES}) uint8, found another kind; train it again")
         return digests[:]
 
@@ -271,7 +274,7 @@ def load(path):
         with h5py.File(path, "r") as file:
             _check_layers(json.loads(file.attrs["model_config"]), path)
         return keras.models.load_model(path, compile=False), facts
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: expected a whole detector, found one that does not load ({reason}); train it again") from None
 
@@ -357,8 +360,8 @@ def unlike_seen(facts, width, height, blank=False):
         return f"it is {width} x {height} pixels; the detector is made for images with a shorter side of {span} pixels"
     aspect = max(width, height) / min(width, height)
     if not aspects[0] / 1.01 <= aspect <= aspects[1] * 1.01:
-        span = f"{aspects[0]:.2g}" if aspects[0] == aspects[1] else f"{aspects[0]:.2g} to {aspects[1]:.2g}"
-        return f"its sides are {aspect:.2g} to 1; the detector is made for images of {span} to 1"
+        aspect, low, high = (f"{round(value, 2):g} to 1" for value in (aspect, *aspects))
+        return f"its sides are {aspect}; the detector is made for images of {low if low == high else f'{low} up to {high}'}"
     return "it is blank: there is nothing in it to judge" if blank else None
 
 

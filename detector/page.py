@@ -91,7 +91,8 @@ def _check_free(host, port):
             pass
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if getattr(error, "errno", None) in errno.errorcode else error
-        raise InputError(f"{host}:{port}: expected a free address, found one that fails ({reason}); try another --port") from None
+        found = f"expected a free address, found one that fails ({reason})"
+        raise InputError(f"{host}:{port}: {found}; try another --host or --port") from None
 
 
 def _give_memory_back():
@@ -147,7 +148,7 @@ def _lay_out(gr, judge):
     gr.HTML(page_view.CAMERA.format(MAX_IMAGES, MAX_FILE >> 20), apply_default_css=False)
     with gr.Group(elem_id="rf-options"):
         names = [one.name for one in judge.detectors]
-        detector = gr.Dropdown(
+        detector = gr.Radio(  # of a Dropdown the keyboard reaches the first choice alone
             [("the one made for the image's size", ""), *((name, name) for name in names)], value="", label="Detector",
             visible=len(names) > 1,
         )  # fmt: skip
@@ -275,8 +276,12 @@ def judge_within_limits(judge, paths, names, **options):
     refused = [_too_large(path) for path in paths]
     taken = [i for i, reason in enumerate(refused) if reason is None]
     rows = judge.judge([paths[i] for i in taken], names=[names[i] for i in taken], **options)
-    for name, reason in zip(names, refused, strict=True):
-        yield next(rows) if reason is None else {**dict.fromkeys(judging.COLUMNS), "path": name, "error": f"{name}: {reason}"}
+    for path, name, reason in zip(paths, names, refused, strict=True):
+        if reason is None:
+            yield next(rows)
+            continue
+        found = judging.read_provenance(path, judge.trust_list) if options.get("provenance") else None
+        yield {**dict.fromkeys(judging.COLUMNS), "path": name, "provenance": found, "error": f"{name}: {reason}"}
 
 
 def _too_large(path):
@@ -376,9 +381,7 @@ def _read(path):
 
 
 def _provenance(row):
-    from detector import provenance
-
-    return [line.strip() for line in provenance.describe(row["provenance"])] if row["provenance"] is not None else []
+    return judging.origin(row["provenance"]) if row["provenance"] is not None else []
 
 
 def limits(candidates):

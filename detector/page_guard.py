@@ -159,7 +159,13 @@ class Guard:
             body = await _read(receive, MAX_BODY, f"a request of at most {MAX_BODY:,} bytes")
             self._check(path, body)
             receive = _replay(body, receive)
-        await self.app(scope, receive, self._with_policy(send))
+        try:
+            await self.app(scope, receive, self._with_policy(send))
+        except RuntimeError as error:  # Starlette's, where Gradio has told within its answer that there is no such call
+            if getattr(error.__cause__, "status_code", None) != 404:
+                raise
+            await send({"type": "http.response.body"})
+        return None
 
     async def _take(self, scope, receive):
         """Keep the images of an upload; return their paths."""

@@ -145,7 +145,7 @@ dialog video { width: 100%; margin-bottom: .8rem; border-radius: .6rem; backgrou
 .rf-verdict span { font-weight: 500; font-size: 1.25rem; color: var(--body-text-color); white-space: nowrap; }
 .rf .rf-note { margin-top: 1rem; padding: .75rem 1rem; border-left: 4px solid var(--other-fill); border-radius: .3rem;
   background: color-mix(in srgb, var(--other-fill) var(--tint), transparent); overflow-wrap: anywhere; }
-.rf-note + .rf-button { margin-top: 1rem; }
+.rf-note + .rf-button, .rf p.rf-origin { margin-top: 1rem; }
 .rf .rf-p { font-size: 1.2rem; margin-top: 1rem; } .rf-p b { font-variant-numeric: tabular-nums; }
 .rf-bar { position: relative; height: 1.1rem; margin: .8rem 0 .4rem; display: flex; }
 .rf-bar i { height: 100%; opacity: .6; background: var(--other-fill); }
@@ -161,7 +161,7 @@ dialog video { width: 100%; margin-bottom: .8rem; border-radius: .6rem; backgrou
 .rf .rf-step { font-weight: 700; font-size: 1.25rem; color: var(--own); }
 .rf-summary { display: flex; flex-wrap: wrap; gap: .8rem 1.1rem; align-items: center; justify-content: space-between; }
 .rf-counts { font-size: 1.25rem; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; } .rf-counts span[class] { color: var(--own); }
-#rf-options input[type=checkbox] { border: 1.5px solid #7b8494; }
+#rf-options input { border: 1.5px solid #7b8494; }
 .rf table { width: 100%; border-collapse: collapse; margin: 1.2rem 0 0; font-size: 1rem; border: 0; }
 .rf th { text-align: left; font-weight: 500; }
 .rf th, .rf td { padding: .7rem 1rem .7rem 0; border: 0; border-bottom: 1px solid var(--border-color-primary);
@@ -257,10 +257,12 @@ def card(row, facts, limits, image, heat, provenance, force):
     verdict = row["verdict"]
     size = f", {row['width']:,} × {row['height']:,} pixels" if row["width"] else ""
     shown = picture(image, "the image") if image is not None else ""
+    said = f'<p class="rf-soft rf-origin">Apart from the score, the file says: <b>{claim(row)}</b></p>'
+    said = said if provenance and row["provenance"]["says"] != "nothing" else ""
     parts = [
         f'<div class="rf rf-card {verdict or "unread"}"><div class="rf-pair">',
         f"<figure>{shown}<figcaption>{text(row['path'])}{size}</figcaption></figure>" if shown else "",
-        f'<div role="status"{"" if shown else WIDE}>{headline(verdict)}{reasons(row, facts, force)}</div></div>',
+        f'<div role="status"{"" if shown else WIDE}>{headline(verdict)}{reasons(row, facts, force)}{said}</div></div>',
         why(heat),
         f"<h2>What the file says of itself: {claim(row)}</h2>{listed(provenance)}" if provenance else "",
         f"<h2>What this detector knows, and what it does not</h2>{listed(limits)}" if limits else "",
@@ -334,7 +336,8 @@ def claim(row):
     if found["says"] == "nothing":
         return "nothing"
     said = {"camera": "taken with a camera"}.get(found["says"], found["says"])
-    return f"{text(said)}, {'signed' if found['signed'] else 'not signed'}"
+    signed = "signed" if (found.get("c2pa") or {}).get("trusted") else "signed, but by whom is open"  # anybody can sign
+    return f"{text(said)}, {signed if found['signed'] else 'not signed'}"
 
 
 def listed(lines):

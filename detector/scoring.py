@@ -25,7 +25,7 @@ class Score(NamedTuple):
         p_fake: calibrated P(Fake) in 0..1; None where the file could not be read.
         margin: logit of Fake before calibration; None likewise.
         width, height: in pixels, as a viewer would show it; None likewise.
-        blank: whether it shows hardly anything: fitted, its grey levels span less than BLANK.
+        blank: whether it shows hardly anything: fitted, the levels of each channel span less than BLANK.
         error: one line, where the file could not be read; else None.
         damaged: the margins of the image after each of the damages that were asked for.
         detector: the one that scored it; None likewise.
@@ -114,7 +114,8 @@ def _decode(source, choose, damages=()):
         return describe_os_error(error)
     inputs = pixels.inputs(image, detector.facts)
     damaged = [pixels.inputs(damage(image), detector.facts) for damage in damages]
-    return detector, [inputs, *damaged], width, height, bool(inputs.max() - inputs.min() < BLANK)
+    blank = all(channel.max() - channel.min() < BLANK for channel in inputs.T)  # a wall may be red
+    return detector, [inputs, *damaged], width, height, blank
 
 
 def pooled_margins(detector, stack, share=1):

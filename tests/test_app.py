@@ -102,6 +102,31 @@ def test_many_images_in_a_table_with_counts(model, small_data, run):
     assert len(out) == 66 and sum(counts) == 64
 
 
+def test_an_image_unlike_any_seen_has_its_reason_in_the_table_and_no_score(model, small_data, tmp_path, run):
+    path = tmp_path / "photo.jpg"
+    draw(5, (640, 427)).save(path)
+    lines = run(app.main, small_data / "test", path, *model)[1].splitlines()
+    why = "it is 640 x 427 pixels; the detector is made for images with a shorter side of 32 pixels"
+    assert lines[64] == f"uncertain           {path}  ({why})"
+    assert f"  {path}" in run(app.main, small_data / "test", path, *model, "--force")[1].splitlines()[64].split("0.", 1)[1]
+
+
+def test_no_bar_in_the_midst_of_lines_on_a_terminal(model, small_data, tmp_path, run, monkeypatch):
+    bars = []
+    monkeypatch.setattr(app, "progress", lambda rows, total: bars.append(total) or rows)
+    for terminal, options, expected in ((True, [], []), (False, [], [64]), (True, ["--csv", tmp_path / "t.csv"], [64])):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        assert run(app.main, small_data / "test", *model, *options)[0] == 0 and bars == expected
+        bars.clear()
+
+
+def test_a_name_that_begins_with_a_dash(model, tmp_path, run, monkeypatch):
+    draw(1).save(tmp_path / "-x.png")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(app.main, *model, "--json", "--", "-x.png")
+    assert (code, err) == (0, "") and [row["path"] for row in json.loads(out)] == ["-x.png"]
+
+
 def test_bad_input_is_one_line(model, tmp_path, run):
     nothing = tmp_path / "nothing.jpg"
     assert run(app.main, nothing, *model) == (

@@ -41,12 +41,14 @@ def refused(function, *arguments, **options):
 def pictures(make_tree, tmp_path, monkeypatch):
     make_tree(tmp_path / "p", {"a": 2, "a/deep": 1, "b[1]": 1})
     (tmp_path / "p" / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "p" / "phone").mkdir()
+    (tmp_path / "p" / "phone" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "p"
 
 
 @pytest.mark.parametrize("asked, found", [
-    (["p"], ["a/0.jpg", "a/1.jpg", "a/deep/0.jpg", "b[1]/0.jpg"]),
+    (["p"], ["a/0.jpg", "a/1.jpg", "a/deep/0.jpg", "b[1]/0.jpg", "phone/IMG_1.HEIC"]),
     (["p/a/*.jpg"], ["a/0.jpg", "a/1.jpg"]),
     (["p/a/*"], ["a/0.jpg", "a/1.jpg"]),
     (["p/**/0.jpg"], ["a/0.jpg", "a/deep/0.jpg", "b[1]/0.jpg"]),
@@ -109,7 +111,9 @@ def test_threshold_takes_the_place_of_the_detectors_own_two(judge, small_data):
 @pytest.mark.parametrize("size, colour, why", [
     ((320, 200), None, "it is 320 x 200 pixels; the detector is made for images with a shorter side of 32 pixels"),
     ((32, 64), None, "its sides are 2 to 1; the detector is made for images of 1 to 1"),
+    ((32, 33), None, "its sides are 1.03 to 1; the detector is made for images of 1 to 1"),
     ((32, 32), (90, 91, 92), "it is blank: there is nothing in it to judge"),
+    ((32, 32), (200, 10, 10), "it is blank: there is nothing in it to judge"),
 ])  # fmt: skip
 def test_an_image_unlike_any_seen_is_uncertain_unless_forced(judge, tmp_path, size, colour, why):
     from PIL import Image
@@ -223,6 +227,12 @@ def test_in_words(judge, small_data):
     assert about(judge.detectors[0]) == about(judge.detectors[0].open())
     row["error"] = "a\x1b[31m.png: broken"
     assert describe(row, judge) == ["not judged: a\\x1b[31m.png: broken"]
+
+
+def test_the_texts_of_a_strangers_detector_are_cut_and_harmless(judge):
+    facts = {**judge.detectors[0].facts, "architecture": "\x1b]0;x\x07", "trained_on": "\x1b[2J" + "x" * 10**6}
+    line = about(type("D", (), {"facts": facts, "path": Path("\x1b.h5")}))
+    assert line.startswith("detector: \\x1b]0;x\\x07 (\\x1b.h5), trained on \\x1b[2Jxxx") and len(line) < 1000
 
 
 def test_what_a_file_says_of_itself_stands_last_and_apart(judge, tmp_path):

@@ -364,6 +364,7 @@ def test_compiling_imports_nothing_from_the_current_folder(tmp_path, monkeypatch
     {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"seen": {}}, {"output": "tanh"},
     {"fitting": "patches"}, {"fitting": "patches", "patches": 0}, {"fitting": "patches", "patches": 10**6}, {"fitting": "crop"},
     {"class_names": ["Real", "Fake"]}, {"thresholds": {**FACTS["thresholds"], "fake": float("nan")}},
+    {"architecture": {"a": 1}}, {"trained_on": None},
 ])  # fmt: skip
 def test_facts_out_of_their_range_are_refused(tmp_path, change):
     import h5py
@@ -375,7 +376,7 @@ def test_facts_out_of_their_range_are_refused(tmp_path, change):
     assert refused(path) == "M: expected a detector's facts, found some of another kind; train it again with model_training.py"
 
 
-@pytest.mark.parametrize("config", ["no json", json.dumps({"class_name": ["a", "list"]}), json.dumps({"class_name": "Functional"})])
+@pytest.mark.parametrize("config", ["no json", '{"class_name": ["a", "list"]}', '{"class_name": "Functional"}', "[" * 9999])
 def test_a_damaged_configuration_is_one_line(tmp_path, config):
     import h5py
 
@@ -384,6 +385,33 @@ def test_a_damaged_configuration_is_one_line(tmp_path, config):
     with h5py.File(path, "r+") as file:
         file.attrs["model_config"] = config
     assert refused(path).startswith("M: expected ")
+
+
+def test_facts_that_nest_too_deeply_are_one_line(tmp_path):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    with h5py.File(path, "r+") as file:
+        file.attrs["detector"] = "[" * 50_000
+    assert refused(path) == "M: expected a detector's facts as JSON, found something else; train it again"
+
+
+def test_digests_of_a_stranger_take_no_more_memory_than_the_file(tmp_path):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS, np.zeros((5, 8), np.uint8))
+    assert model_file.read_train_digests(path).shape == (5, 8)
+    for put in (
+        lambda file: file.create_dataset("train_digests", (2**40, 8), np.uint8, chunks=(2**20, 8), compression="gzip"),
+        lambda file: file.create_group("train_digests"),
+    ):
+        with h5py.File(path, "r+") as file:
+            del file["train_digests"]
+            put(file)
+        with pytest.raises(InputError, match="expected train_digests of"):
+            model_file.read_train_digests(path)
 
 
 def test_facts_of_another_version_are_refused(tmp_path):

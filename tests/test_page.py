@@ -158,6 +158,21 @@ def test_the_python_client_and_both_ways_to_call_say_the_same(server, tmp_path):
     assert list(said[0]) == ["name", *judging.COLUMNS[1:]]
 
 
+@pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="bash or curl is not installed")
+def test_readmes_commands_word_for_word(server, tmp_path):
+    draw("one").save(tmp_path / "photo.jpg")
+    text = (ROOT / "README.md").read_text("utf-8").split("\n### app.py\n")[1].replace("127.0.0.1:7860", f"127.0.0.1:{server.port}")
+    shell, client = (text.split(f"```{kind}\n", 1)[1].split("```")[0] for kind in ("sh", "python"))
+    client = client.replace("Client(", "answer = Client(")
+    row = next(judging.Judge(MODEL).judge([tmp_path / "photo.jpg"]))
+    said = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert json.loads(said.split("data: ", 1)[1])[0][0]["p_fake"] == pytest.approx(row["p_fake"], abs=1e-6)
+    assert (tmp_path / "where.png").read_bytes().startswith(b"\x89PNG")
+    program = f"{client}\nimport json; print(json.dumps(answer))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert json.loads(done.splitlines()[-1])[0]["p_fake"] == pytest.approx(row["p_fake"], abs=1e-6)
+
+
 def test_options_of_the_api(server):
     image = ("a.png", encoded(draw(4)))
     p_fake = server.judge(image)[1][0]["p_fake"]
@@ -313,6 +328,7 @@ def test_bad_uploads_are_a_message(server):
     assert rows[5]["error"].startswith("cut.png: expected a whole image, found a damaged one (")
     large = server.upload(("large.bmp", bytes(2**20 + 1)))
     assert (large.status_code, large.text) == (413, "expected images of at most 1 MB, found one of 1.1 MB")
+    assert all(row["provenance"] for row in server.judge(("large.png", bomb(8_000)), options=(None, False, None, True))[1])
     many = server.upload(*[("a.png", b"a")] * (page_guard.MAX_IMAGES + 1))
     assert (many.status_code, many.text) == (
         400, "expected at most 200 images at once, found more; give fewer, or use the shell"
@@ -341,6 +357,13 @@ def test_a_bad_call_is_a_message(server):
     assert server.call([as_file(mine)] * (page_guard.MAX_IMAGES + 1), None, False, None, False) == (
         "error", "expected at most 200 images at once, found 201; give fewer, or use the shell"
     )  # fmt: skip
+
+
+def test_a_call_that_was_never_made_is_told_so_and_no_traceback(server):
+    for path in ("call/judge/5", "call/explain/5", "queue/data?session_hash=5"):
+        answer = server.client.get(f"{server.api}/{path}")
+        assert answer.status_code == 200 and "404: Not Found" in answer.text, path
+    assert "Traceback" not in server.lines()
 
 
 def test_uploads_are_not_kept(server):
@@ -455,6 +478,17 @@ def test_html_of_strangers_is_shown_not_run():
         assert "<script" not in html and "&lt;script&gt;" in html and "\x07" not in html and "\\x07&quot;&#x27;" in html
 
 
+def test_what_the_file_says_stands_beside_the_verdict_too():
+    facts = {"thresholds": {"fake": 0.9, "real": 0.1}}
+    row = row_of(verdict="uncertain", p_fake=0.5)
+    kinds = [(False, False, "not signed"), (True, False, "signed, but by whom is open"), (True, True, "signed")]
+    for signed, trusted, words in kinds:
+        said = {"says": "made by AI", "signed": signed, "c2pa": {"trusted": trusted}}
+        html = page_view.card({**row, "provenance": said}, facts, [], None, None, ["x"], False)
+        assert f"Apart from the score, the file says: <b>made by AI, {words}</b>" in html
+    assert "Apart from the score" not in page_view.card(row, facts, [], None, None, ["x"], False)
+
+
 def test_the_verdict_is_told_in_words_and_its_probability_never_overstated():
     assert [page_view.percent(p).replace("\N{NO-BREAK SPACE}", " ") for p in (0, 0.0009, 0.001, 0.5, 0.999, 0.9995, 1, 2)] == [
         "below 0.1 %", "below 0.1 %", "0.1 %", "50.0 %", "99.9 %", "above 99.9 %", "above 99.9 %", "more than 100 %"
@@ -512,6 +546,7 @@ def test_detectors_can_be_chosen_where_there_are_several(tmp_path):
         page = build_page(judging.Judge(models), page_guard.Uploads(tmp_path / "uploads"))
         choice = next(block for block in page.blocks.values() if getattr(block, "label", None) == "Detector")
         assert choice.visible == (number > 1)
+        assert choice.get_block_name() == "radio"  # of a Dropdown's list the keyboard reaches what is chosen already, and no more
         assert [value for _, value in choice.choices] == ["", *(f"model{i}.h5" for i in range(number))]
         assert not page.analytics_enabled
 
@@ -618,6 +653,7 @@ def pictures(tmp_path_factory):
     draw("two", (300, 200)).save(folder / "two.jpg")
     draw("one").save(folder / HOSTILE)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff hello")
+    (folder / "bomb.png").write_bytes(bomb(8_000))
     return folder
 
 
@@ -651,15 +687,16 @@ def test_a_verdict_its_reasons_and_nothing_from_elsewhere(server, browser, pictu
 
 def test_many_images_are_a_table_and_a_csv(server, browser, pictures):
     browser.open(server.url)
-    browser.give(pictures / "one.png", pictures / "two.jpg", pictures / "broken.jpg", pictures / HOSTILE)
+    browser.give(*(pictures / name for name in ("one.png", "two.jpg", "broken.jpg", "bomb.png", HOSTILE)))
     table = browser.text(".rf table")
-    assert browser.js("document.querySelectorAll('.rf tbody tr').length") == 4
+    assert browser.js("document.querySelectorAll('.rf tbody tr').length") == 5
     assert HOSTILE in table and "300 × 200 pixels" in table and "found another kind of file" in table
-    assert "4 images:" in browser.text(".rf-counts") and "1 not judged" in browser.text(".rf-counts")
+    assert "expected at most 50,000,000 pixels" in table
+    assert "5 images:" in browser.text(".rf-counts") and "2 not judged" in browser.text(".rf-counts")
     link = browser.js("document.querySelector('a[download=\"verdicts.csv\"]').href")
     rows = list(csv.DictReader(io.StringIO(base64.b64decode(link.split(",")[1]).decode("utf-8"))))
     expected = judging.Judge(MODEL).judge([pictures / row["path"] for row in rows])
-    assert [row["path"] for row in rows] == ["one.png", "two.jpg", "broken.jpg", HOSTILE]
+    assert [row["path"] for row in rows] == ["one.png", "two.jpg", "broken.jpg", "bomb.png", HOSTILE]
     assert [row["p_fake"] for row in rows] == ["" if row["p_fake"] is None else str(row["p_fake"]) for row in expected]
     browser.js("document.querySelectorAll('#rf-options input')[1].click()")
     browser.wait("document.querySelectorAll('img[alt=\"the image with the heat map\"]').length == 2")
@@ -795,5 +832,5 @@ def test_a_taken_port_is_one_line(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=90, env={**os.environ, "BROWSER": "true"})
     assert (done.returncode, done.stdout) == (1, "")
     reason = os.strerror(errno.EADDRINUSE)
-    told = f"expected a free address, found one that fails ({reason}); try another --port"
+    told = f"expected a free address, found one that fails ({reason}); try another --host or --port"
     assert done.stderr == f"error: 127.0.0.1:{port}: {told}\n"
