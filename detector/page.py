@@ -53,7 +53,7 @@ def open_page(judge, host, port, share=False):
         InputError: Gradio is not installed, or the port is taken.
     """
     _check_free(host, port)
-    _give_memory_back()
+    _share_memory()
     os.environ.update(SETTINGS)
     with tempfile.TemporaryDirectory(prefix="real-or-fake-", ignore_cleanup_errors=True) as folder:
         uploads = Uploads(folder)
@@ -95,16 +95,21 @@ def _check_free(host, port):
         raise InputError(f"{host}:{port}: {found}; try another --host or --port") from None
 
 
-def _give_memory_back():
-    """Make glibc give the memory of decoded images back to the system.
+def _share_memory():
+    """Keep glibc from holding the memory of decoded images for later; other systems know no such call, and need none.
 
-    Of itself it raises the size from which on it does so to that of the largest piece that was ever freed, and lets each thread
-    have a heap of its own: after some large images each keeps tens of megabytes for the next one. Other systems know no such call,
-    and need none.
+    Of itself it lets each thread have a heap of its own, and raises the size from which on a piece goes back to the system to that
+    of the largest one ever freed: after some large images each thread keeps tens of megabytes.
     """
     with contextlib.suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).mallopt(-3, OWN_PAGES)  # M_MMAP_THRESHOLD
         ctypes.CDLL(None).mallopt(-8, HEAPS)  # M_ARENA_MAX
+
+
+def _give_memory_back():
+    """Give the system what is free between pieces in use, too."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # --- what Gradio is told -------------------------------------------------------------------------------------------------
@@ -254,8 +259,7 @@ def _taken(uploads, images):
         yield paths, [str(file.get("orig_name") or path.name)[:255] for file, path in zip(images, paths, strict=True)]
     finally:
         uploads.remove(paths)
-        with contextlib.suppress(OSError, TypeError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)  # glibc: what is free between pieces in use, too
+        _give_memory_back()
 
 
 def _check_options(detector, force, threshold, other):

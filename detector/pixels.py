@@ -134,7 +134,8 @@ def _translated(error, name):
     """Return the exception to raise in place of Pillow's: errors of the file system keep their own kind."""
     kinds = ", ".join(FORMATS)
     if isinstance(error, UnidentifiedImageError):
-        return InputError(f"{name}: expected an image ({kinds}), found another kind of file; leave it out")
+        found = "found another kind of file; save it as JPEG or PNG, or leave it out"
+        return InputError(f"{name}: expected an image ({kinds}), {found}")
     if isinstance(error, IsADirectoryError):
         return InputError(f"{name}: expected an image ({kinds}), found a folder")
     if isinstance(error, FileNotFoundError):

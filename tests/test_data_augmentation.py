@@ -287,7 +287,8 @@ def test_an_unreadable_original_is_told_and_skipped(tree, capsys):
     capsys.readouterr()
     code, out, err = shell(capsys, "--data", tree, "--per-image", "1")
     kinds = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF"
-    assert (code, err) == (0, f"{bad}: expected an image ({kinds}), found another kind of file; leave it out\n")
+    found = "found another kind of file; save it as JPEG or PNG, or leave it out"
+    assert (code, err) == (0, f"{bad}: expected an image ({kinds}), {found}\n")
     assert out == (
         "                  Fake  Real  total\n"
         "train                4     2      6\n"

@@ -320,7 +320,8 @@ def test_bad_uploads_are_a_message(server):
     assert [row["verdict"] is None for row in rows] == [True] * 6 + [False]
     kinds = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF"
     for row in rows[:3]:
-        assert row["error"] == f"{row['name']}: expected an image ({kinds}), found another kind of file; leave it out"
+        found = "found another kind of file; save it as JPEG or PNG, or leave it out"
+        assert row["error"] == f"{row['name']}: expected an image ({kinds}), {found}"
     assert rows[3]["error"] == "bomb.png: expected at most 178,956,970 pixels, found more; scale the image down"
     assert rows[4]["error"] == (
         "large.png: expected at most 50,000,000 pixels, found 8,000 x 8,000; scale it down, or judge it in the shell"
@@ -517,7 +518,7 @@ def test_the_memory_of_large_images_goes_back_to_the_system():
     """Without it, 40 images in four threads leave some hundred megabytes behind."""
     program = (
         "import io, sys, threading, numpy as np; from PIL import Image; from detector import page, pixels\n"
-        "if sys.argv[1] == 'page': page._give_memory_back()\n"
+        "if sys.argv[1] == 'page': page._share_memory()\n"
         "files = []\n"
         "for i in range(8):\n"
         "    file = io.BytesIO(); Image.new('RGB', (2000 + 200 * i, 2500), (i, 9, 99)).save(file, 'JPEG')\n"
@@ -527,7 +528,9 @@ def test_the_memory_of_large_images_goes_back_to_the_system():
         "    for k in range(10): pixels.read_image(files[(i * 3 + k) % 8])\n"
         "before = memory()\n"
         "threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]\n"
-        "[one.start() for one in threads]; [one.join() for one in threads]; print(memory() - before)"
+        "[one.start() for one in threads]; [one.join() for one in threads]\n"
+        "if sys.argv[1] == 'page': page._give_memory_back()\n"
+        "print(memory() - before)"
     )
     grown = [
         int(subprocess.run([sys.executable, "-c", program, how], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
