@@ -500,8 +500,10 @@ def run(args, team):
         if interrupted:
             raise KeyboardInterrupt
         return
+    if engine.devices > 1 or interrupted:  # on JAX, a step that Ctrl-C breaks off takes the network's variables with it
+        model = build(on_its_own(args))
     if engine.devices > 1:
-        model, validation = build(on_its_own(args)), validation.alone()
+        validation = validation.alone()
     if interrupted:
         team.leave("interrupted", distribution.GRACE)
     finish(model, feed, validation, args, what, rule, checkpoint, interrupted)

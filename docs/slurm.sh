@@ -10,5 +10,7 @@
 #SBATCH --output=training-%j.log
 
 export KERAS_BACKEND=jax
-# One process a machine. Which one it is, of how many, and where the first listens, each learns from srun.
-srun --kill-on-bad-exit=1 python model_training.py --architecture resnet101 --batch-size 2048 --learning-rate 4e-4
+# One process a machine. Which one it is, of how many, and where the first listens, each learns from srun,
+# which since Slurm 22.05 does not take the number of cores from above by itself.
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+  python model_training.py --architecture resnet101 --batch-size 2048 --learning-rate 4e-4

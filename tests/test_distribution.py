@@ -72,7 +72,8 @@ def test_processes_on_tensorflow_are_told_what_to_use(tmp_path, run, small_data)
 # --- the processes, without JAX --------------------------------------------------------------------------------------------
 
 MEMBER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background, it would be ignored
 from detector import distribution
 distribution.PING, distribution.SILENCE, distribution.GRACE = 0.2, 2, 0.5
 distribution._start_jax = lambda place, port: None
@@ -175,6 +176,19 @@ def test_one_that_fails_says_why_to_all(members):
     assert ended == [of_another, (1, "error: no room\n"), of_another]
 
 
+@pytest.mark.parametrize("interrupted", [[0], [2], [0, 1, 2]])
+def test_ctrl_c_is_one_line_in_each(interrupted, members):
+    started = members("waits", "waits", "waits")
+    for process in started:
+        process.stdout.readline()
+    for process in interrupted:
+        started[process].send_signal(signal.SIGINT)
+    of_another = (1, f"error: process {interrupted[0]} ended: interrupted; {AGAIN}\n")
+    own = (1, "error: interrupted; run the same command again to finish it\n")
+    ended = [(code, err) for code, _, err in ends(started)]
+    assert ended == [own if process in interrupted else of_another for process in range(3)]
+
+
 def test_what_another_breaks_off_is_told_as_that(members):
     ended = [(code, err) for code, _, err in ends(members("fails", "breaks"))]
     assert ended == [(1, "error: no room\n"), (1, f"error: process 0 ended: no room; {AGAIN}\n")]
@@ -249,6 +263,7 @@ def start(data, folder, processes, *more, backend="jax", devices=1):
     folder.mkdir(exist_ok=True)
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}
     environ = {**os.environ, "KERAS_BACKEND": backend, "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "", **flags}
+    environ["http_proxy"] = "http://127.0.0.1:9"  # as clusters have one: JAX is not to ask there for process 0
     command = [sys.executable, "-c", NOTING, str(folder), "--data", str(data), "--output", str(folder / "d.h5")]
     command += ["--log-dir", str(folder / "log"), *MORE, *more]
     place = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)] if processes > 1 else []
@@ -371,23 +386,32 @@ def test_the_weights_are_the_same_after_each_epoch_and_the_first_alone_writes(by
     assert not list((by_two / "log").glob("*.weights.h5"))
 
 
+def when(condition, processes, folder):
+    """Wait until something holds of the state of a run, while all of its processes are there."""
+    state, until = folder / "log" / "state.json", time.monotonic() + 600
+    while not (state.exists() and condition(json.loads(state.read_text()))):
+        assert not any(one.poll() for one in processes) and time.monotonic() < until, (folder / "err-0").read_text()
+        time.sleep(0.01)
+
+
 def test_one_killed_in_the_middle_ends_the_other_and_the_run_goes_on_to_the_same_end(by_two, tiny, tmp_path):
     folder = tmp_path / "killed"
     more = (tiny, folder, 2, "--checkpoint-minutes", "1e-9")
-    first, second = start(*more)
-    state = folder / "log" / "state.json"
-    until = time.monotonic() + 600
-    while not (state.exists() and len(json.loads(state.read_text())["history"]) == 1):
-        assert first.poll() is None and time.monotonic() < until, (folder / "err-0").read_text()
-        time.sleep(0.01)
-    second.kill()
-    began = time.monotonic()
-    assert first.wait(timeout=600) == 1 and time.monotonic() - began < 60
-    assert (folder / "err-0").read_text().splitlines()[-1] == f"error: process 1 has died; {AGAIN}"
+    for killed, epochs, steps in ((1, 0, 2), (0, 1, 1)):
+        both = start(*more)
+        when(lambda state: (len(state["history"]), state["step"]) >= (epochs, steps), both, folder)  # noqa: B023
+        both[killed].kill()
+        began = time.monotonic()
+        assert both[1 - killed].wait(timeout=600) == 1 and time.monotonic() - began < 60
+        assert (folder / f"err-{1 - killed}").read_text().splitlines()[-1] == f"error: process {killed} has died; {AGAIN}"
+    shutil.copytree(folder, tmp_path / "alone")
     train(*more)
     assert "taking up the run in" in (folder / "out-0").read_text()
     assert history(folder) == history(by_two)
     assert agreed(folder, 0)[-1] == agreed(by_two, 0)[-1]
+    alone = train(tiny, tmp_path / "alone", 1)
+    assert "taking up the run in" in (alone / "out-0").read_text()
+    same_curve(alone, by_two)
 
 
 # --- the examples ----------------------------------------------------------------------------------------------------------
