@@ -447,9 +447,10 @@ def fit_phases(model, feed, validation, args, what, team):
     Returns:
         (rule, checkpoint, whether Ctrl-C ended it)
     """
-    from detector.training import remove_checkpoint, save_weights
+    from detector.training import Interruption, remove_checkpoint, save_weights
 
     rule, checkpoint, callbacks = make_callbacks(args, feed, validation, what, team)
+    interruption = Interruption()
     saved_in = checkpoint.find(args.overwrite)
     found = [len(checkpoint.history), checkpoint.first_step] if saved_in is not None else None
     team.agree("the checkpoint", found, "let all processes see one and the same --log-dir")
@@ -462,15 +463,18 @@ def fit_phases(model, feed, validation, args, what, team):
         within = f" and {plural(checkpoint.first_step, 'step')}" if checkpoint.first_step else ""
         print(f"taking up the run in {args.log_dir} after {plural(len(checkpoint.history), 'epoch')}{within}", flush=True)
     checkpoint.set_model(model)
+    callbacks.append(interruption)  # last: a checkpoint that is due is still written
     try:
-        for phase in plan_phases(args):
-            if rule.stopped_epoch or (saved_in is not None and phase.end <= saved_in):
-                continue
-            output = ARCHITECTURES[args.architecture].output
-            compile_model(model, output, phase, args, feed.steps, some_ignored=feed.devices > 1)
-            if saved_in is not None and phase.start <= saved_in:
-                checkpoint.load()
-            train(model, feed, validation, callbacks, max(phase.start, len(checkpoint.history)), phase.end, checkpoint.first_step)
+        with interruption.heard():
+            for phase in plan_phases(args):
+                if rule.stopped_epoch or (saved_in is not None and phase.end <= saved_in):
+                    continue
+                output = ARCHITECTURES[args.architecture].output
+                compile_model(model, output, phase, args, feed.steps, some_ignored=feed.devices > 1)
+                if saved_in is not None and phase.start <= saved_in:
+                    checkpoint.load()
+                start = max(phase.start, len(checkpoint.history))
+                train(model, feed, validation, callbacks, start, phase.end, checkpoint.first_step)
     except KeyboardInterrupt:
         if not checkpoint.history:
             raise

@@ -1,8 +1,10 @@
 """What `fit` is given: a feed of images, the metrics, and the callbacks. Needs Keras at once: import it inside functions."""
+import contextlib
 import hashlib
 import json
 import os
 import re
+import signal
 import threading
 import time
 
@@ -317,6 +319,42 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         if self.bad_epochs >= self.patience:
             self.stopped_epoch = epoch + 1
             self.model.stop_training = True
+
+
+class Interruption(keras.callbacks.Callback):
+    """Lets Ctrl-C end training after the step it came in: within one, a library may swallow it. A second Ctrl-C ends it at once."""
+
+    asked = False
+
+    @contextlib.contextmanager
+    def heard(self):
+        """Listen within the block, at whose end KeyboardInterrupt is raised where there was no step left to end it after.
+
+        A handler of somebody else's is left alone, and so is another thread than the main one, which cannot have any.
+        """
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._ask)
+        try:
+            yield
+            self.on_train_batch_end(None)
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _ask(self, *_):
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Raise KeyboardInterrupt where Ctrl-C was pressed."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def on_test_batch_end(self, batch, logs=None):
+        """Raise KeyboardInterrupt where Ctrl-C was pressed."""
+        self.on_train_batch_end(batch)
 
 
 class Checkpoint(keras.callbacks.Callback):

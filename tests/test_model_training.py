@@ -1,8 +1,10 @@
+import contextlib
 import csv
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -243,6 +245,30 @@ def test_an_interrupted_run_says_so_and_goes_on(epoch, tmp_path, run, small_data
     assert code == 0
     assert ("taking up the run in" in out) == (epoch > 0)
     assert model_file.read_facts(tmp_path / "d.h5")["made"]["epochs_run"] == 3
+
+
+def test_ctrl_c_is_not_lost_in_a_library(tmp_path, run, small_data, monkeypatch):
+    from detector.training import Checkpoint, Interruption
+
+    steps = []
+
+    def interrupted(self, batch, logs=None):
+        steps.append(batch)
+        if len(steps) == 6:  # the second of epoch 2
+            with contextlib.suppress(KeyboardInterrupt):  # as C code does that calls Python
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Checkpoint, "on_train_batch_begin", interrupted)
+    command = arguments(small_data, tmp_path, "--epochs", "3", "--batch-size", "32", "--stop-after-epoch", "3")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background, it is ignored
+    try:
+        code, _, err = run(model_training.main, *command)
+        with pytest.raises(KeyboardInterrupt), Interruption().heard():  # where no step follows
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (code, err, steps[-1], len(steps)) == (1, "error: interrupted; run the same command again to finish it\n", 1, 6)
+    assert model_file.read_facts(tmp_path / "d.h5")["made"]["epochs_run"] == 1
 
 
 @pytest.mark.parametrize("option, value, said", [
