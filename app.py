@@ -104,7 +104,7 @@ def write_csv(path, rows):
 
 def show(rows, judge, args, total, counts):
     """Print the verdicts for a person: in words for a few images, a line each for many, and the counts."""
-    from detector.judging import about, describe
+    from detector.judging import about, claim, describe
 
     for row in rows:
         if total <= FEW:
@@ -113,8 +113,9 @@ def show(rows, judge, args, total, counts):
             unlike = row["note"] if not args.force else None
             score = "" if row["p_fake"] is None or unlike else f"{row['p_fake']:.4f}"
             asked = f"  {printable(row['detector'])}" if row["detector"] and len(judge.detectors) > 1 else ""
-            told = f"{printable(row['error'] or row['path'])}{asked}{f'  ({unlike})' if unlike else ''}"
-            print(f"{row['verdict'] or 'not judged':<10}  {score:>6}  {told}")
+            says = row["provenance"] and row["provenance"]["says"] != "nothing" and claim(row["provenance"])
+            more = f"{f'  ({unlike})' if unlike else ''}{f'  [the file says: {says}]' if says else ''}"
+            print(f"{row['verdict'] or 'not judged':<10}  {score:>6}  {printable(row['error'] or row['path'])}{asked}{more}")
     if total > FEW:
         print(", ".join(f"{counts.verdicts.get(name, 0):,} {name}" for name in ("Fake", "Real", "uncertain")))
     for name in counts.detectors:

@@ -277,6 +277,15 @@ def origin(found):
     return lines
 
 
+def claim(found):
+    """Return in a few words what a file says of itself, as detector.provenance reads it, and whether anybody vouches for it."""
+    if found["says"] == "nothing":
+        return "nothing"
+    said = {"camera": "taken with a camera"}.get(found["says"], found["says"])
+    signed = "signed" if (found.get("c2pa") or {}).get("trusted") else "signed, but by whom is open"  # anybody can sign
+    return f"{said}, {signed if found['signed'] else 'not signed'}"
+
+
 def limits_in_words(facts, threshold=None):
     """Return the sentence that says from where on an image is called Fake or Real."""
     if threshold is not None:

@@ -8,6 +8,7 @@ import io
 from html import escape
 
 from detector.console import plural, printable
+from detector.judging import claim
 
 PREVIEW, THUMBNAIL = 640, 96  # longer side of a shown image, in pixels
 SMALL = 64  # images up to this are shown enlarged, pixel by pixel
@@ -257,14 +258,14 @@ def card(row, facts, limits, image, heat, provenance, force):
     verdict = row["verdict"]
     size = f", {row['width']:,} × {row['height']:,} pixels" if row["width"] else ""
     shown = picture(image, "the image") if image is not None else ""
-    said = f'<p class="rf-soft rf-origin">Apart from the score, the file says: <b>{claim(row)}</b></p>'
+    said = f'<p class="rf-soft rf-origin">Apart from the score, the file says: <b>{claimed(row)}</b></p>'
     said = said if provenance and row["provenance"]["says"] != "nothing" else ""
     parts = [
         f'<div class="rf rf-card {verdict or "unread"}"><div class="rf-pair">',
         f"<figure>{shown}<figcaption>{text(row['path'])}{size}</figcaption></figure>" if shown else "",
         f'<div role="status"{"" if shown else WIDE}>{headline(verdict)}{reasons(row, facts, force)}{said}</div></div>',
         why(heat),
-        f"<h2>What the file says of itself: {claim(row)}</h2>{listed(provenance)}" if provenance else "",
+        f"<h2>What the file says of itself: {claimed(row)}</h2>{listed(provenance)}" if provenance else "",
         f"<h2>What this detector knows, and what it does not</h2>{listed(limits)}" if limits else "",
         "</div>",
     ]
@@ -330,14 +331,9 @@ def heat_map(heat):
     return f"<figure>{shown}</figure>"
 
 
-def claim(row):
-    """Return in a few words what a file says of itself, and whether anybody vouches for it."""
-    found = row["provenance"]
-    if found["says"] == "nothing":
-        return "nothing"
-    said = {"camera": "taken with a camera"}.get(found["says"], found["says"])
-    signed = "signed" if (found.get("c2pa") or {}).get("trusted") else "signed, but by whom is open"  # anybody can sign
-    return f"{text(said)}, {signed if found['signed'] else 'not signed'}"
+def claimed(row):
+    """Return in a few words what a file says of itself."""
+    return text(claim(row["provenance"]))
 
 
 def listed(lines):
@@ -381,7 +377,7 @@ def _line(row, facts, image, heat, provenance, force, name_detector):
     told += [f"judged by {row['detector']}"] if name_detector and row["detector"] else []
     told = [", ".join(told), row["error"] or row["note"] or ""]
     told = "".join(f'<div class="rf-soft">{text(line)}</div>' for line in told if line)
-    heading = f"{'Why, and what' if heat is not None else 'What'} the file says of itself: {claim(row)}"
+    heading = f"{'Why, and what' if heat is not None else 'What'} the file says of itself: {claimed(row)}"
     more = (heat_map(heat) if heat is not None else "") + listed(provenance)
     return (
         f'<tr class="{row["verdict"] or "unread"}"><td>{picture(image, "")}</td><td>{text(row["path"])}{told}'

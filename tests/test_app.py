@@ -10,6 +10,7 @@ import app
 from detector import model_file
 from detector.judging import default_models
 from tests.conftest import ROOT, draw
+from tests.saying import with_text
 
 
 @pytest.fixture
@@ -109,6 +110,14 @@ def test_an_image_unlike_any_seen_has_its_reason_in_the_table_and_no_score(model
     why = "it is 640 x 427 pixels; the detector is made for images with a shorter side of 32 pixels"
     assert lines[64] == f"uncertain           {path}  ({why})"
     assert f"  {path}" in run(app.main, small_data / "test", path, *model, "--force")[1].splitlines()[64].split("0.", 1)[1]
+
+
+def test_what_a_file_says_of_itself_stands_in_the_table(model, tmp_path, run):
+    for i in range(5):
+        draw(i).save(tmp_path / f"{i}.png")
+    (tmp_path / "told.png").write_bytes(with_text(parameters="a cat\nSteps: 20, Sampler: Euler a, Seed: 1, Size: 32x32, Model: sd"))
+    lines = run(app.main, tmp_path, *model, "--force")[1].splitlines()
+    assert lines[5].endswith("told.png  [the file says: made by AI, not signed]") and "[" not in "".join(lines[:5])
 
 
 def test_no_bar_in_the_midst_of_lines_on_a_terminal(model, small_data, tmp_path, run, monkeypatch):
