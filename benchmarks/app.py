@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from measuring import allowed_by, measure, parts, seconds_per_image  # noqa: E402
+from measuring import against_parts, measure, parts  # noqa: E402
 
 from detector.console import plural, stage, table  # noqa: E402
 
@@ -96,15 +96,7 @@ def bulk(args):
                 app.main(command)
 
         timed = {**parts(open_detector(args.model), paths), "app.py": (whole, len(paths))}
-        rounds = [{name: seconds_per_image(*way) for name, way in timed.items()} for _ in range(args.rounds + 1)][1:]
-    ratios = [allowed_by(one) / one["app.py"] for one in rounds]
-    ratio = statistics.median(ratios)
-    rows = []
-    for name in timed:
-        middle = statistics.median(one[name] for one in rounds)
-        rows.append([name, *(f"{one[name] * 1e6:.0f}" for one in rounds), f"{middle * 1e6:.0f}", f"{1 / middle:,.0f}"])
-    rows.append(["of what the parts allow", *(f"{one:.3f}" for one in ratios), f"{ratio:.3f}", ""])
-    print(table(rows, ["microseconds per image", *(f"round {i + 1}" for i in range(args.rounds)), "median", "images per second"]))
+        ratio, _ = against_parts(timed, "app.py", args.rounds)
     print(f"{plural(len(paths), 'image')}, {plural(os.cpu_count() or 1, 'core')}: {ratio:.3f} of what the parts allow ", end="")
     print(f"(target: at least {BULK_TARGET})")
     return ratio >= BULK_TARGET

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from measuring import allowed_by, measure, parts, seconds_per_image  # noqa: E402
+from measuring import against_parts, measure, parts  # noqa: E402
 
 import evaluate  # noqa: E402
 from detector import evaluation  # noqa: E402
@@ -98,19 +98,9 @@ def main(argv=None):
     if args.memory:
         return memory(args, len(items))
     timed = ways(args, items)
-    rounds = [{name: seconds_per_image(*way) for name, way in timed.items()} for _ in range(args.rounds + 1)][1:]
-    cores = os.cpu_count() or 1
-    ratios = [allowed_by(one) / one["scoring"] for one in rounds]
-    ratio = statistics.median(ratios)
-    rows = []
-    for name in timed:
-        times = [one[name] for one in rounds]
-        middle = statistics.median(times)
-        rows.append([name, *(f"{seconds * 1e6:.0f}" for seconds in times), f"{middle * 1e6:.0f}", f"{1 / middle:,.0f}"])
-    rows.append(["of what the parts allow", *(f"{one:.3f}" for one in ratios), f"{ratio:.3f}", ""])
-    print(table(rows, ["microseconds per image", *(f"round {i + 1}" for i in range(args.rounds)), "median", "images per second"]))
+    ratio, rounds = against_parts(timed, "scoring", args.rounds)
     faster = statistics.median(one["predict over a folder"] / one["scoring"] for one in rounds)
-    print(f"{plural(len(items), 'image')}, {plural(cores, 'core')}: {ratio:.3f} of what the parts allow ", end="")
+    print(f"{plural(len(items), 'image')}, {plural(os.cpu_count() or 1, 'core')}: {ratio:.3f} of what the parts allow ", end="")
     print(f"(target: at least {TARGET}), {faster:.2f} times as fast as predict over a folder")
     if ratio < TARGET:
         raise SystemExit(1)

@@ -1,5 +1,6 @@
 """What the benchmarks share: a command timed as a whole process; the parts of scoring timed each by itself."""
 import os
+import statistics
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ def measure(command, may_end_with=(), **options):
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def seconds_per_image(work, images):
+def _seconds_per_image(work, images):
     """Call a function; return the seconds it took for each of so many images."""
     began = time.perf_counter()
     work()
@@ -48,7 +49,31 @@ def parts(detector, paths):
     }
 
 
-def allowed_by(times):
+def against_parts(timed, whole, number):
+    """Run the ways in turn, `number` rounds after one that warms up, and print the table.
+
+    Args:
+        timed: {name: (function, images it works on)}: `parts`, and others.
+        whole: name of the way that is held against the parts.
+
+    Returns:
+        (median of the rounds' share of what the parts allow, [{name: seconds per image} of each round])
+    """
+    from detector.console import table
+
+    rounds = [{name: _seconds_per_image(*way) for name, way in timed.items()} for _ in range(number + 1)][1:]
+    ratios = [_allowed_by(one) / one[whole] for one in rounds]
+    ratio, rows = statistics.median(ratios), []
+    for name in timed:
+        times = [one[name] for one in rounds]
+        middle = statistics.median(times)
+        rows.append([name, *(f"{seconds * 1e6:.0f}" for seconds in times), f"{middle * 1e6:.0f}", f"{1 / middle:,.0f}"])
+    rows.append(["of what the parts allow", *(f"{one:.3f}" for one in ratios), f"{ratio:.3f}", ""])
+    print(table(rows, ["microseconds per image", *(f"round {i + 1}" for i in range(number)), "median", "images per second"]))
+    return ratio, rounds
+
+
+def _allowed_by(times):
     """Return the seconds per image that the parts allow: of the faster way to run the engine, and of decoding on all cores."""
     engine = min(times["engine on all cores"], times["engine for each core"])
     return engine + times["decoding"] / (os.cpu_count() or 1)
