@@ -178,3 +178,11 @@ def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
     assert [a.p_fake for a in by_keras[:-1]] == pytest.approx([b.p_fake for b in by_litert[:-1]], abs=1e-4)
     assert len({score.margin for score in by_keras}) > 60
     assert keras.margins(np.zeros((BATCH + 3, 32, 32, 3), np.uint8)).shape == (BATCH + 3,)
+
+
+def test_keras_computes_in_float32_on_gpus_too(trained):
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    KerasDetector(trained[0])
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
