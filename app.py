@@ -206,8 +206,8 @@ def judge_and_tell(judge, sources, names, args):
         rows = list(rows)
         if not rows[0]["error"]:
             explain(judge, rows[0], sources[0], args.explain)
-    lines = args.csv is None and sys.stdout.isatty()  # they show how far it is, and a bar would stand in their midst
-    rows = counts.watch(progress(rows, total=len(sources)) if len(sources) > FEW and not lines else rows)
+    shown = args.csv is None and sys.stdout.isatty()  # rows tell how far it is, and a bar would stand in their midst
+    rows = counts.watch(progress(rows, total=len(sources)) if len(sources) > FEW and not shown else rows)
     if args.json:
         print_json(rows)
     elif args.csv:

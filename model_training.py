@@ -504,12 +504,12 @@ def run(args, team):
         if interrupted:
             raise KeyboardInterrupt
         return
-    if engine.devices > 1 or interrupted:  # on JAX, a step that Ctrl-C breaks off takes the network's variables with it
+    if interrupted:
+        team.leave("interrupted", distribution.GRACE)
+    if engine.devices > 1 or interrupted:  # on JAX, a step that is broken off takes the network's variables with it
         model = build(on_its_own(args))
     if engine.devices > 1:
         validation = validation.alone()
-    if interrupted:
-        team.leave("interrupted", distribution.GRACE)
     finish(model, feed, validation, args, what, rule, checkpoint, interrupted)
 
 
@@ -543,6 +543,7 @@ def finish(model, feed, validation, args, what, rule, checkpoint, interrupted):
     from detector.training import remove_checkpoint
 
     print(told(rule, checkpoint.history, args, interrupted))
+    model_file.compute_in_float32()
     with warnings.catch_warnings(action="ignore"):  # the optimizer there may be that of the other phase: nobody needs it
         model.load_weights(rule.best_weights)
     model = in_full_precision(model, args)

@@ -6,10 +6,10 @@
 reads   a data tree; keeps decoded images in its .decoded/, as training does; writes nothing else that stays
 
 Each process trains on --batch-size images a step, on JAX, pinned to a core of its own: the same work a process, twice as much in
-all. The exchange is timed by itself too: a sum, over the processes, of as many float32 numbers as the network has gradients.
-BatchNormalization over the whole batch waits for the other processes in each of its layers, forward and backward; the rows with
-"fixed" do without: its averages are those of the start, and only the gradients are exchanged. All are on one machine, and exchange
-through its memory: a network between machines is slower. Linux alone pins a process to a core.
+all. The exchange is timed by itself too: a sum, over the processes, of as many float32 numbers as the network has gradients, and
+one of 64. BatchNormalization over the whole batch takes such small sums in each of its layers, forward and backward, one after the
+other; the rows with "fixed" do without: its averages are those of the start, and only the gradients are exchanged. All are on one
+machine, and exchange through its memory: a network between machines is slower. Linux alone pins a process to a core.
 """
 import argparse
 import json
@@ -29,6 +29,8 @@ import model_training  # noqa: E402
 from detector import distribution  # noqa: E402
 from detector.console import InputError, stage, table  # noqa: E402
 
+SMALL = 64  # numbers of a sum, as many as BatchNormalization's have
+
 
 def work(args):
     """Be one of the processes: train and exchange; the first prints the seconds of each step and exchange as JSON."""
@@ -41,15 +43,15 @@ def work(args):
         engine = model_training.meet(wanted, team)
         model, feed, _, _ = model_training.prepare(wanted, team, engine)
         with engine.scope():
-            for layer in layers(model) if args.fixed else ():
-                layer.trainable = False
             output = model_training.ARCHITECTURES[args.architecture].output
             model_training.compile_model(model, output, model_training.plan_phases(wanted)[0], wanted, feed.steps)
+            for layer in layers(model) if args.fixed else ():  # after compile_model, which makes the whole backbone trainable
+                layer.trainable = False
             steps = time_steps(model, feed, args.steps)
         numbers = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-        exchanges = time_exchange(numbers, args.steps) if args.processes > 1 else []
+        exchanges, sums = (time_exchange(count, args.steps) if args.processes > 1 else [] for count in (numbers, SMALL))
         if not team.process:
-            print(json.dumps({"steps": steps, "exchanges": exchanges, "numbers": numbers}))
+            print(json.dumps({"steps": steps, "exchanges": exchanges, "sums": sums, "numbers": numbers}))
 
 
 def layers(model):
@@ -135,11 +137,11 @@ def main(argv=None):
             found = measure(args, processes, fixed)
             step = statistics.median(found["steps"])
             rates[fixed, processes] = processes * args.batch_size / step
-            exchange = f"{1000 * statistics.median(found['exchanges']):.1f}" if found["exchanges"] else ""
+            alone = [f"{1000 * statistics.median(found[one]):.1f}" if found[one] else "" for one in ("exchanges", "sums")]
             mebibytes = found["numbers"] * 4 / 2**20
             rows.append(["fixed" if fixed else "whole batch", f"{processes}", f"{rates[fixed, processes]:.1f}",
-                         f"{1000 * step:.0f}", f"{mebibytes:.1f}", exchange])  # fmt: skip
-    print(table(rows, ["normalization", "processes", "images/s", "median step, ms", "gradients, MiB", "exchange alone, ms"]))
+                         f"{1000 * step:.0f}", f"{mebibytes:.1f}", *alone])  # fmt: skip
+    print(table(rows, ["normalization", "processes", "images/s", "step, ms", "gradients, MiB", "exchange, ms", "small sum, ms"]))
     if not args.only:
         whole, fixed = (rates[one, 2] / rates[one, 1] for one in (False, True))
         print(f"2 processes / 1 process: {whole:.2f} of 2, with fixed normalization {fixed:.2f}")

@@ -310,7 +310,8 @@ def _start_jax(place, port):
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # one step at a time: all must exchange in the same order
     host = place.coordinator.rsplit(":", 1)[0]
     # Where http_proxy is set, as on many clusters, gRPC would wait for ever; it looks for this name in small letters.
-    os.environ["no_grpc_proxy"] = f"127.0.0.1,{host}"  # noqa: SIM112
+    own = [os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy"), "127.0.0.1", host.strip("[]")]  # noqa: SIM112
+    os.environ["no_grpc_proxy"] = ",".join(filter(None, own))  # noqa: SIM112
     jax.config.update("jax_check_proxy_envs", False)  # nor need it warn of that
     jax.distributed.initialize(
         _relay(host, port) if place.process else f"{host}:{port}", place.processes, place.process,

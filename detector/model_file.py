@@ -330,6 +330,19 @@ def giving_logits(model):
         layer.activation, model.predict_function = activation, None
 
 
+def compute_in_float32():
+    """Keep GPUs from rounding float32 to the 10 bits of TF32, as Keras's backends do unasked: scores are to be those of LiteRT."""
+    backend = import_keras().backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    elif backend == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "float32")
+
+
 def keras_margins(model, images, output, batch_size=128):
     """Return the margins of fitted images with Keras.
 
@@ -663,6 +676,7 @@ def compile_detector(path, stem):
     with Path(path).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     _tell(STEPS[0])
+    compute_in_float32()
     model, facts = load(path)
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)

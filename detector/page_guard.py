@@ -159,10 +159,16 @@ class Guard:
             body = await _read(receive, MAX_BODY, f"a request of at most {MAX_BODY:,} bytes")
             self._check(path, body)
             receive = _replay(body, receive)
+        sent, sending = [], self._with_policy(send)
+
+        async def noting(message):
+            sent.append(message["type"])
+            await sending(message)
+
         try:
-            await self.app(scope, receive, self._with_policy(send))
+            await self.app(scope, receive, noting)
         except RuntimeError as error:  # Starlette's, where Gradio has told within its answer that there is no such call
-            if getattr(error.__cause__, "status_code", None) != 404:
+            if not sent or getattr(error.__cause__, "status_code", None) != 404:
                 raise
             await send({"type": "http.response.body"})
         return None

@@ -137,7 +137,7 @@ class KerasDetector(model_file.Detector):
 
     def __init__(self, path):
         keras = model_file.import_keras()
-        _compute_in_float32(keras.backend.backend())
+        model_file.compute_in_float32()
         self.path = Path(path)
         self._model, self.facts = model_file.load(path)
         self.size, self.batch = self.facts["image_size"], model_file.BATCH
@@ -157,15 +157,3 @@ class KerasDetector(model_file.Detector):
                 logits = np.asarray(self._model.predict_on_batch(batch))[: len(some)]
             found.append(model_file.margins_of(logits, self.facts["output"]))
         return np.concatenate(found)
-
-
-def _compute_in_float32(backend):
-    """Keep GPUs from rounding float32 to the 10 bits of TF32, as they do unasked: the scores are to be those of LiteRT."""
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-    elif backend == "jax":
-        import jax
-
-        jax.config.update("jax_default_matmul_precision", "float32")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 
@@ -322,7 +323,7 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
 
 
 class Interruption(keras.callbacks.Callback):
-    """Lets Ctrl-C end training after the step it came in: within one, a library may swallow it. A second Ctrl-C ends it at once."""
+    """Lets Ctrl-C end training after the step it came in: within one, a library may swallow it. A second breaks the step off."""
 
     asked = False
 
@@ -339,22 +340,22 @@ class Interruption(keras.callbacks.Callback):
         signal.signal(signal.SIGINT, self._ask)
         try:
             yield
-            self.on_train_batch_end(None)
+            self._heed()
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _ask(self, *_):
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if sys.stderr.isatty():
+            os.write(2, b"\ninterrupted: ending after this step; Ctrl-C again breaks it off\n")  # print may not be called here
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Raise KeyboardInterrupt where Ctrl-C was pressed."""
+    def _heed(self, *_, **__):
         if self.asked:
             raise KeyboardInterrupt
 
-    def on_test_batch_end(self, batch, logs=None):
-        """Raise KeyboardInterrupt where Ctrl-C was pressed."""
-        self.on_train_batch_end(batch)
+    on_train_begin = on_epoch_begin = on_train_batch_begin = on_train_batch_end = _heed
+    on_test_begin = on_test_batch_begin = on_test_batch_end = on_epoch_end = _heed
 
 
 class Checkpoint(keras.callbacks.Callback):
