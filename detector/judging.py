@@ -283,7 +283,8 @@ def claim(found):
         return "nothing"
     said = {"camera": "taken with a camera"}.get(found["says"], found["says"])
     signed = "signed" if (found.get("c2pa") or {}).get("trusted") else "signed, but by whom is open"  # anybody can sign
-    return f"{said}, {signed if found['signed'] else 'not signed'}"
+    unsigned = "its signature not verified" if found.get("has_c2pa") else "not signed"  # broken, or nothing here can check it
+    return f"{said}, {signed if found['signed'] else unsigned}"
 
 
 def limits_in_words(facts, threshold=None):

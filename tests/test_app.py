@@ -8,7 +8,7 @@ import pytest
 
 import app
 from detector import model_file
-from detector.judging import default_models
+from detector.judging import claim, default_models
 from tests.conftest import ROOT, draw
 from tests.saying import with_text
 
@@ -118,6 +118,11 @@ def test_what_a_file_says_of_itself_stands_in_the_table(model, tmp_path, run):
     (tmp_path / "told.png").write_bytes(with_text(parameters="a cat\nSteps: 20, Sampler: Euler a, Seed: 1, Size: 32x32, Model: sd"))
     lines = run(app.main, tmp_path, *model, "--force")[1].splitlines()
     assert lines[5].endswith("told.png  [the file says: made by AI, not signed]") and "[" not in "".join(lines[:5])
+
+
+def test_a_signature_that_does_not_hold_is_not_told_as_none():
+    assert claim({"says": "edited", "signed": False, "has_c2pa": True}) == "edited, its signature not verified"
+    assert claim({"says": "edited", "signed": False, "has_c2pa": False}) == "edited, not signed"
 
 
 def test_no_bar_in_the_midst_of_lines_on_a_terminal(model, small_data, tmp_path, run, monkeypatch):
