@@ -238,7 +238,8 @@ def make_facts(args, what, made, temperature, thresholds):
     # of files and folders the name alone: where they lie on a user's disk is nobody's business to whom the model is given
     arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()
                  if name not in NOBODYS}  # fmt: skip
-    arguments["weights"] = Path(args.weights).name
+    if isinstance(args.weights, list):
+        arguments["weights"] = [Path(name).name for name in args.weights]
     return {
         "format": model_file.FORMAT,
         "architecture": args.architecture,
@@ -364,7 +365,8 @@ def settle(args):
     for name in ("weights", "learning_rate", "stop_rule", "stop_patience"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(architecture, name))
-    pretrained = args.weights != "none" and args.architecture != "compact"
+    args.weights = starting_weights(args.weights)
+    pretrained = args.weights != "none" and architecture.has_backbone and not starts_whole(args)
     if args.head_epochs is None:
         args.head_epochs = 1 if pretrained and args.epochs else 0
     if args.head_epochs and not pretrained:
@@ -384,6 +386,25 @@ def settle(args):
         raise InputError(f"--stem {args.stem}: expected auto for {args.architecture}; only {some} have a choice")
 
 
+def starting_weights(names):
+    """Return 'imagenet', 'none' or a list of files, from the names that --weights gives or from the name of a default."""
+    if isinstance(names, str):
+        return names
+    words = [name for name in names if name in ("imagenet", "none")]
+    if words and len(names) > 1:
+        raise InputError(f"--weights {' '.join(names)}: expected files where there are several, found {words[0]}; leave it out")
+    return words[0] if words else names
+
+
+def starts_whole(args):
+    """Tell whether files give the whole network, and not the backbone alone."""
+    from detector.architectures import is_detector
+
+    if not isinstance(args.weights, list):
+        return False
+    return not ARCHITECTURES[args.architecture].has_backbone or all(map(is_detector, args.weights))
+
+
 def build(args):
     """Build the network that the arguments name, in the precision that is asked for."""
     from detector import architectures, model_file
@@ -393,8 +414,13 @@ def build(args):
     architecture = ARCHITECTURES[args.architecture]
     if architecture.has_stems and args.stem == "auto":
         args.stem = "small" if args.image_size < architectures.SMALL_INPUT else "standard"
+    whole = starts_whole(args)
     try:
-        return architecture.build(args.image_size, args.weights, args.l2, **({"stem": args.stem} if architecture.has_stems else {}))
+        stem = {"stem": args.stem} if architecture.has_stems else {}
+        model = architecture.build(args.image_size, "none" if whole else args.weights, args.l2, **stem)
+        if whole:
+            architectures.load_files(model, args.weights)
+        return model
     except ValueError as error:
         reason = " ".join(str(error).split())[:120]
         size = args.image_size
@@ -417,7 +443,7 @@ def what_counts(args):
     """
     import keras
 
-    ignored = ("data", "output", "log_dir", "description", "max_error", "overwrite", "no_cache", "tensorboard")
+    ignored = ("data", "output", "log_dir", "description", "max_error", "overwrite", "no_cache", "tensorboard", "test_time_flip")
     ignored += ("checkpoint_minutes", "devices", "processes", *NOBODYS)
     same = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in ignored}
     return {**same, "the backend": keras.backend.backend()}
@@ -507,7 +533,7 @@ def run(args, team):
     if interrupted:
         team.leave("interrupted", distribution.GRACE)
     if engine.devices > 1 or interrupted:  # on JAX, a step that is broken off takes the network's variables with it
-        model = build(on_its_own(args))
+        model = build(args)
     if engine.devices > 1:
         validation = validation.alone()
     finish(model, feed, validation, args, what, rule, checkpoint, interrupted)
@@ -532,14 +558,10 @@ def meet(args, team):
     return engine
 
 
-def on_its_own(args):
-    """Return the arguments for a network whose weights are there already."""
-    return argparse.Namespace(**{**vars(args), "weights": "none"})
-
-
 def finish(model, feed, validation, args, what, rule, checkpoint, interrupted):
     """Calibrate the best weights and write the model file and the history."""
     from detector import metrics, model_file
+    from detector.architectures import with_test_time_flip
     from detector.training import remove_checkpoint
 
     print(told(rule, checkpoint.history, args, interrupted))
@@ -548,6 +570,8 @@ def finish(model, feed, validation, args, what, rule, checkpoint, interrupted):
         model.load_weights(rule.best_weights)
     model = in_full_precision(model, args)
     draw_architecture(model, args.log_dir)
+    if args.test_time_flip:
+        model = with_test_time_flip(model)
     is_fake, margins = score_validation(model, validation)
     temperature, thresholds = metrics.calibrate(is_fake, margins, args.max_error)
     made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": what["fingerprint"]}
@@ -620,9 +644,9 @@ def make_parser():
     add("--output", type=Path, default=Path("detector.h5"), help="the model file to write")
     add("--log-dir", type=Path, default=Path("training"), help="history, pictures, and the checkpoint of a run that was cut short")
     add("--architecture", choices=list(ARCHITECTURES), default="resnet101", help="the network")
-    add("--weights", metavar="imagenet|none|FILE",
-        help="what to start from; FILE: of the backbone, as keras.applications saves it, of compact the whole network (default: "
-             "none for compact, imagenet for the others)")  # fmt: skip
+    add("--weights", nargs="+", metavar=("imagenet|none|FILE", "FILE"),
+        help="what to start from; FILE: a detector (.h5) of the same architecture, or the weights of the backbone as "
+             "keras.applications saves them; of several files the mean (default: none for compact, else imagenet)")  # fmt: skip
     add("--image-size", type=input_side, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
     add("--fitting", choices=("resize", "patches"), default="resize",
         help="how an image becomes an input: whole and resized, or as squares at its own resolution, whose margins are "
@@ -654,6 +678,8 @@ def make_parser():
              "exceeds for the others)")  # fmt: skip
     add("--stop-patience", type=positive, help="such epochs in a row that stop it (default: 3 for resnet50v2, 1 for the others)")
     add("--stop-after-epoch", type=whole, default=0, help="the rule looks only at epochs after this one, of those of all layers")
+    add("--test-time-flip", action="store_true",
+        help="the saved network judges by the mean of an image's and its mirror image's logits, in twice the time")  # fmt: skip
     add("--max-error", type=error_rate, default=0.01,
         help="share of each class that may be on the wrong side of its threshold: they are fitted on validation so that this "
              "holds on other images like these, with 95 %% confidence")  # fmt: skip

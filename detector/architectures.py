@@ -1,6 +1,7 @@
 """The networks that model_training.py can train. A further one is one function and one line in ARCHITECTURES.
 
-Every network takes (n, s, s, 3) float32, RGB, 0-255, and holds its own normalisation. Keras is imported on use.
+Every network takes (n, s, s, 3) float32, RGB, 0-255, and holds its own normalisation. `weights` is 'imagenet', 'none' or a list
+of weights files of the backbone, as `load_files` takes them. Keras is imported on use.
 """
 import warnings
 from dataclasses import dataclass
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from detector import model_file
 from detector.console import InputError
 
 SMALL_INPUT = 96  # pixels; below, --stem auto takes the small stem
 STEMS = ("standard", "small")
+FLIP_LAYER = "mean_of_image_and_mirror_image"
 
 
 def resnet101(image_size, weights, l2, stem="standard"):
@@ -21,7 +24,7 @@ def resnet101(image_size, weights, l2, stem="standard"):
 
     Args:
         image_size: side of the input, in pixels.
-        weights: 'imagenet', 'none' or a weights file, as in `backbone`.
+        weights: as in `backbone`.
         l2: penalty on the kernel of the head's hidden layer.
         stem: one of STEMS, as in `backbone`.
     """
@@ -58,7 +61,7 @@ def resnet50v2(image_size, weights, l2, stem="standard"):
 def compact(image_size, weights, l2):
     """Build a small residual network for native 32 px images: 1.2 million parameters, no early downsampling.
 
-    Four stages of 32 to 256 channels with one residual block each; `weights` must be 'none' or a file.
+    Four stages of 32 to 256 channels with one residual block each; `weights` must be 'none'.
     """
     import keras
     from keras import layers, regularizers
@@ -87,10 +90,7 @@ def compact(image_size, weights, l2):
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(0.2)(x)
     x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
-    model = keras.Model(image, x, name="compact")
-    if weights != "none":
-        load_file(model, weights)
-    return model
+    return keras.Model(image, x, name="compact")
 
 
 def mobilenetv2(image_size, weights, l2):
@@ -111,7 +111,7 @@ def mobilenetv2_early(image_size, weights, l2):
     pooling, standardisation, Dropout(0.2) and softmax(2): textures, and hardly anything of what an image shows.
 
     Deeper features tell the images of one source apart better and carry over to other sources worse (docs/experiments_photos.md).
-    `weights` is the file of the whole backbone.
+    A weights file is that of the whole backbone.
     """
     import keras
     from keras import layers, regularizers
@@ -139,6 +139,7 @@ class Architecture:
         stop_rule: one of training.StopTrainingOnValidationLoss.RULES.
         stop_patience: its patience.
         has_stems: whether there is a choice of stem.
+        has_backbone: whether a part of it is a network of keras.applications, for which there are weights.
     """
 
     build: callable
@@ -148,12 +149,13 @@ class Architecture:
     stop_rule: str = "exceeds"
     stop_patience: int = 1
     has_stems: bool = False
+    has_backbone: bool = True
 
 
 ARCHITECTURES = {
     "resnet101": Architecture(resnet101, has_stems=True),
     "resnet50v2": Architecture(resnet50v2, "sigmoid_real", stop_rule="plateau", stop_patience=3, has_stems=True),
-    "compact": Architecture(compact, weights="none", learning_rate=3e-3),
+    "compact": Architecture(compact, weights="none", learning_rate=3e-3, has_backbone=False),
     "mobilenetv2": Architecture(mobilenetv2),
     "mobilenetv2_early": Architecture(mobilenetv2_early, learning_rate=3e-4),
 }
@@ -165,7 +167,7 @@ def backbone(application, image_size, weights, stem="standard"):
     Args:
         application: such as keras.applications.ResNet101.
         image_size: side of the input, in pixels.
-        weights: 'imagenet' (downloaded and cached by Keras), 'none', or a weights file.
+        weights: 'imagenet' (downloaded and cached by Keras), 'none', or a list of weights files.
         stem: 'standard', or 'small', for which see `with_small_stem`.
 
     Raises:
@@ -177,7 +179,7 @@ def backbone(application, image_size, weights, stem="standard"):
     else:
         network = application(weights=None, **arguments)
         if weights != "none":
-            load_file(network, weights)
+            load_files(network, weights)
     return with_small_stem(network, pretrained=weights != "none") if stem == "small" else network
 
 
@@ -230,24 +232,82 @@ def backbone_of(model):
     return next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
 
 
-def load_file(model, path):
-    """Load a weights file (.weights.h5, or a .h5 with the same layers) into a model.
+def is_detector(path):
+    """Tell whether a file is a whole detector, as model_training.py writes it, and not the weights of a network."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return "detector" in file.attrs
+    except OSError:
+        return False
+
+
+def load_files(model, paths):
+    """Give a model the weights in some files, of several their mean.
+
+    The mean of networks that were trained from the same weights is often better than each of them ("model soup", Wortsman
+    et al. 2022, arXiv 2203.05482).
+
+    Args:
+        model: a Keras model.
+        paths: list of names of weights files (.weights.h5, or a .h5 with the same layers) or detectors (.h5) of the same network.
 
     Raises:
         InputError: there is no such file, or its layers are not the model's.
     """
+    found = [_weights_in(path, model) for path in paths]
+    model.set_weights([np.mean(same, axis=0, dtype=np.float64).astype(same[0].dtype) for same in zip(*found, strict=True)])
+
+
+def _weights_in(path, model):
+    """Return the weights in a file as a list of arrays in the order of the model's; these may have changed then."""
     if not Path(path).is_file():
         raise InputError(f"--weights {path}: expected imagenet, none or a weights file, found nothing of that name; check the path")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that find nothing in the file
-            model.load_weights(path)
+        if not is_detector(path):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that find nothing in the file
+                model.load_weights(path)
+            return model.get_weights()
+        weights = without_test_time_flip(model_file.load(path)[0]).get_weights()
+        shapes, others = [tuple(mine.shape) for mine in model.weights], [other.shape for other in weights]
+        if shapes != others:
+            different = sum(a != b for a, b in zip(shapes, others, strict=False))
+            raise ValueError(f"{len(others)} arrays where it has {len(shapes)}, {different} of another shape")
+        return weights
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(
             f"--weights {path}: expected weights of {model.name}, found others ({reason}); "
             "choose its own file"
         ) from None
+
+
+def with_test_time_flip(model):
+    """Return a network that gives the mean of a trained one's logits for an image and for its mirror image.
+
+    It has the same last activation, layers that every Keras loads, and takes twice as long. Of `model`, the last layer's activation
+    is gone afterwards.
+    """
+    import keras
+    from keras import layers
+
+    last = model.layers[-1]
+    last.activation, activation = keras.activations.linear, last.activation
+    image = keras.Input(model.input_shape[1:], name="image")
+    width = image.shape[2]
+    mirror = layers.Dense(width, use_bias=False, trainable=False, dtype="float32", name="mirror_matrix")
+    mirrored = layers.Permute((1, 3, 2), name="width_last")(image)
+    mirrored = layers.Permute((1, 3, 2), name="mirrored")(mirror(mirrored))
+    mirror.set_weights([np.eye(width, dtype=np.float32)[::-1]])
+    logits = layers.Average(dtype="float32", name=FLIP_LAYER)([model(image), model(mirrored)])
+    return keras.Model(image, layers.Activation(activation, dtype="float32", name="verdict")(logits), name=f"{model.name}_flip")
+
+
+def without_test_time_flip(model):
+    """Return the network inside one of `with_test_time_flip`, without its last activation; any other as it is."""
+    return backbone_of(model) if any(layer.name == FLIP_LAYER for layer in model.layers) else model
 
 
 def _caffe_normalisation(image):

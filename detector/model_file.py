@@ -65,9 +65,9 @@ ENGINES_BYTES = 512 << 20  # of networks in memory for several threads: each eng
 
 # Only what the project's own architectures are made of: a model from a stranger cannot bring code.
 _LAYERS = {
-    "Functional", "InputLayer", "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense",
-    "DepthwiseConv2D", "Dropout", "Flatten", "GaussianNoise", "GlobalAveragePooling2D", "MaxPooling2D", "Normalization", "ReLU",
-    "Rescaling", "ZeroPadding2D",
+    "Functional", "InputLayer", "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense",
+    "DepthwiseConv2D", "Dropout", "Flatten", "GaussianNoise", "GlobalAveragePooling2D", "MaxPooling2D", "Normalization", "Permute",
+    "ReLU", "Rescaling", "ZeroPadding2D",
 }  # fmt: skip
 _HELPERS = {
     "DTypePolicy", "GlorotUniform", "HeNormal", "L2", "Ones", "VarianceScaling", "Zeros", "__keras_tensor__", "__tensor__",

@@ -476,9 +476,42 @@ def test_memory_that_runs_out_is_one_line(small_data, tmp_path, run, monkeypatch
     )  # fmt: skip
 
 
+def test_the_mean_of_trained_detectors_with_test_time_flip(trained, small_data, tmp_path, run):
+    one, _ = model_file.load(trained[0])
+    other, facts = model_file.load(ROOT / "models" / "compact.h5")
+    model_file.save(other, tmp_path / "other.h5", facts)
+    mean = [(a + b) / 2 for a, b in zip(one.get_weights(), other.get_weights(), strict=True)]
+    more = ["--weights", trained[0], tmp_path / "other.h5", "--epochs", "0", "--test-time-flip"]
+    assert run(model_training.main, *arguments(small_data, tmp_path, *more))[::2] == (0, "")
+    made, facts = model_file.load(tmp_path / "d.h5")
+    assert facts["made"]["arguments"]["weights"] == [trained[0].name, "other.h5"]
+    other.set_weights(mean)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    straight, mirrored = (model_file.keras_margins(other, some, "softmax") for some in (images, images[:, :, ::-1].copy()))
+    assert np.abs(model_file.keras_margins(made, images, "softmax") - (straight + mirrored) / 2).max() < 1e-3
+    # such a file is where training can go on from, as any other
+    again = ["--data", small_data, "--output", tmp_path / "e.h5", "--log-dir", tmp_path / "again", "--architecture", "compact"]
+    assert run(model_training.main, *again, "--weights", tmp_path / "d.h5", "--epochs", "0")[::2] == (0, "")
+    inside = model_file.load(tmp_path / "e.h5")[0].get_weights()
+    assert all(np.abs(a - b).max() < 1e-6 for a, b in zip(inside, mean, strict=True))
+
+
+def test_a_detector_gives_the_head_too(small_data, tmp_path, run):
+    model = ARCHITECTURES["mobilenetv2"].build(32, "none", 1e-3)
+    facts = {**model_file.read_facts(ROOT / "models" / "compact.h5"), "architecture": "mobilenetv2"}
+    model_file.save(model, tmp_path / "before.h5", facts)
+    more = ["--architecture", "mobilenetv2", "--image-size", "32", "--weights", tmp_path / "before.h5", "--epochs", "0"]
+    places = ["--data", small_data, "--output", tmp_path / "d.h5", "--log-dir", tmp_path / "log"]
+    assert run(model_training.main, *places, *more)[::2] == (0, "")
+    after, facts = model_file.load(tmp_path / "d.h5")
+    assert all((a == b).all() for a, b in zip(model.get_weights(), after.get_weights(), strict=True))
+    assert facts["made"]["arguments"]["head_epochs"] == 0
+
+
 @pytest.mark.parametrize("more, said", [
     (["--stem", "small"], "--stem small: expected auto for compact; only resnet101, resnet50v2 have a choice"),
     (["--head-epochs", "1"], "--head-epochs 1: expected a pretrained backbone, found none; give --weights, or 0"),
+    (["--weights", "none", "a.h5"], "--weights none a.h5: expected files where there are several, found none; leave it out"),
 ])  # fmt: skip
 def test_what_an_architecture_does_not_have_is_one_line(more, said, small_data, tmp_path, run):
     assert run(model_training.main, *arguments(small_data, tmp_path, *more)) == (1, "", f"error: {said}\n")
