@@ -61,6 +61,7 @@ class Counts:
 
     def __init__(self):
         self.verdicts, self.detectors, self.failed = {}, {}, 0
+        self.origins_read = self.by_ai = self.signed_by_ai = 0
 
     def watch(self, rows):
         """Yield the rows, and count them."""
@@ -69,10 +70,22 @@ class Counts:
             self.failed += row["error"] is not None
             if row["detector"]:
                 self.detectors[row["detector"]] = None
+            if found := row["provenance"]:
+                self.origins_read += 1
+                self.by_ai += found["says"] == "made by AI"
+                self.signed_by_ai += found["says"] == "made by AI" and found["signed"]
             yield row
 
     def __len__(self):
         return sum(self.verdicts.values())
+
+    def told(self):
+        """Return lines: how often each verdict was given, and how many files say of themselves that AI made them."""
+        verdicts = ", ".join(f"{self.verdicts.get(name, 0):,} {name}" for name in ("Fake", "Real", "uncertain"))
+        if not self.origins_read:
+            return [verdicts, "What the files say of themselves was not read: --provenance reads it."]
+        signed = f", {self.signed_by_ai:,} with a valid signature" if self.by_ai else ""
+        return [verdicts, f"Made by AI, by what the files say of themselves: {self.by_ai:,}{signed}."]
 
 
 def print_json(rows):
@@ -117,7 +130,7 @@ def show(rows, judge, args, total, counts):
             more = f"{f'  ({unlike})' if unlike else ''}{f'  [the file says: {says}]' if says else ''}"
             print(f"{row['verdict'] or 'not judged':<10}  {score:>6}  {printable(row['error'] or row['path'])}{asked}{more}")
     if total > FEW:
-        print(", ".join(f"{counts.verdicts.get(name, 0):,} {name}" for name in ("Fake", "Real", "uncertain")))
+        print("\n".join(counts.told()))
     for name in counts.detectors:
         print(about(judge.candidate(name)))
 
@@ -168,7 +181,8 @@ def make_parser():
     add("--trust-list", type=Path, metavar="FILE.pem",
         help="certificates of the roots whose C2PA signers are trusted; c2pa-python brings none, C2PA publishes a list")
     add("--fail-on", choices=sorted(ALARMS),
-        help=f"end with exit code {FAILED_ON} where an image is Fake, or with 'uncertain' where one is Fake or uncertain")
+        help=f"end with exit code {FAILED_ON} where a verdict is Fake, or with 'uncertain' where one is Fake or uncertain; what a "
+        "file says of itself does not count")  # fmt: skip
     add("--example", action="store_true", help="judge a photograph that an installed package brings")
     add("--host", default="127.0.0.1", help="address of the page")
     add("--port", type=int, default=7860, help="port of the page")

@@ -299,8 +299,11 @@ def about(detector):
     """Return a line on a detector (a Candidate, or a Detector): its name, what it has seen and what its verdicts are worth."""
     facts = detector.facts
     architecture, trained_on = (printable(facts[name][:TOLD]) for name in ("architecture", "trained_on"))
+    low, high = facts["seen"]["shorter_side"]
+    judged = f"{low}" if low == high else f"{low} to {high}"
     accused, missed = (f"{100 * facts['thresholds'][name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
     return (
-        f"detector: {architecture} ({printable(detector.path.name)}), trained on {trained_on}. Of images like its "
-        f"validation images, at most {accused} of the Real are called Fake, and {missed} of the Fake Real, with 95 % confidence."
+        f"detector: {architecture} ({printable(detector.path.name)}), trained on {trained_on}. It judges images with a shorter "
+        f"side of {judged} pixels. Of images like those its thresholds come from, at most {accused} of the Real are called Fake, "
+        f"and at most {missed} of the Fake are called Real, with 95 % confidence."
     )

@@ -99,8 +99,9 @@ def test_csv_of_many(model, small_data, tmp_path, run):
 
 def test_many_images_in_a_table_with_counts(model, small_data, run):
     out = run(app.main, small_data / "test", *model)[1].splitlines()
-    counts = [int(part.split()[0]) for part in out[-2].split(", ")]
-    assert len(out) == 66 and sum(counts) == 64
+    counts = [int(part.split()[0]) for part in out[-3].split(", ")]
+    assert len(out) == 67 and sum(counts) == 64
+    assert out[-2] == "What the files say of themselves was not read: --provenance reads it."
 
 
 def test_an_image_unlike_any_seen_has_its_reason_in_the_table_and_no_score(model, small_data, tmp_path, run):
@@ -118,6 +119,7 @@ def test_what_a_file_says_of_itself_stands_in_the_table(model, tmp_path, run):
     (tmp_path / "told.png").write_bytes(with_text(parameters="a cat\nSteps: 20, Sampler: Euler a, Seed: 1, Size: 32x32, Model: sd"))
     lines = run(app.main, tmp_path, *model, "--force")[1].splitlines()
     assert lines[5].endswith("told.png  [the file says: made by AI, not signed]") and "[" not in "".join(lines[:5])
+    assert lines[7] == "Made by AI, by what the files say of themselves: 1, 0 with a valid signature."
 
 
 def test_a_signature_that_does_not_hold_is_not_told_as_none():
