@@ -84,7 +84,7 @@ class Counts:
         verdicts = ", ".join(f"{self.verdicts.get(name, 0):,} {name}" for name in ("Fake", "Real", "uncertain"))
         if not self.origins_read:
             return [verdicts, "What the files say of themselves was not read: --provenance reads it."]
-        signed = f", {self.signed_by_ai:,} with a valid signature" if self.by_ai else ""
+        signed = f", {self.signed_by_ai:,} with a valid signature (of whom is told with each)" if self.by_ai else ""
         return [verdicts, f"Made by AI, by what the files say of themselves: {self.by_ai:,}{signed}."]
 
 

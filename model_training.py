@@ -219,13 +219,17 @@ def draw_architecture(model, folder):
         print("architecture.png was not drawn: it needs Graphviz (https://graphviz.org/download); architecture.txt says the same")
 
 
-def trained_on(args, counts, sizes):
-    """Return a sentence for people on what a detector has seen."""
+def trained_on(args, counts, sizes, started_from=()):
+    """Return a sentence for people on what a detector has seen, and what those had seen that it started from."""
     train = counts["train"]
     low, high = sizes["shorter_side"]
     span = f"{low}" if low == high else f"{low} to {high}"
+    before = list(dict.fromkeys(source["trained_on"] for source in started_from))
+    if before and not args.epochs and not args.description:
+        return "; ".join(before)
     origin = args.description or f"the images of {args.data.resolve().name}"
-    return f"{origin}: {train['Fake']:,} Fake and {train['Real']:,} Real images with a shorter side of {span} pixels"
+    now = f"{origin}: {train['Fake']:,} Fake and {train['Real']:,} Real images with a shorter side of {span} pixels"
+    return "; before that: ".join([now, *(text for text in before if text != now)]) if args.epochs else now
 
 
 NOBODYS = ("coordinator", "process_id", "join_timeout")  # arguments that say how a run was started, not what it did
@@ -251,8 +255,11 @@ def make_facts(args, what, made, temperature, thresholds):
         "temperature": temperature,
         "thresholds": thresholds,
         "seen": seen_sizes(what["sizes"], args),
-        "trained_on": trained_on(args, what["counts"], what["sizes"]),
-        "made": {"arguments": arguments, "counts": what["counts"], **made, "versions": model_file.versions()},
+        "trained_on": trained_on(args, what["counts"], what["sizes"], what["started_from"]),
+        "made": {
+            "arguments": arguments, "counts": what["counts"], "started_from": what["started_from"], **made,
+            "versions": model_file.versions(),
+        },
     }
 
 
@@ -279,7 +286,6 @@ def prepare(args, team=None, engine=None):
     Returns:
         (model, feed, validation feed, what the images are)
     """
-    import numpy as np
 
     from detector import model_file, pixels
 
@@ -287,6 +293,8 @@ def prepare(args, team=None, engine=None):
     splits = team.first_then_all(lambda: read_splits(args.data))
     what = {"counts": counts_of(splits), "fingerprint": fingerprint(splits)}
     team.agree("the images", what["fingerprint"], "give every process the same --data")
+    files = args.weights if isinstance(args.weights, list) else []
+    team.agree("the weights", [data_tree.digest_of(path) for path in files if Path(path).is_file()], "give each the same --weights")
     sizes = splits["train"].sizes
     sizes = sizes[sizes.any(axis=1)]
     of_all = what["counts"].items()
@@ -300,11 +308,31 @@ def prepare(args, team=None, engine=None):
     feed, validation = team.first_then_all(lambda: make_feeds(args, splits, part))
     print(f"{args.architecture}: {model.count_params():,} parameters, {args.image_size} px, ", end="")
     print(f"{plural(feed.steps, 'step')} an epoch", flush=True)
-    what |= {
-        "sizes": pixels.sizes_seen(sizes),
-        "train_digests": np.ascontiguousarray(splits["train"].digests[:, : model_file.DIGEST_BYTES]),
-    }
+    what |= {"sizes": pixels.sizes_seen(sizes), **seen_before(args, splits)}
     return model, feed, validation, what
+
+
+def seen_before(args, splits):
+    """Return {'train_digests': of all images that the weights will have been trained on, 'started_from': of which detectors}.
+
+    The first are (n, DIGEST_BYTES) uint8, or None where a detector to start from does not hold its own. Says how many of the
+    validation images one was trained on: temperature and thresholds would promise too much.
+    """
+    import numpy as np
+
+    from detector import model_file
+
+    digests, validation = ([splits[name].digests[:, : model_file.DIGEST_BYTES]] for name in ("train", "validation"))
+    started_from = []
+    for path in detectors_among(args.weights):
+        facts, its = model_file.read_facts(path), model_file.read_train_digests(path)
+        started_from.append({"name": Path(path).name, "sha256": data_tree.digest_of(path), "trained_on": facts["trained_on"]})
+        digests = None if digests is None or its is None else [*digests, its]
+        known = set() if its is None else set(map(bytes, its))
+        if seen := sum(bytes(digest) in known for digest in validation[0]):
+            print(f"warning: {path} was trained on {plural(seen, 'image')} of these validation images: what is fitted on them, "
+                  "temperature, thresholds and the best epoch, will look better than it is")  # fmt: skip
+    return {"train_digests": digests and np.unique(np.concatenate(digests), axis=0), "started_from": started_from}
 
 
 def make_feeds(args, splits, part):
@@ -366,9 +394,9 @@ def settle(args):
         if getattr(args, name) is None:
             setattr(args, name, getattr(architecture, name))
     args.weights = starting_weights(args.weights)
-    pretrained = args.weights != "none" and architecture.has_backbone and not starts_whole(args)
+    pretrained = args.weights != "none" and architecture.has_backbone
     if args.head_epochs is None:
-        args.head_epochs = 1 if pretrained and args.epochs else 0
+        args.head_epochs = 1 if pretrained and args.epochs and not starts_whole(args) else 0
     if args.head_epochs and not pretrained:
         raise InputError(f"--head-epochs {args.head_epochs}: expected a pretrained backbone, found none; give --weights, or 0")
     args.resize_range = tuple(args.resize_range)
@@ -396,13 +424,37 @@ def starting_weights(names):
     return words[0] if words else names
 
 
-def starts_whole(args):
-    """Tell whether files give the whole network, and not the backbone alone."""
+def detectors_among(weights):
+    """Return the files that are whole detectors among what --weights gives."""
     from detector.architectures import is_detector
 
+    return [path for path in weights if is_detector(path)] if isinstance(weights, list) else []
+
+
+def starts_whole(args):
+    """Tell whether files give the whole network, and not the backbone alone."""
     if not isinstance(args.weights, list):
         return False
-    return not ARCHITECTURES[args.architecture].has_backbone or all(map(is_detector, args.weights))
+    whole = detectors_among(args.weights)
+    if ARCHITECTURES[args.architecture].has_backbone and 0 < len(whole) < len(args.weights):
+        other = next(path for path in args.weights if path not in whole)
+        raise InputError(f"--weights {other}: expected a detector as {whole[0]}, found another kind of file; give one kind")
+    return bool(whole) or not ARCHITECTURES[args.architecture].has_backbone
+
+
+def choose_stem(args, whole):
+    """Return the stem of the network, by its full name, from --stem, the weights and the size of its input."""
+    from detector import architectures
+
+    if whole:
+        found = architectures.stem_of(args.weights[0])
+        if args.stem not in ("auto", found, found.removesuffix("_7x7")):
+            raise InputError(f"--stem {args.stem}: expected that of {args.weights[0]}, {found.removesuffix('_7x7')}; leave it out")
+        return found
+    stem = args.stem
+    if stem == "auto":
+        stem = "small" if args.image_size < architectures.SMALL_INPUT else "standard"
+    return "small_7x7" if stem == "small" and args.weights != "none" else stem
 
 
 def build(args):
@@ -411,27 +463,30 @@ def build(args):
 
     keras = model_file.import_keras()
     keras.config.set_dtype_policy(f"mixed_{args.mixed_precision}" if args.mixed_precision else "float32")
-    architecture = ARCHITECTURES[args.architecture]
-    if architecture.has_stems and args.stem == "auto":
-        args.stem = "small" if args.image_size < architectures.SMALL_INPUT else "standard"
-    whole = starts_whole(args)
+    architecture, whole, stem = ARCHITECTURES[args.architecture], starts_whole(args), {}
+    if architecture.has_stems:
+        args.stem = stem["stem"] = choose_stem(args, whole)
     try:
-        stem = {"stem": args.stem} if architecture.has_stems else {}
         model = architecture.build(args.image_size, "none" if whole else args.weights, args.l2, **stem)
-        if whole:
-            architectures.load_files(model, args.weights)
-        return model
     except ValueError as error:
         reason = " ".join(str(error).split())[:120]
         size = args.image_size
         raise InputError(f"--image-size {size}: expected a size that {args.architecture} can be built for ({reason})") from None
+    if whole:
+        architectures.load_files(model, args.weights)
+    return model
+
+
+def build_again(args, **changed):
+    """Build the network of a run once more, for weights that are there already: --weights is not read again."""
+    return build(argparse.Namespace(**{**vars(args), "weights": "none", **changed}))
 
 
 def in_full_precision(model, args):
     """Return the trained network as one of float32 throughout, which is what scores are computed with."""
     if not args.mixed_precision:
         return model
-    plain = build(argparse.Namespace(**{**vars(args), "mixed_precision": None}))
+    plain = build_again(args, mixed_precision=None)
     plain.set_weights(model.get_weights())
     return plain
 
@@ -446,6 +501,8 @@ def what_counts(args):
     ignored = ("data", "output", "log_dir", "description", "max_error", "overwrite", "no_cache", "tensorboard", "test_time_flip")
     ignored += ("checkpoint_minutes", "devices", "processes", *NOBODYS)
     same = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(args).items() if name not in ignored}
+    if isinstance(args.weights, list):
+        same["--weights"] = " ".join(args.weights)
     return {**same, "the backend": keras.backend.backend()}
 
 
@@ -533,7 +590,7 @@ def run(args, team):
     if interrupted:
         team.leave("interrupted", distribution.GRACE)
     if engine.devices > 1 or interrupted:  # on JAX, a step that is broken off takes the network's variables with it
-        model = build(args)
+        model = build_again(args)
     if engine.devices > 1:
         validation = validation.alone()
     finish(model, feed, validation, args, what, rule, checkpoint, interrupted)
@@ -645,8 +702,8 @@ def make_parser():
     add("--log-dir", type=Path, default=Path("training"), help="history, pictures, and the checkpoint of a run that was cut short")
     add("--architecture", choices=list(ARCHITECTURES), default="resnet101", help="the network")
     add("--weights", nargs="+", metavar=("imagenet|none|FILE", "FILE"),
-        help="what to start from; FILE: a detector (.h5) of the same architecture, or the weights of the backbone as "
-             "keras.applications saves them; of several files the mean (default: none for compact, else imagenet)")  # fmt: skip
+        help="what to start from; FILE: a detector (.h5) of the same architecture, with its head, or the weights of the backbone "
+             "as keras.applications saves them; of several files the mean (default: none for compact, else imagenet)")  # fmt: skip
     add("--image-size", type=input_side, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
     add("--fitting", choices=("resize", "patches"), default="resize",
         help="how an image becomes an input: whole and resized, or as squares at its own resolution, whose margins are "

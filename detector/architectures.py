@@ -3,6 +3,7 @@
 Every network takes (n, s, s, 3) float32, RGB, 0-255, and holds its own normalisation. `weights` is 'imagenet', 'none' or a list
 of weights files of the backbone, as `load_files` takes them. Keras is imported on use.
 """
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 
 from detector import model_file
 from detector.console import InputError
+from detector.distribution import undistributed
 
 SMALL_INPUT = 96  # pixels; below, --stem auto takes the small stem
-STEMS = ("standard", "small")
+STEMS = ("standard", "small")  # and 'small_7x7', which follows from pretrained weights
 FLIP_LAYER = "mean_of_image_and_mirror_image"
 
 
@@ -77,9 +79,9 @@ def compact(image_size, weights, l2):
             x = convolution(x, channels, size=1, strides=strides)
         return layers.ReLU()(layers.Add()([x, y]))
 
-    if weights == "imagenet":
+    if weights != "none":
         raise InputError(
-            "--weights imagenet: expected none or a file for compact, which nobody has trained on ImageNet; "
+            f"--weights {weights}: expected none or a file for compact, which nobody has trained on ImageNet; "
             "use --weights none"
         )
     image = keras.Input((image_size, image_size, 3), name="image")
@@ -168,7 +170,7 @@ def backbone(application, image_size, weights, stem="standard"):
         application: such as keras.applications.ResNet101.
         image_size: side of the input, in pixels.
         weights: 'imagenet' (downloaded and cached by Keras), 'none', or a list of weights files.
-        stem: 'standard', or 'small', for which see `with_small_stem`.
+        stem: 'standard', or 'small' or 'small_7x7', for which see `with_small_stem`.
 
     Raises:
         InputError: the download is impossible or the file does not fit.
@@ -180,7 +182,7 @@ def backbone(application, image_size, weights, stem="standard"):
         network = application(weights=None, **arguments)
         if weights != "none":
             load_files(network, weights)
-    return with_small_stem(network, pretrained=weights != "none") if stem == "small" else network
+    return network if stem == "standard" else with_small_stem(network, weights != "none" or stem == "small_7x7")
 
 
 def _with_imagenet_weights(application, arguments):
@@ -243,6 +245,25 @@ def is_detector(path):
         return False
 
 
+def stem_of(path):
+    """Return the stem of a detector with a ResNet: 'standard', 'small', or 'small_7x7'."""
+    import h5py
+
+    def first_convolution(part):
+        if isinstance(part, dict):
+            if part.get("class_name") == "Conv2D" and part["config"].get("name") == "conv1_conv":
+                return part["config"]
+            part = list(part.values())
+        found = (first_convolution(inside) for inside in part) if isinstance(part, list) else ()
+        return next((one for one in found if one), None)
+
+    with h5py.File(path, "r") as file:
+        settings = first_convolution(json.loads(file.attrs["model_config"])) or {}
+    if settings.get("strides") != [1, 1]:
+        return "standard"
+    return "small" if settings.get("kernel_size") == [3, 3] else "small_7x7"
+
+
 def load_files(model, paths):
     """Give a model the weights in some files, of several their mean.
 
@@ -256,8 +277,11 @@ def load_files(model, paths):
     Raises:
         InputError: there is no such file, or its layers are not the model's.
     """
-    found = [_weights_in(path, model) for path in paths]
-    model.set_weights([np.mean(same, axis=0, dtype=np.float64).astype(same[0].dtype) for same in zip(*found, strict=True)])
+    sums = [np.zeros(weight.shape, np.float64) for weight in model.weights]
+    for path in paths:
+        for total, weight in zip(sums, _weights_in(path, model), strict=True):
+            total += weight
+    model.set_weights([(total / len(paths)).astype(np.float32) for total in sums])
 
 
 def _weights_in(path, model):
@@ -270,7 +294,11 @@ def _weights_in(path, model):
                 warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that find nothing in the file
                 model.load_weights(path)
             return model.get_weights()
-        weights = without_test_time_flip(model_file.load(path)[0]).get_weights()
+        made_as = model_file.read_facts(path)["architecture"]
+        if made_as != model.name:
+            raise ValueError(f"a detector of {made_as}")
+        with undistributed():
+            weights = without_test_time_flip(model_file.load(path)[0]).get_weights()
         shapes, others = [tuple(mine.shape) for mine in model.weights], [other.shape for other in weights]
         if shapes != others:
             different = sum(a != b for a, b in zip(shapes, others, strict=False))
@@ -307,7 +335,7 @@ def with_test_time_flip(model):
 
 def without_test_time_flip(model):
     """Return the network inside one of `with_test_time_flip`, without its last activation; any other as it is."""
-    return backbone_of(model) if any(layer.name == FLIP_LAYER for layer in model.layers) else model
+    return (any(layer.name == FLIP_LAYER for layer in model.layers) and backbone_of(model)) or model
 
 
 def _caffe_normalisation(image):

@@ -119,7 +119,7 @@ def test_what_a_file_says_of_itself_stands_in_the_table(model, tmp_path, run):
     (tmp_path / "told.png").write_bytes(with_text(parameters="a cat\nSteps: 20, Sampler: Euler a, Seed: 1, Size: 32x32, Model: sd"))
     lines = run(app.main, tmp_path, *model, "--force")[1].splitlines()
     assert lines[5].endswith("told.png  [the file says: made by AI, not signed]") and "[" not in "".join(lines[:5])
-    assert lines[7] == "Made by AI, by what the files say of themselves: 1, 0 with a valid signature."
+    assert lines[7] == "Made by AI, by what the files say of themselves: 1, 0 with a valid signature (of whom is told with each)."
 
 
 def test_a_signature_that_does_not_hold_is_not_told_as_none():

@@ -264,6 +264,9 @@ def start(data, folder, processes, *more, backend="jax", devices=1):
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}
     environ = {**os.environ, "KERAS_BACKEND": backend, "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": "", **flags}
     environ["http_proxy"] = "http://127.0.0.1:9"  # as clusters have one: JAX is not to ask there for process 0
+    # most of a run this small is compiling, of the same program each time
+    environ["JAX_COMPILATION_CACHE_DIR"] = str(data.parent / "compiled")
+    environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     command = [sys.executable, "-c", NOTING, str(folder), "--data", str(data), "--output", str(folder / "d.h5")]
     command += ["--log-dir", str(folder / "log"), *MORE, *more]
     place = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)] if processes > 1 else []
