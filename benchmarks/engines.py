@@ -162,7 +162,7 @@ def network(path, size):
         return model
     one = ARCHITECTURES[facts["architecture"]]
     stem = facts["made"].get("arguments", {}).get("stem") or "standard"
-    if facts["architecture"] == "compact" or stem == "small":
+    if facts["architecture"] == "compact" or stem.startswith("small"):
         return None  # made for small images: of a larger one they compute far too much
     larger = one.build(size, "none", 0.0)
     try:
@@ -193,7 +193,7 @@ def compare(stem, engines, rounds, seconds):
         p_apart = abs(model_file.p_fake_of(margins, 1.0) - model_file.p_fake_of(expected, 1.0)).max()
         start, rate = (statistics.median(one[name] for one in measured) for name in ("start", "rate"))
         alone, whole = megabytes(PACKAGES[engine][1])
-        rows.append([told["name"], engine, f"{start:.2f}", f"{rate:,.1f}", f"{apart:.1e}", f"{p_apart:.1e}",
+        rows.append([told["name"], engine, f"{start:.3f}", f"{rate:,.1f}", f"{apart:.1e}", f"{p_apart:.1e}",
                      "yes" if apart <= LOGITS and p_apart <= P_FAKE else "no", f"{alone:.0f}", f"{whole:.0f}"])  # fmt: skip
     return rows
 
