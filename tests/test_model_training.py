@@ -508,6 +508,69 @@ def test_a_detector_gives_the_head_too(small_data, tmp_path, run):
     assert facts["made"]["arguments"]["head_epochs"] == 0
 
 
+def test_what_was_seen_before_is_known_and_told(trained, small_data, make_tree, tmp_path, run):
+    # what was validation to the first detector is train now, and half of its train images are validation
+    data = make_tree(tmp_path / "data", {"train/Fake": 4, "train/Real": 4, "validation/Fake": 0, "validation/Real": 0}, ".png")
+    for name in data_tree.CLASSES:
+        for file in sorted((small_data / "train" / name).iterdir())[:32]:
+            shutil.copy(file, data / "validation" / name / f"seen-{file.name}")
+    more = ["--weights", trained[0], "--epochs", "1", "--image-size", "32"]
+    code, out, err = run(model_training.main, *arguments(data, tmp_path, *more))
+    assert (code, err) == (0, "")
+    assert (
+        f"warning: {trained[0]} was trained on 64 images of these validation images: what is fitted on them, temperature, "
+        "thresholds and the best epoch, will look better than it is\n"
+    ) in out
+    facts, before = model_file.read_facts(tmp_path / "d.h5"), model_file.read_facts(trained[0])
+    assert facts["made"]["started_from"] == [
+        {"name": trained[0].name, "sha256": data_tree.digest_of(trained[0]), "trained_on": before["trained_on"]}
+    ]
+    assert facts["trained_on"] == (
+        f"the images of data: 4 Fake and 4 Real images with a shorter side of 32 pixels; before that: {before['trained_on']}"
+    )
+    images = [*(small_data / "train").rglob("*.png"), *(data / "train").rglob("*.png")]
+    own = {bytes.fromhex(data_tree.digest_of(path))[: model_file.DIGEST_BYTES] for path in images}
+    assert set(map(bytes, model_file.read_train_digests(tmp_path / "d.h5"))) == own and len(own) == 128 + 8
+
+
+def test_without_digests_of_what_it_started_from_a_detector_has_none(trained, small_data, tmp_path, run):
+    model, facts = model_file.load(trained[0])
+    model_file.save(model, tmp_path / "older.h5", facts)
+    more = ["--weights", trained[0], tmp_path / "older.h5", "--epochs", "0"]
+    code, out, _ = run(model_training.main, *arguments(small_data, tmp_path, *more))
+    assert code == 0 and "warning" not in out
+    assert model_file.read_train_digests(tmp_path / "d.h5") is None  # a part would pass for all
+
+
+@pytest.mark.parametrize("stem", ["standard", "small", "small_7x7"])
+def test_a_resnets_detector_given_back_keeps_its_stem(stem, small_data, tmp_path, run):
+    model = ARCHITECTURES["resnet50v2"].build(32, "none", 0.0, stem=stem)
+    facts = model_file.read_facts(ROOT / "models" / "compact.h5") | {"architecture": "resnet50v2", "output": "sigmoid_real"}
+    model_file.save(model, tmp_path / "before.h5", facts)
+    more = ["--architecture", "resnet50v2", "--image-size", "32", "--weights", tmp_path / "before.h5", "--epochs", "0"]
+    places = ["--data", small_data, "--output", tmp_path / "d.h5", "--log-dir", tmp_path / "log"]
+    other = "small" if stem == "standard" else "standard"
+    assert run(model_training.main, *places, *more, "--stem", other)[::2] == (
+        1, f"error: --stem {other}: expected that of {tmp_path / 'before.h5'}, {stem.removesuffix('_7x7')}; leave it out\n"
+    )  # fmt: skip
+    assert run(model_training.main, *places, *more)[::2] == (0, "")
+    after, facts = model_file.load(tmp_path / "d.h5")
+    assert facts["made"]["arguments"]["stem"] == stem
+    assert all((a == b).all() for a, b in zip(model.get_weights(), after.get_weights(), strict=True))
+
+
+def test_a_detector_and_a_backbone_together_are_one_line(small_data, tmp_path, run):
+    model = ARCHITECTURES["mobilenetv2"].build(32, "none", 1e-3)
+    facts = model_file.read_facts(ROOT / "models" / "compact.h5") | {"architecture": "mobilenetv2"}
+    model_file.save(model, tmp_path / "whole.h5", facts)
+    backbone = tmp_path / "backbone.weights.h5"
+    model.save_weights(backbone)
+    more = ["--architecture", "mobilenetv2", "--weights", backbone, tmp_path / "whole.h5"]
+    expected = f"expected a detector as {tmp_path / 'whole.h5'}, found another kind of file; give one kind"
+    places = ["--data", small_data, "--output", tmp_path / "d.h5", "--log-dir", tmp_path / "log"]
+    assert run(model_training.main, *places, *more) == (1, "", f"error: --weights {backbone}: {expected}\n")
+
+
 @pytest.mark.parametrize("more, said", [
     (["--stem", "small"], "--stem small: expected auto for compact; only resnet101, resnet50v2 have a choice"),
     (["--head-epochs", "1"], "--head-epochs 1: expected a pretrained backbone, found none; give --weights, or 0"),
