@@ -44,7 +44,7 @@ def example_image():
 
 def find_sources(images, example=False):
     """Return (list of paths and, for standard input, bytes; the names they are told by)."""
-    from detector.judging import STANDARD_INPUT, find_images
+    from detector.inference.predictor import STANDARD_INPUT, find_images
 
     sources = []
     for image in images:
@@ -101,8 +101,8 @@ def write_csv(path, rows):
     """Write the rows as CSV, beside and then renamed; what the file says of itself is JSON in its column."""
     import csv
 
-    from detector.data_tree import UNFINISHED
-    from detector.judging import COLUMNS
+    from detector.files import UNFINISHED
+    from detector.inference.predictor import COLUMNS
 
     unfinished = path.with_name(f"{path.name}{UNFINISHED}")
     with unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -117,7 +117,7 @@ def write_csv(path, rows):
 
 def show(rows, judge, args, total, counts):
     """Print the verdicts for a person: in words for a few images, a line each for many, and the counts."""
-    from detector.judging import about, claim, describe
+    from detector.inference.predictor import about, claim, describe
 
     for row in rows:
         if total <= FEW:
@@ -137,10 +137,11 @@ def show(rows, judge, args, total, counts):
 
 def explain(judge, row, source, path):
     """Write the picture that says where in the image the verdict comes from."""
-    from detector import explanation, pixels
+    from detector.images import pixels
+    from detector.inference import attribution
 
     image = pixels.read_image(source)
-    explanation.save(path, image, explanation.explain(judge.candidate(row["detector"]).open(), image))
+    attribution.save(path, image, attribution.explain(judge.candidate(row["detector"]).open(), image))
 
 
 # --- the command line ----------------------------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def check(parser, args):
         if path and not path.parent.is_dir():
             raise InputError(f"{path}: expected a folder to write to, found no {path.parent}; make it or give another {option}")
     if args.trust_list:
-        from detector.content_credentials import check_trust_list
+        from detector.provenance.c2pa import check_trust_list
 
         check_trust_list(args.trust_list)
 
@@ -244,11 +245,11 @@ def main(argv=None):
     sources, names = find_sources(args.images, args.example)
     if args.explain and len(sources) != 1:
         raise InputError(f"--explain: expected one image, found {len(sources):,}; name one of them")
-    from detector.judging import Judge, default_models
+    from detector.inference.predictor import Judge, default_models
 
     judge = Judge(args.model or default_models(), trust_list=args.trust_list)
     if not sources:
-        from detector.page import open_page
+        from detector.web.server import open_page
 
         return open_page(judge, args.host, args.port, args.share)
     counts = judge_and_tell(judge, sources, names, args)

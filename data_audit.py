@@ -32,8 +32,11 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from detector import console, data_tree, pairs
+from detector import console
 from detector.console import InputError, plural
+from detector.data import duplicates, placing
+from detector.data import tree as data_tree
+from detector.files import UNFINISHED, digest_of, parallel, read_bytes, scan
 
 TINY = 16  # shorter side in pixels below which an image says little to any network
 LONG = 5  # longer side over shorter side beyond which squeezing to a square destroys the picture
@@ -70,18 +73,18 @@ def list_images(folder):
     """
     paths, places, insides, links = [], [], [], []
     layout = data_tree.find_layout(folder)
-    data_tree.refuse_unfinished(folder)
+    placing.refuse_unfinished(folder)
     for split in sorted(layout, key=(*data_tree.SPLITS, None).index):
         for name, class_folders in layout[split].items():
             before = len(paths)
             for below in class_folders:
                 prefix = below.relative_to(folder).as_posix()
-                found = list(data_tree.scan(below, links))
+                found = list(scan(below, links))
                 paths += [f"{prefix}/{path}" for path in found]
                 insides += found
             if len(paths) == before:
                 raise InputError(f"{class_folders[0]}: expected images of class {name}, found an empty folder; fill or remove it")
-            places += [(split or pairs.UNSPLIT, name)] * (len(paths) - before)
+            places += [(split or duplicates.UNSPLIT, name)] * (len(paths) - before)
     rest = links, data_tree.loose_files(folder, layout)
     links, loose = ([os.path.relpath(path, folder).replace(os.sep, "/") for path in some] for some in rest)
     return Files(paths, places, insides, links, loose)
@@ -100,15 +103,16 @@ def inspect(root, path):
     Raises:
         FileNotFoundError: the file vanished.
     """
-    from detector import pixels, shortcuts, similarity
+    from detector.data import shortcuts
+    from detector.images import pixels, similarity
 
     full, digest = os.path.join(root, path), None
     try:
         if os.stat(full).st_size <= LARGE:
-            source = data_tree.read_bytes(full)
+            source = read_bytes(full)
             digest = hashlib.sha256(source).hexdigest()
         else:
-            source, digest = full, data_tree.digest_of(full)
+            source, digest = full, digest_of(full)
         image = pixels.read_image(source)
         facts = shortcuts.file_facts(source, image)
     except FileNotFoundError:
@@ -122,7 +126,7 @@ def inspect(root, path):
 
 def oddities(path, image, facts):
     """Return the list of the kinds in ODD that fit an image, (h, w, 3) uint8, with these file facts."""
-    from detector import shortcuts
+    from detector.data import shortcuts
 
     short, long = sorted(image.shape[:2])
     suffix = os.path.splitext(path)[1][1:].upper()
@@ -145,7 +149,8 @@ def inspect_block(root, paths):
     """
     import numpy as np
 
-    from detector import shortcuts, similarity
+    from detector.data import shortcuts
+    from detector.images import similarity
 
     digests, reasons, kinds, thumbnails, facts = zip(*(inspect(root, path) for path in paths), strict=True)
     empty = np.zeros((similarity.GREY_SIDE,) * 2, np.uint8)
@@ -159,7 +164,7 @@ def hash_block(root, paths):
     digests = []
     for path in paths:
         try:
-            digests.append(data_tree.digest_of(os.path.join(root, path)))
+            digests.append(digest_of(os.path.join(root, path)))
         except PermissionError:
             digests.append(None)
     return digests
@@ -168,7 +173,7 @@ def hash_block(root, paths):
 def in_blocks(function, root, paths, size):
     """Call function(root, block of paths) over all files on all cores and return the results, block by block."""
     blocks = [paths[i : i + size] for i in range(0, len(paths), size)]
-    return data_tree.parallel(functools.partial(function, root), blocks, f"block of {plural(size, 'image')}", chunk=1)
+    return parallel(functools.partial(function, root), blocks, f"block of {plural(size, 'image')}", chunk=1)
 
 
 def inspect_all(root, paths):
@@ -191,7 +196,7 @@ def audit(folder, files, quick=False):
         counts[split][name] += 1
     report = {"tool": TOOL, "folder": os.fspath(folder), "quick": quick, "images": len(paths), "counts": counts}
     report |= (look_quickly if quick else look)(os.fspath(folder), paths, places)
-    report["augmented"] = pairs.augmented(paths, places, files.insides)
+    report["augmented"] = duplicates.augmented(paths, places, files.insides)
     report["passed_over"] = {"links": files.links, "loose": files.loose}
     report["findings"], report["warnings"] = judge(report)
     return report
@@ -208,7 +213,7 @@ def look(root, paths, places):
     """Return all entries of the report that need the files."""
     import numpy as np
 
-    from detector import shortcuts
+    from detector.data import shortcuts
 
     digests, reasons, kinds, hashes, facts = inspect_all(root, paths)
     first = {digest: i for i, digest in reversed(list(enumerate(digests))) if reasons[i] is None}
@@ -219,22 +224,22 @@ def look(root, paths, places):
     return {
         "unreadable": [{"path": path, "reason": reason} for path, reason in zip(paths, reasons, strict=True) if reason],
         "odd": {kind: [path for path, its in zip(paths, kinds, strict=True) if kind in its] for kind in ODD},
-        "near": pairs.nearly_identical(root, paths, places, hashes, usable),
+        "near": duplicates.nearly_identical(root, paths, places, hashes, usable),
         "shortcut": shortcuts.find_shortcut(facts[readable], is_fake[readable], content[readable]),
     } | twins(paths, digests, places)
 
 
 def twins(paths, digests, places):
     """Return the report's entry on identical content."""
-    groups, found = pairs.identical(digests, places)
-    return {"identical": {"pairs": pairs.listed(found), "groups": [[paths[i] for i in group] for group in groups]}}
+    groups, found = duplicates.identical(digests, places)
+    return {"identical": {"pairs": duplicates.listed(found), "groups": [[paths[i] for i in group] for group in groups]}}
 
 
 def judge(report):
     """Return (findings, warnings) of a report, a sentence each."""
     findings, warnings = [], []
     for entry in report["identical"]["pairs"]:
-        leak = pairs.is_leak((entry["splits"], entry["conflicting_labels"]))
+        leak = duplicates.is_leak((entry["splits"], entry["conflicting_labels"]))
         (findings if leak else warnings).append(in_words(entry, "identical"))
     for kind, where in AUGMENTED.items():
         if report["augmented"][kind]:
@@ -261,7 +266,7 @@ def judge(report):
 def in_words(entry, how):
     """Return a sentence for an entry of `pairs`, such as '378 pairs of identical images across train and test'."""
     a, b = entry["splits"]
-    where = f" across {a} and {b}" if a != b else "" if a == pairs.UNSPLIT else f" within {a}"
+    where = f" across {a} and {b}" if a != b else "" if a == duplicates.UNSPLIT else f" within {a}"
     text = f"{plural(entry['pairs'], 'pair')} of {how} images{where}"
     return f"{text}, one Fake and one Real" if entry["conflicting_labels"] else text
 
@@ -296,7 +301,7 @@ def prepare_report_folder(report, folder):
         raise InputError(f"{report}: expected a folder outside of {folder}, which is only read; choose another with --report")
     for name in ("audit.json", "audit.html"):
         path = report / name
-        if path.exists() and TOOL.encode() not in data_tree.read_bytes(path)[:400]:
+        if path.exists() and TOOL.encode() not in read_bytes(path)[:400]:
             raise InputError(f"{path}: expected an earlier report or nothing, found another file; choose another with --report")
     os.makedirs(report, exist_ok=True)
 
@@ -304,7 +309,7 @@ def prepare_report_folder(report, folder):
 def write_report(report, page, folder):
     """Write audit.json and audit.html into `folder`, each beside its place and then renamed."""
     for name, text in (("audit.html", page), ("audit.json", json.dumps(report, indent=1) + "\n")):
-        unfinished = folder / f"{name}{data_tree.UNFINISHED}"
+        unfinished = folder / f"{name}{UNFINISHED}"
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, folder / name)
 
@@ -335,7 +340,7 @@ def main(argv=None):
     prepare_report_folder(args.report, args.folder)
     report = audit(args.folder, files, args.quick)
 
-    from detector import audit_page
+    from detector.reports import audit_page
 
     write_report(report, audit_page.render(report, files.paths, files.places), args.report)
     print_summary(report, args.report)

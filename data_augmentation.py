@@ -24,17 +24,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from detector.console import InputError, plural, require_packages, stage
-from detector.data_tree import (
-    AUGMENTED,
-    CLASSES,
-    NOT_STRAY,
-    counts_table,
-    parallel,
-    read_tree,
-    refuse_unfinished,
-    scan,
-    unfinished_while,
-)
+from detector.data.placing import refuse_unfinished, unfinished_while
+from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, counts_table, read_tree
+from detector.files import parallel, scan
 
 STAGE = "data_augmentation.py"
 UNASKED = 100_000  # more new files than this are made only when asked for by number
@@ -156,8 +148,8 @@ def augment(image, source, copies, recipe):
     """
     import cv2
 
-    from detector.damage import random_damage
-    from detector.geometry import random_affines
+    from detector.images.corruptions import random_damage
+    from detector.images.transforms import random_affines
 
     swapped = functools.partial(cv2.cvtColor, code=cv2.COLOR_RGB2BGR)
 
@@ -204,7 +196,7 @@ def augment_file(job, data, into, recipe):
     """
     import cv2
 
-    from detector.pixels import read_image
+    from detector.images.pixels import read_image
 
     cv2.setNumThreads(1)  # other processes are on the other cores
     source, copies = job

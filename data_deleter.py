@@ -15,18 +15,19 @@ import os
 import sys
 from pathlib import Path
 
-from detector import data_tree
 from detector.console import InputError, plural, progress, stage
-from detector.data_tree import AUGMENTED, CLASSES, JOURNAL
+from detector.data.placing import JOURNAL
+from detector.data.tree import AUGMENTED, CLASSES
+from detector.files import is_link, require_folder, scan
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def check_deletable(folder):
     """Raise InputError for a folder whose loss would be a disaster: root, home, the working folder, a parent of these."""
-    if data_tree.is_link(str(folder).rstrip("/\\") or folder):
+    if is_link(str(folder).rstrip("/\\") or folder):
         raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give that folder itself")
-    data_tree.require_folder(folder, holding="what is to be deleted")
+    require_folder(folder, holding="what is to be deleted")
     real = Path(os.path.realpath(folder))
     precious = {"the working folder": Path.cwd(), "the home folder": Path(os.path.realpath(os.path.expanduser("~")))}
     if real == Path(real.anchor):
@@ -51,7 +52,7 @@ def survey(folder):
             for entry in entries:
                 if entry.name == ".git":
                     raise InputError(f"{folder}: expected a folder of images, found a repository in {here}; it is not deleted")
-                if entry.is_dir(follow_symlinks=False) and not data_tree.is_link(entry.path):
+                if entry.is_dir(follow_symlinks=False) and not is_link(entry.path):
                     stack.append(entry.path)
                 else:
                     files.append(entry.path)
@@ -63,14 +64,14 @@ def survey_augmented(data):
     """List the augmented images of data/train: ([paths], [], bytes)."""
     folders = [Path(data) / "train" / name for name in CLASSES]
     for folder in (Path(data) / "train", *folders):
-        if data_tree.is_link(folder):
+        if is_link(folder):
             raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give its own tree")
     for folder in folders:
-        data_tree.require_folder(folder, holding=f"images of class {folder.name}")
+        require_folder(folder, holding=f"images of class {folder.name}")
     paths = [
         os.path.join(folder, path)
         for folder in folders
-        for path in data_tree.scan(folder)
+        for path in scan(folder)
         if AUGMENTED in path.rsplit("/", 1)[-1]
     ]
     return paths, [], sum(os.lstat(path).st_size for path in paths)

@@ -18,9 +18,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from detector import data_tree
 from detector.console import InputError, plural, stage
-from detector.data_tree import AUGMENTED, CLASSES, SPLITS, TRANSFERS, Image, counts_table
+from detector.data import placing
+from detector.data import tree as data_tree
+from detector.data.placing import TRANSFERS
+from detector.data.tree import AUGMENTED, CLASSES, SPLITS, Image, counts_table
+from detector.files import folders_above, is_link, names_for, scan, without_case
 
 SHOWN = 10  # pairs of a list
 
@@ -59,7 +62,7 @@ def read_sources(sources):
     is not in train.
     """
     for source in sources:
-        data_tree.refuse_unfinished(source)
+        placing.refuse_unfinished(source)
     layouts = [data_tree.find_layout(source) for source in sources]
     split = [source for source, layout in zip(sources, layouts, strict=True) if None not in layout]
     if split and len(split) < len(sources):
@@ -101,7 +104,7 @@ def check_augmented(there, images):
 
 def check_apart(sources, target):
     """Raise InputError where two of the folders are the same, or where the target is in a source."""
-    data_tree.check_is_folder(target)
+    placing.check_is_folder(target)
     goal, real = Path(os.path.realpath(target)), [Path(os.path.realpath(source)) for source in sources]
     for i, (source, path) in enumerate(zip(sources, real, strict=True)):
         if path == goal or path in goal.parents:
@@ -149,7 +152,7 @@ def plan_merge(there, images, target):
     plan = []
     for image in images:
         folder = os.path.join(target, image.split or "", image.label)
-        for inside in data_tree.names_for(image.inside, image.digest):
+        for inside in names_for(image.inside, image.digest):
             key = _key(image, inside)
             known = key in taken
             if key in folders or (there and not known and os.path.lexists(os.path.join(folder, inside))):
@@ -166,18 +169,18 @@ def check_folders(folders, taken, target):
     """Raise InputError where a file or a link stands in the target where a newcomer's folder has to be."""
     for key, (image, inside) in folders.items():
         path = os.path.join(target, image.split or "", image.label, taken.get(key, (None, inside))[1])
-        if os.path.lexists(path) and (data_tree.is_link(path) or not os.path.isdir(path)):
-            found = "link" if data_tree.is_link(path) else "file"
+        if os.path.lexists(path) and (is_link(path) or not os.path.isdir(path)):
+            found = "link" if is_link(path) else "file"
             raise InputError(f"{path}: expected a folder, for {image.path}, found a {found}; rename one of the two")
 
 
 def _folders(images):
     """Return {key: (an image in it, path inside the class folder)} of all folders that the images lie in."""
-    return {_key(image, above): (image, above) for image in images for above in data_tree.folders_above(image.inside)}
+    return {_key(image, above): (image, above) for image in images for above in folders_above(image.inside)}
 
 
 def _key(image, inside):
-    return image.split, image.label, data_tree.without_case(inside)
+    return image.split, image.label, without_case(inside)
 
 
 def make_plan(sources, target, transfer, on_conflict):
@@ -238,7 +241,7 @@ def count_target(target):
     for name in CLASSES:
         folder = os.path.join(target, name)
         if os.path.isdir(folder):
-            counts["all", name] = sum(1 for _ in data_tree.scan(folder))
+            counts["all", name] = sum(1 for _ in scan(folder))
     return counts
 
 
@@ -270,14 +273,14 @@ def main(argv=None):
     check_apart(args.sources, args.into)
     job = ["data_merger.py", *map(os.path.abspath, args.sources), "--into", os.path.abspath(args.into)]
     job += ["--transfer", args.transfer, "--on-conflict", args.on_conflict]
-    with contextlib.nullcontext() if args.dry_run else data_tree.alone_in(args.into):
-        begun = data_tree.unfinished_plan(args.into, job)
+    with contextlib.nullcontext() if args.dry_run else placing.alone_in(args.into):
+        begun = placing.unfinished_plan(args.into, job)
         report, plan = begun or make_plan(args.sources, args.into, args.transfer, args.on_conflict)
         if args.dry_run:
             sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
             print(*report, sep="\n")
             return
-        data_tree.finish(args.into, job, report, plan, args.transfer)
+        placing.finish(args.into, job, report, plan, args.transfer)
     print(*report, counts_table(count_target(args.into)), sep="\n")
 
 

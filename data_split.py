@@ -19,9 +19,13 @@ from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 
-from detector import data_tree
 from detector.console import InputError, plural, stage
-from detector.data_tree import AUGMENTED, CLASSES, LEFT_OUT, SPLITS, TRANSFERS, counts_table
+from detector.data import placing
+from detector.data import tree as data_tree
+from detector.data.placing import TRANSFERS
+from detector.data.tree import AUGMENTED, CLASSES, LEFT_OUT, SPLITS, counts_table
+from detector.files import file_facts, scan, without_case
+from detector.images import formats
 
 HELD_OUT = ("validation", "test")  # kept as they are where they were published
 SIZES = dict(zip(SPLITS, map(Fraction, ("0.70", "0.15", "0.15")), strict=True))
@@ -43,7 +47,7 @@ def read_source(source):
     Raises InputError where the layout is not understood, where a stage was interrupted in it, or where it holds augmented images.
     """
     links, layout = [], data_tree.find_layout(source)
-    data_tree.refuse_unfinished(source)
+    placing.refuse_unfinished(source)
     files = data_tree.find_images(layout, links)
     augmented = [file.path for file in files if AUGMENTED in file.inside]
     if augmented:
@@ -260,13 +264,13 @@ def check_target(data, plan, digests):
     """Raise InputError where a split of `data` holds an image that is not of this plan: two splits in one tree are a leak."""
     below = len(os.path.join(data, ""))
     planned = [(destination[below:].replace(os.sep, "/"), digests[source]) for source, destination in plan]
-    known = {data_tree.without_case(path): digest for path, digest in planned}
+    known = {without_case(path): digest for path, digest in planned}
     there = [f"{top}/{path}" for top in (*SPLITS, LEFT_OUT) for path in _files(os.path.join(data, top))]
-    foreign = [path for path in there if data_tree.without_case(path) not in known and not path.startswith(LEFT_OUT)]
+    foreign = [path for path in there if without_case(path) not in known and not path.startswith(LEFT_OUT)]
     if not foreign:
-        there = [path for path in there if data_tree.without_case(path) in known]
-        facts = data_tree.file_facts(data, there)
-        foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != known[data_tree.without_case(path)]]
+        there = [path for path in there if without_case(path) in known]
+        facts = file_facts(data, there)
+        foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != known[without_case(path)]]
     if foreign:
         raise InputError(
             f"{data}: expected no other images there, found {len(foreign):,} that are not of this split (first: {foreign[0]}); "
@@ -275,7 +279,7 @@ def check_target(data, plan, digests):
 
 
 def _files(folder):
-    return data_tree.scan(folder) if os.path.isdir(folder) else []
+    return scan(folder) if os.path.isdir(folder) else []
 
 
 # --- the stage ---------------------------------------------------------------------------------------------------------
@@ -301,13 +305,13 @@ def make_plan(source, data, sizes, seed):
 def moved_before(source, data):
     """Tell whether there are no images in the source because all of them were moved to `data`."""
     folders = [folder for classes in data_tree.find_layout(source).values() for some in classes.values() for folder in some]
-    left = (data_tree.is_image(os.path.join(folder, path)) for folder in folders for path in data_tree.scan(folder))
+    left = (formats.is_image(os.path.join(folder, path)) for folder in folders for path in scan(folder))
     return not any(left) and any(data_tree.count_images(data).values())
 
 
 def check_apart(source, data):
     """Raise InputError where `data` is the source or in it: a second run would take it for a class folder."""
-    data_tree.check_is_folder(data)
+    placing.check_is_folder(data)
     inner, outer = Path(os.path.realpath(data)), Path(os.path.realpath(source))
     if inner == outer or outer in inner.parents:
         raise InputError(f"{data}: expected a folder outside the source {source}; choose another --data")
@@ -357,8 +361,8 @@ def main(argv=None):
     check_apart(args.source, args.data)
     job = ["data_split.py", os.path.abspath(args.source), "--data", os.path.abspath(args.data), "--seed", str(args.seed)]
     job += ["--transfer", args.transfer] + (["--sizes", *map(str, args.sizes)] if args.sizes else [])
-    with contextlib.nullcontext() if args.dry_run else data_tree.alone_in(args.data):
-        begun = data_tree.unfinished_plan(args.data, job)
+    with contextlib.nullcontext() if args.dry_run else placing.alone_in(args.data):
+        begun = placing.unfinished_plan(args.data, job)
         if not begun and args.transfer == "move" and moved_before(args.source, args.data):
             print(f"{args.source}: no images left to move", counts_table(data_tree.count_images(args.data)), sep="\n")
             return
@@ -366,7 +370,7 @@ def main(argv=None):
         if args.dry_run:
             sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
         else:
-            data_tree.finish(args.data, job, report, plan, args.transfer)
+            placing.finish(args.data, job, report, plan, args.transfer)
     print(*report, counts_table(count_plan(plan, args.data)), sep="\n")
 
 

@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from detector.archive import (
+from detector.console import InputError, describe_os_error, plural, printable, progress, stage, table
+from detector.data.archive import (
     BLOCK,
     HEADER,
     Damaged,
@@ -38,19 +39,10 @@ from detector.archive import (
     whole_entry,
     without_case,
 )
-from detector.console import InputError, describe_os_error, plural, printable, progress, stage, table
-from detector.data_tree import (
-    UNFINISHED,
-    class_of,
-    counts_table,
-    is_junk,
-    place,
-    read_bytes,
-    same_content,
-    scan,
-    split_of,
-)
-from detector.packing import PIECE
+from detector.data.packing import PIECE
+from detector.data.placing import place
+from detector.data.tree import class_of, counts_table, split_of
+from detector.files import UNFINISHED, is_junk, read_bytes, same_content, scan
 
 WHOLE = 8 << 20  # bytes; an entry up to this size is held in memory and written by one call
 CHUNK = 256  # zip entries per task

@@ -14,9 +14,10 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from detector.archive import Names, show_size
 from detector.console import InputError, plural, printable, progress, stage, table
-from detector.data_tree import UNFINISHED, image_format, is_junk, require_folder, scan
+from detector.data.archive import Names, show_size
+from detector.files import UNFINISHED, is_junk, require_folder, scan
+from detector.images.formats import image_format
 
 PIECE = 1 << 20  # bytes read at a time
 # What differs between two machines or two days is fixed: the oldest time that a zip can tell, and the permissions of a

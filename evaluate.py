@@ -12,8 +12,8 @@ images that one model gets right and the other wrong), and metrics.json, written
     device, versions, thresholds, temperature, split (the first one), and at this level also the figures and intervals of the
     first split
     splits           {split: the figures and what follows}; a tree without splits is one split, "all"
-      ...            the figures of detector.metrics.figures, raw and per_class among them; one that does not exist is null
-      intervals      the same without n and confusion, [low, high] each: see detector.intervals
+      ...            detector.evaluation.metrics.figures, raw and per_class among them; one that does not exist is null
+      intervals      the same without n and confusion, [low, high] each: see detector.evaluation.intervals
       unreadable     number of images that could not be read; they are not scored. unreadable_files: a line for each
       unlike_seen    number of images of a size or shape that the detector has never seen; app.py says "uncertain" to these
       leaks          {in_train, in_train_of_model, either}: number of images that stand, by SHA-256, in the train folder of the
@@ -27,7 +27,7 @@ images that one model gets right and the other wrong), and metrics.json, written
                      then fitted. The seed of the noise comes from the image: each run has the same.
       versus         --versus: {model, model_sha256, in_train_of_other (number of images that it was trained on; null where that
                      is not known), figures (with intervals), and difference, intervals and mcnemar of
-                     detector.intervals.compare}; else null
+                     detector.evaluation.intervals.compare}; else null
 """
 import argparse
 import contextlib
@@ -37,8 +37,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from detector import data_tree, evaluation
+from detector import files
 from detector.console import HelpFormatter, InputError, printable, progress, require_packages, stage, table
+from detector.data import tree as data_tree
+from detector.evaluation import dataset
 
 TOOL = "evaluate.py"
 RESULT = "metrics.json"  # written last: without it a report is not finished
@@ -62,12 +64,12 @@ class Scored(NamedTuple):
 
 
 def open_engine(model, engine):
-    """Return what scores images: a detector.model_file.Detector (engine 'litert') or a detector.scoring.KerasDetector."""
+    """Return what scores images: a detector.model.runtime.Detector (engine 'litert') or a detector.model.runtime.KerasDetector."""
     if engine == "keras":
-        from detector.scoring import KerasDetector
+        from detector.model.runtime import KerasDetector
 
         return KerasDetector(model)
-    from detector.model_file import open_detector
+    from detector.model.export import open_detector
 
     return open_detector(model)
 
@@ -80,7 +82,7 @@ def score_items(detector, data, items, ways=()):
     """
     import numpy as np
 
-    from detector.scoring import score_files
+    from detector.inference.scoring import score_files
 
     readable, p_fake, margins, unreadable, unlike = [], [], [], [], 0
     scores = score_files(detector, (os.path.join(data, item.path) for item in items), damages=ways)
@@ -109,8 +111,8 @@ def evaluate_split(detector, data, split, scored, known, ways=()):
     """
     import numpy as np
 
-    from detector.intervals import figures_with_intervals
-    from detector.model_file import p_fake_of
+    from detector.evaluation.intervals import figures_with_intervals
+    from detector.model.scores import p_fake_of
 
     facts = detector.facts
     raw = p_fake_of(scored.margins, 1.0)
@@ -126,7 +128,7 @@ def evaluate_split(detector, data, split, scored, known, ways=()):
     ]
     rows.sort(key=lambda row: (row["accuracy"], row["n"]))
     paths = [item.path for item in scored.items]
-    leaks, leaked = (None, None) if split == "train" else evaluation.find_leaks(data, paths, known)
+    leaks, leaked = (None, None) if split == "train" else dataset.find_leaks(data, paths, known)
     damaged = {name: measure(way=i) for i, name in progress(list(enumerate(ways, 1)), unit="damage measured")}
     return {
         **whole,
@@ -158,21 +160,21 @@ def versus(detector, scored, other, other_scored, seen=None):
     Args:
         seen: number of these images that the other was trained on, None where that is not known.
     """
-    from detector.intervals import compare, figures_with_intervals
-    from detector.model_file import p_fake_of
+    from detector.evaluation.intervals import compare, figures_with_intervals
+    from detector.model.scores import p_fake_of
 
     limits, other_limits = detector.facts["thresholds"], other.facts["thresholds"]
     raw = p_fake_of(other_scored.margins[0], 1.0)
     found = {
         "model": os.fspath(other.path),
-        "model_sha256": data_tree.digest_of(other.path),
+        "model_sha256": files.digest_of(other.path),
         "in_train_of_other": seen,
         "figures": figures_with_intervals(scored.is_fake, other_scored.p_fake, other_limits, raw),
         **compare(scored.is_fake, scored.p_fake, limits, other_scored.p_fake, other_limits),
     }
     right, other_right = ((one.p_fake >= 0.5) == scored.is_fake for one in (scored, other_scored))
     changed = [
-        [item.path, evaluation.label_of(item), repr(mine), repr(theirs), "this" if this else "other"]
+        [item.path, dataset.label_of(item), repr(mine), repr(theirs), "this" if this else "other"]
         for item, mine, theirs, this, that in zip(
             scored.items, scored.p_fake.tolist(), other_scored.p_fake.tolist(), right, other_right, strict=True
         )
@@ -194,7 +196,7 @@ def check_folder(folder, data, overwrite):
     if there and not overwrite:
         if RESULT in there:
             raise InputError(f"{folder}: a report is there already; give another --report, or --overwrite")
-        if not (folder / f"{RESULT}{data_tree.UNFINISHED}").exists():  # of an interrupted report everything may go
+        if not (folder / f"{RESULT}{files.UNFINISHED}").exists():  # of an interrupted report everything may go
             raise InputError(f"{folder}: found a {there[0]} that belongs to no report; give another --report, or --overwrite")
     here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(here, os.W_OK):
@@ -203,10 +205,10 @@ def check_folder(folder, data, overwrite):
 
 def ours(folder):
     """Return the paths of what a report consists of, the result first, as far as they are there."""
-    from detector import charts
+    from detector.evaluation import plots
 
-    kinds = [*charts.NAMES, "damage", *(f"mistakes_{kind}" for kind in MISTAKES)]
-    pictures = [f"{kind}_{split}.png" for kind in kinds for split in (*data_tree.SPLITS, evaluation.ALL)]
+    kinds = [*plots.NAMES, "damage", *(f"mistakes_{kind}" for kind in MISTAKES)]
+    pictures = [f"{kind}_{split}.png" for kind in kinds for split in (*data_tree.SPLITS, dataset.ALL)]
     paths = [folder / name for name in (RESULT, "report.html", "predictions.csv", "changed.csv", *pictures)]
     return [path for path in paths if path.exists()]
 
@@ -220,10 +222,10 @@ def write_report(folder, data, report, scored, changed):
         scored: {split: Scored}.
         changed: rows of changed.csv, or None.
     """
-    from detector import report_page
+    from detector.reports import evaluation_page
 
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{RESULT}{data_tree.UNFINISHED}"
+    unfinished = folder / f"{RESULT}{files.UNFINISHED}"
     unfinished.write_text("", "utf-8")
     for old in ours(folder):  # no figure of an earlier report stays beside ours
         old.unlink()
@@ -235,8 +237,8 @@ def write_report(folder, data, report, scored, changed):
     pictures = {
         split: draw_pictures(folder, data, split, some, report["splits"][split], thresholds) for split, some in scored.items()
     }
-    page = folder / f"report.html{data_tree.UNFINISHED}"
-    page.write_text(report_page.render(report, folder, pictures), "utf-8")
+    page = folder / f"report.html{files.UNFINISHED}"
+    page.write_text(evaluation_page.render(report, folder, pictures), "utf-8")
     os.replace(page, folder / "report.html")
     unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
     os.replace(unfinished, folder / RESULT)
@@ -244,10 +246,10 @@ def write_report(folder, data, report, scored, changed):
 
 def prediction_rows(scored, thresholds):
     """Return the rows of predictions.csv of one split."""
-    from detector.model_file import verdict_of
+    from detector.model.scores import verdict_of
 
     pairs = zip(scored.items, scored.p_fake.tolist(), strict=True)
-    return [[item.path, evaluation.label_of(item), repr(p), verdict_of(p, thresholds)] for item, p in pairs]
+    return [[item.path, dataset.label_of(item), repr(p), verdict_of(p, thresholds)] for item, p in pairs]
 
 
 def write_csv(file, header, rows):
@@ -260,19 +262,19 @@ def write_csv(file, header, rows):
 
 def draw_pictures(folder, data, split, scored, figures, thresholds):
     """Draw the pictures of one split; return {file name: alternative text}."""
-    from detector import charts
+    from detector.evaluation import plots
 
-    charts.draw_all(folder, split, scored.is_fake, scored.p_fake, figures, thresholds)
-    drawn = {f"{name}_{split}.png": f"{name.replace('_', ' ')}, {split}" for name in charts.NAMES}
+    plots.draw_all(folder, split, scored.is_fake, scored.p_fake, figures, thresholds)
+    drawn = {f"{name}_{split}.png": f"{name.replace('_', ' ')}, {split}" for name in plots.NAMES}
     if figures["damage"]:
-        charts.draw_damage(folder, split, figures["damage"])
+        plots.draw_damage(folder, split, figures["damage"])
         drawn[f"damage_{split}.png"] = f"figures of damaged images, {split}"
     for kind, title in MISTAKES.items():
         entries = worst_mistakes(scored, of_fake=kind == "fake_called_real")
         if entries:
-            which = f"the {charts.SHEET} worst of {len(entries):,}" if len(entries) > charts.SHEET else f"all {len(entries)}"
+            which = f"the {plots.SHEET} worst of {len(entries):,}" if len(entries) > plots.SHEET else f"all {len(entries)}"
             line = f"{title}: {which} ({split}; below each its P(Fake) and name)"
-            charts.draw_sheet(folder / f"mistakes_{kind}_{split}.png", data, line, entries)
+            plots.draw_sheet(folder / f"mistakes_{kind}_{split}.png", data, line, entries)
             drawn[f"mistakes_{kind}_{split}.png"] = line
     return drawn
 
@@ -292,25 +294,25 @@ def short_name(path, most=20):
 
 def show(report, folder):
     """Print the tables for a person."""
-    from detector import report_page
+    from detector.reports import evaluation_page
 
     for split, figures in report["splits"].items():
         for line in figures["unreadable_files"][:10]:
             print(f"not scored: {printable(line)}")
         if figures["groups"]:
             named = {row["group"]: row for row in figures["groups"]}
-            note = report_page.footnote(named)
-            rows = table(report_page.short_rows(named), report_page.short_header(f"groups of {split}"))
+            note = evaluation_page.footnote(named)
+            rows = table(evaluation_page.short_rows(named), evaluation_page.short_header(f"groups of {split}"))
             print(f"{rows}\n{note}\n" if note else f"{rows}\n")
         if figures["damage"]:
-            print(f"{table(report_page.short_rows(figures['damage']), report_page.short_header(f'damaged {split}'))}\n")
-    print(table(report_page.figure_rows(report), ["", *report_page.columns(report)]))
+            print(f"{table(evaluation_page.short_rows(figures['damage']), evaluation_page.short_header(f'damaged {split}'))}\n")
+    print(table(evaluation_page.figure_rows(report), ["", *evaluation_page.columns(report)]))
     for split, figures in report["splits"].items():
         if figures["versus"]:
             header = [f"against {figures['versus']['model']}", "this", "other", f"difference ({split})"]
-            print(f"\n{table(report_page.comparison_rows(figures['versus'], figures), header)}")
-            print(f"{split}: {report_page.mcnemar_sentence(figures['versus'])}")
-    for kind, line in report_page.notes(report):
+            print(f"\n{table(evaluation_page.comparison_rows(figures['versus'], figures), header)}")
+            print(f"{split}: {evaluation_page.mcnemar_sentence(figures['versus'])}")
+    for kind, line in evaluation_page.notes(report):
         print(f"{kind}: {line}")
     print("\n".join(report["headline"]))
     print(printable(f"report: {folder / 'report.html'}, {folder / RESULT}"))
@@ -321,13 +323,13 @@ def show(report, folder):
 
 def evaluate(args):
     """Score and measure what the command line names; return (report, {split: Scored}, rows of changed.csv or None)."""
-    from detector import report_page
+    from detector.reports import evaluation_page
 
-    splits, train = evaluation.list_items(args.data, args.split, args.group_by)
+    splits, train = dataset.list_items(args.data, args.split, args.group_by)
     detector = open_engine(args.model, args.engine)
     other = open_engine(args.versus, args.engine) if args.versus else None
-    ways = evaluation.damages() if args.damage else {}
-    known = evaluation.known_digests(args.data, args.model, train if set(splits) != {"train"} else None)
+    ways = dataset.damages() if args.damage else {}
+    known = dataset.known_digests(args.data, args.model, train if set(splits) != {"train"} else None)
     scored = {split: score_items(detector, args.data, items, list(ways.values())) for split, items in splits.items()}
     found, changed = {}, [] if other else None
     for split, some in scored.items():
@@ -335,13 +337,13 @@ def evaluate(args):
         if other:
             theirs = score_items(other, args.data, splits[split])
             paths = [item.path for item in some.items]
-            seen = None if split == "train" else evaluation.count_trained_on(args.data, paths, args.versus)
+            seen = None if split == "train" else dataset.count_trained_on(args.data, paths, args.versus)
             found[split]["versus"], rows = versus(detector, some, other, theirs, seen)
             changed += rows
     lines = []
     for split, some in scored.items():
         counts = {"Fake": int(some.is_fake.sum()), "Real": int((~some.is_fake).sum())}
-        lines.append(report_page.headline(args.model.name, split, found[split], counts))
+        lines.append(evaluation_page.headline(args.model.name, split, found[split], counts))
     return describe(args, detector, found, lines), scored, changed
 
 
@@ -349,11 +351,11 @@ def describe(args, detector, splits, lines):
     """Return what metrics.json holds."""
     from importlib import metadata
 
-    from detector import model_file
+    from detector.model import backend
 
     first = next(iter(splits))
     extra = ("unreadable", "unreadable_files", "unlike_seen", "leaks", "without_leaks", "groups", "damage", "versus")
-    versions = {name: version for name, version in model_file.versions().items() if name != "date"}
+    versions = {name: version for name, version in backend.versions().items() if name != "date"}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
@@ -364,7 +366,7 @@ def describe(args, detector, splits, lines):
         **{name: value for name, value in splits[first].items() if name not in extra},
         "data": os.fspath(args.data),
         "model": os.fspath(args.model),
-        "model_sha256": data_tree.digest_of(args.model),
+        "model_sha256": files.digest_of(args.model),
         "engine": args.engine,
         "device": getattr(detector, "device", "litert on cpu"),
         "versions": versions,

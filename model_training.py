@@ -18,9 +18,11 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector import data_tree, distribution
-from detector.architectures import ARCHITECTURES, STEMS
 from detector.console import HelpFormatter, InputError, plural, require_packages, stage
+from detector.data import tree as data_tree
+from detector.files import digest_of, require_folder
+from detector.model.architectures import ARCHITECTURES, STEMS
+from detector.training import distributed
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def train(model, feed, validation, callbacks, first_epoch, end, first_step=0):
     """
     import keras
 
-    from detector.training import ImageFeed
+    from detector.training.batches import ImageFeed
 
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: feed.start_epoch(epoch, first_step))
     given = {"callbacks": [order, *callbacks], "shuffle": False, "verbose": 0}
@@ -95,8 +97,8 @@ def compile_model(model, output, phase, args, steps_per_epoch, some_ignored=Fals
     """
     import keras
 
-    from detector.architectures import backbone_of
-    from detector.training import fake_metrics
+    from detector.model.architectures import backbone_of
+    from detector.training.metrics import fake_metrics
 
     if network := backbone_of(model):
         network.trainable = not phase.head_only  # the backbone alone: the normalisation before it stays as it is
@@ -124,7 +126,7 @@ def make_schedule(phase, args, steps_per_epoch):
 
 def read_splits(data):
     """Return {split: feed.Split} of train and validation."""
-    from detector.feed import look_at
+    from detector.training.dataset import look_at
 
     tree = data_tree.read_tree(data, ("train", "validation"))
     return {split: look_at(data, split, paths, labels) for split, (paths, labels) in tree.items()}
@@ -148,13 +150,13 @@ def score_validation(model, validation):
     """Return (is_fake, margins) of the validation images with the model's current weights, both (n,)."""
     import numpy as np
 
-    from detector import model_file
-    from detector.training import PatchScores
+    from detector.model import backend, scores
+    from detector.training.batches import PatchScores
 
     output, is_fake = validation.output, []
     if isinstance(validation, PatchScores):
-        with model_file.giving_logits(model):
-            labels, margins = validation.score(lambda batch: model_file.margins_of(model.predict_on_batch(batch), output))
+        with backend.giving_logits(model):
+            labels, margins = validation.score(lambda batch: scores.margins_of(model.predict_on_batch(batch), output))
         return labels == 0, margins
 
     def batches():
@@ -163,7 +165,7 @@ def score_validation(model, validation):
             is_fake.append(targets[:, 0] == (1 if output == "softmax" else 0))
             yield images
 
-    margins = model_file.keras_margins(model, batches(), output)
+    margins = backend.keras_margins(model, batches(), output)
     is_fake = np.concatenate(is_fake)
     if is_fake.all() or not is_fake.any():
         raise InputError("expected validation images of both classes that can be read, found those of one; run data_audit.py")
@@ -236,8 +238,9 @@ NOBODYS = ("coordinator", "process_id", "join_timeout")  # arguments that say ho
 
 
 def make_facts(args, what, made, temperature, thresholds):
-    """Return the facts that detector.model_file keeps in the .h5."""
-    from detector import model_file
+    """Return the facts that detector.model.file keeps in the .h5."""
+    from detector.model import backend
+    from detector.model import file as model_file
 
     # of files and folders the name alone: where they lie on a user's disk is nobody's business to whom the model is given
     arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()
@@ -258,14 +261,14 @@ def make_facts(args, what, made, temperature, thresholds):
         "trained_on": trained_on(args, what["counts"], what["sizes"], what["started_from"]),
         "made": {
             "arguments": arguments, "counts": what["counts"], "started_from": what["started_from"], **made,
-            "versions": model_file.versions(),
+            "versions": backend.versions(),
         },
     }
 
 
 def augmentation_of(args):
     """Return the feed.Augmentation that the arguments ask for, or None."""
-    from detector.feed import Augmentation, Crop
+    from detector.training.augmentation import Augmentation, Crop
 
     moves = {"rotation": args.rotation, "shift": args.shift, "shear": args.shear, "zoom": args.zoom}
     damages = {
@@ -287,20 +290,21 @@ def prepare(args, team=None, engine=None):
         (model, feed, validation feed, what the images are)
     """
 
-    from detector import model_file, pixels
+    from detector.images import pixels
+    from detector.model import backend
 
-    team = team or distribution.Team()
+    team = team or distributed.Team()
     splits = team.first_then_all(lambda: read_splits(args.data))
     what = {"counts": counts_of(splits), "fingerprint": fingerprint(splits)}
     team.agree("the images", what["fingerprint"], "give every process the same --data")
     files = args.weights if isinstance(args.weights, list) else []
-    team.agree("the weights", [data_tree.digest_of(path) for path in files if Path(path).is_file()], "give each the same --weights")
+    team.agree("the weights", [digest_of(path) for path in files if Path(path).is_file()], "give each the same --weights")
     sizes = splits["train"].sizes
     sizes = sizes[sizes.any(axis=1)]
     of_all = what["counts"].items()
     print(data_tree.counts_table({(split, name): n for split, of in of_all for name, n in of.items()}), flush=True)
     args.image_size = args.image_size or pixels.choose_size(sizes)
-    keras = model_file.import_keras()
+    keras = backend.import_keras()
     keras.utils.set_random_seed(args.seed)
     with engine.scope() if engine else contextlib.nullcontext():
         model = build(args)
@@ -320,13 +324,13 @@ def seen_before(args, splits):
     """
     import numpy as np
 
-    from detector import model_file
+    from detector.model import file as model_file
 
     digests, validation = ([splits[name].digests[:, : model_file.DIGEST_BYTES]] for name in ("train", "validation"))
     started_from = []
     for path in detectors_among(args.weights):
         facts, its = model_file.read_facts(path), model_file.read_train_digests(path)
-        started_from.append({"name": Path(path).name, "sha256": data_tree.digest_of(path), "trained_on": facts["trained_on"]})
+        started_from.append({"name": Path(path).name, "sha256": digest_of(path), "trained_on": facts["trained_on"]})
         digests = None if digests is None or its is None else [*digests, its]
         known = set() if its is None else set(map(bytes, its))
         if seen := sum(bytes(digest) in known for digest in validation[0]):
@@ -337,8 +341,8 @@ def seen_before(args, splits):
 
 def make_feeds(args, splits, part):
     """Return (training.ImageFeed of train, another or training.PatchScores of validation); `part`: what falls to this process."""
-    from detector.feed import Decoded
-    from detector.training import ImageFeed, PatchScores
+    from detector.training.batches import ImageFeed, PatchScores
+    from detector.training.dataset import Decoded
 
     whole = args.fitting == "patches"  # and of validation nothing is kept: it is decoded and scored as the app does it
     size, kept = None if whole else args.image_size, ["train"] if whole else list(splits)
@@ -426,7 +430,7 @@ def starting_weights(names):
 
 def detectors_among(weights):
     """Return the files that are whole detectors among what --weights gives."""
-    from detector.architectures import is_detector
+    from detector.model.architectures import is_detector
 
     return [path for path in weights if is_detector(path)] if isinstance(weights, list) else []
 
@@ -444,7 +448,7 @@ def starts_whole(args):
 
 def choose_stem(args, whole):
     """Return the stem of the network, by its full name, from --stem, the weights and the size of its input."""
-    from detector import architectures
+    from detector.model import architectures
 
     if whole:
         found = architectures.stem_of(args.weights[0])
@@ -459,9 +463,9 @@ def choose_stem(args, whole):
 
 def build(args):
     """Build the network that the arguments name, in the precision that is asked for."""
-    from detector import architectures, model_file
+    from detector.model import architectures, backend
 
-    keras = model_file.import_keras()
+    keras = backend.import_keras()
     keras.config.set_dtype_policy(f"mixed_{args.mixed_precision}" if args.mixed_precision else "float32")
     architecture, whole, stem = ARCHITECTURES[args.architecture], starts_whole(args), {}
     if architecture.has_stems:
@@ -510,7 +514,8 @@ def make_callbacks(args, feed, validation, what, team):
     """Return (the rule, the checkpoint, all callbacks)."""
     import keras
 
-    from detector.training import Checkpoint, PatchScores, PatchValidation, Progress, SameWeights, StopTrainingOnValidationLoss
+    from detector.training.batches import PatchScores
+    from detector.training.callbacks import Checkpoint, PatchValidation, Progress, SameWeights, StopTrainingOnValidationLoss
 
     after = args.head_epochs + args.stop_after_epoch
     rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, after, args.stop_rule, writes=team.process == 0)
@@ -530,7 +535,7 @@ def fit_phases(model, feed, validation, args, what, team):
     Returns:
         (rule, checkpoint, whether Ctrl-C ended it)
     """
-    from detector.training import Interruption, remove_checkpoint, save_weights
+    from detector.training.callbacks import Interruption, remove_checkpoint, save_weights
 
     rule, checkpoint, callbacks = make_callbacks(args, feed, validation, what, team)
     interruption = Interruption()
@@ -567,7 +572,7 @@ def fit_phases(model, feed, validation, args, what, team):
 
 def check_own(args, checkpoint):
     """Raise InputError where another run's model would be replaced unasked: Ctrl-C leaves one that the same run replaces."""
-    from detector import model_file
+    from detector.model import file as model_file
 
     if args.output.exists() and not args.overwrite and model_file.read_facts(args.output)["made"].get("run") != checkpoint.run:
         raise InputError(f"{args.output}: another run's model is there; give another --output, or --overwrite")
@@ -575,10 +580,10 @@ def check_own(args, checkpoint):
 
 def run(args, team):
     """Train as the arguments say and write everything that a run leaves: of several processes, the first does."""
-    from detector import model_file
+    from detector.model import backend
 
     settle(args)
-    model_file.import_keras()  # where that fails, it is said before all images are looked at
+    backend.import_keras()  # where that fails, it is said before all images are looked at
     engine = meet(args, team)
     model, feed, validation, what = prepare(args, team, engine)
     with engine.scope():
@@ -588,7 +593,7 @@ def run(args, team):
             raise KeyboardInterrupt
         return
     if interrupted:
-        team.leave("interrupted", distribution.GRACE)
+        team.leave("interrupted", distributed.GRACE)
     if engine.devices > 1 or interrupted:  # on JAX, a step that is broken off takes the network's variables with it
         model = build_again(args)
     if engine.devices > 1:
@@ -600,12 +605,12 @@ def meet(args, team):
     """Wait for the other processes, and return the distribution.Engine."""
     import keras
 
-    from detector import model_file
+    from detector.model import backend
 
-    distribution.check_backend(team.place, keras.backend.backend())
-    versions = {name: version for name, version in model_file.versions().items() if name != "date"}
+    distributed.check_backend(team.place, keras.backend.backend())
+    versions = {name: version for name, version in backend.versions().items() if name != "date"}
     team.meet({**what_counts(args), "--overwrite": args.overwrite, **versions}, args.join_timeout)
-    engine = distribution.Engine(team, args.devices)
+    engine = distributed.Engine(team, args.devices)
     engine.check_batch(args.batch_size)
     if engine.devices > 1:
         if args.fitting == "patches":
@@ -617,12 +622,14 @@ def meet(args, team):
 
 def finish(model, feed, validation, args, what, rule, checkpoint, interrupted):
     """Calibrate the best weights and write the model file and the history."""
-    from detector import metrics, model_file
-    from detector.architectures import with_test_time_flip
-    from detector.training import remove_checkpoint
+    from detector.evaluation.thresholds import calibrate
+    from detector.model import backend
+    from detector.model import file as model_file
+    from detector.model.architectures import with_test_time_flip
+    from detector.training.callbacks import remove_checkpoint
 
     print(told(rule, checkpoint.history, args, interrupted))
-    model_file.compute_in_float32()
+    backend.compute_in_float32()
     with warnings.catch_warnings(action="ignore"):  # the optimizer there may be that of the other phase: nobody needs it
         model.load_weights(rule.best_weights)
     model = in_full_precision(model, args)
@@ -630,7 +637,7 @@ def finish(model, feed, validation, args, what, rule, checkpoint, interrupted):
     if args.test_time_flip:
         model = with_test_time_flip(model)
     is_fake, margins = score_validation(model, validation)
-    temperature, thresholds = metrics.calibrate(is_fake, margins, args.max_error)
+    temperature, thresholds = calibrate(is_fake, margins, args.max_error)
     made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": what["fingerprint"]}
     made |= {"run": checkpoint.run}
     facts = make_facts(args, what, made, temperature, thresholds)
@@ -678,9 +685,10 @@ def told(rule, history, args, interrupted):
 
 def report(args, is_fake, margins, facts, unreadable):
     """Print what came out, on validation, and what could not be read."""
-    from detector import metrics, model_file
+    from detector.evaluation import metrics
+    from detector.model import scores
 
-    found = metrics.figures(is_fake, model_file.p_fake_of(margins, facts["temperature"]), facts["thresholds"])
+    found = metrics.figures(is_fake, scores.p_fake_of(margins, facts["temperature"]), facts["thresholds"])
     for path, reason in list(unreadable.items())[:10]:
         print(f"not read: {reason or path}")
     if unreadable:
@@ -816,7 +824,7 @@ def input_side(text):
 
 def patch_count(text):
     """Return a whole number from 1 to the largest number of patches that a model file may ask for."""
-    from detector.model_file import MAX_PATCHES
+    from detector.model.file import MAX_PATCHES
 
     if not 1 <= int(text) <= MAX_PATCHES:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MAX_PATCHES}, found {text}")
@@ -855,9 +863,9 @@ def error_rate(text):
 def main(argv=None):
     """Train a detector."""
     args = make_parser().parse_args(argv)
-    data_tree.require_folder(args.data, holding="train, validation and test")
+    require_folder(args.data, holding="train, validation and test")
     require_packages("cv2", "h5py", "matplotlib", "sklearn", *(("tensorflow", "tensorboard") if args.tensorboard else ()))
-    team = distribution.Team(distribution.place_of(args.coordinator, args.processes, args.process_id))
+    team = distributed.Team(distributed.place_of(args.coordinator, args.processes, args.process_id))
     if team.process == 0:
         check_places(args)
         said = contextlib.nullcontext()

@@ -26,8 +26,11 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from benchmarks import page as page_benchmark  # noqa: E402
-from detector import judging, model_file, pixels, scoring  # noqa: E402
 from detector.console import InputError, plural, progress, stage, table  # noqa: E402
+from detector.images import pixels  # noqa: E402
+from detector.inference import predictor, scoring  # noqa: E402
+from detector.model import backend, export, scores  # noqa: E402
+from detector.model import file as model_file  # noqa: E402
 
 SAME, LOGITS, P_FAKE = 1e-6, 1e-3, 1e-5
 WAYS = {  # suffix -> how Pillow writes it
@@ -40,7 +43,7 @@ def convert(folder, number, longest, work):
     from PIL import Image, features
 
     ways = {suffix: options for suffix, options in WAYS.items() if suffix != ".avif" or features.check("avif")}
-    found = judging.find_images([folder])
+    found = predictor.find_images([folder])
     paths = []
     for i, path in enumerate(progress(found[:: max(1, len(found) // number)][:number])):
         suffix = list(ways)[i % len(ways)]
@@ -89,15 +92,15 @@ def by_api(model, paths, work):
 
 def by_page(model, paths, work):
     """Judge as the page does, one request for each image."""
-    from detector.page import Answer
+    from detector.web.server import Answer
 
-    judge = judging.Judge(model)
+    judge = predictor.Judge(model)
     return [Answer(judge, [path], [path.name], None, True, False).rows[0]["p_fake"] for path in progress(paths)]
 
 
 def from_keras(model, paths):
     """Return how far LiteRT is from Keras at most: (in logits, in P(Fake) before calibration)."""
-    detector = model_file.open_detector(model)
+    detector = export.open_detector(model)
     network, facts = model_file.load(model)
     ours, counts = [], []
 
@@ -108,10 +111,10 @@ def from_keras(model, paths):
             counts.extend(len(inputs) for inputs in stack)
             yield np.concatenate(stack)
 
-    each = model_file.keras_margins(network, batches(), facts["output"])
+    each = backend.keras_margins(network, batches(), facts["output"])
     theirs = np.array([part.mean() for part in np.split(each, np.cumsum(counts)[:-1])])
     ours = np.concatenate(ours)
-    return abs(ours - theirs).max(), abs(model_file.p_fake_of(ours, 1.0) - model_file.p_fake_of(theirs, 1.0)).max()
+    return abs(ours - theirs).max(), abs(scores.p_fake_of(ours, 1.0) - scores.p_fake_of(theirs, 1.0)).max()
 
 
 def largest(values, others):

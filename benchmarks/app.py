@@ -55,7 +55,7 @@ def draw(path, size):
 
 def cold(args):
     """Measure the first verdict; return whether the target is met."""
-    from detector.model_file import open_detector
+    from detector.model.export import open_detector
 
     open_detector(args.model)  # compiled, where it was not
     with tempfile.TemporaryDirectory(prefix="app-") as work:
@@ -84,8 +84,8 @@ def cold(args):
 def bulk(args):
     """Measure a folder; return whether the target is met."""
     import app
-    from detector.judging import find_images
-    from detector.model_file import open_detector
+    from detector.inference.predictor import find_images
+    from detector.model.export import open_detector
 
     paths = find_images([args.folder])
     with tempfile.TemporaryDirectory(prefix="app-") as work:
@@ -104,7 +104,7 @@ def bulk(args):
 
 def memory(args):
     """Print peak memory and seconds of app.py on a twentieth of the images, on half of them and on all."""
-    from detector.judging import find_images
+    from detector.inference.predictor import find_images
 
     paths, rows = find_images([args.folder]), []
     for part in (20, 2, 1):

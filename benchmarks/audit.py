@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 from measuring import measure  # noqa: E402
 
 from detector.console import stage, table  # noqa: E402
-from detector.data_tree import find_layout, require_folder  # noqa: E402
+from detector.data.tree import find_layout  # noqa: E402
+from detector.files import require_folder  # noqa: E402
 
 TARGET = 1.5
 HASHING = """

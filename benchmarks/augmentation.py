@@ -29,8 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from detector.console import InputError, plural, stage, table  # noqa: E402
-from detector.data_tree import CLASSES, find_layout, scan  # noqa: E402
-from detector.pixels import image_size, read_image  # noqa: E402
+from detector.data.tree import CLASSES, find_layout  # noqa: E402
+from detector.files import scan  # noqa: E402
+from detector.images.pixels import image_size, read_image  # noqa: E402
 
 TARGET = 8
 KERAS_QUALITY = 75  # Pillow's default, which Keras leaves as it is

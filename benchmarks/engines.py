@@ -32,8 +32,9 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from detector import model_file  # noqa: E402
 from detector.console import InputError, stage, table  # noqa: E402
+from detector.model import backend, export, runtime, scores  # noqa: E402
+from detector.model import file as model_file  # noqa: E402
 
 LOGITS, P_FAKE = 1e-3, 1e-5  # agreement that is asked for
 PACKAGES = {  # of each engine: what is imported, and what is installed
@@ -141,12 +142,12 @@ def prepare(path, size, folder, engines):
     model = network(path, size)
     if model is None:
         return None
-    batch = model_file.batch_of({"image_size": size})
-    margins = model_file.keras_margins(model, drawn(size, batch), facts["output"])
+    batch = runtime.batch_of({"image_size": size})
+    margins = backend.keras_margins(model, drawn(size, batch), facts["output"])
     if for_onnx:
-        with model_file.giving_logits(model), model_file._quiet_stderr():
+        with backend.giving_logits(model), backend.quiet_stderr():
             model.export(f"{stem}.onnx", format="onnx", verbose=False)
-    stem.with_suffix(".tflite").write_bytes(model_file._to_flatbuffer(model))
+    stem.with_suffix(".tflite").write_bytes(export._to_flatbuffer(model))
     told = {"name": f"{facts['architecture']}, {size} px", "size": size, "batch": batch, "output": facts["output"],
             "margins": margins.tolist()}  # fmt: skip
     stem.with_suffix(".json").write_text(json.dumps(told), "utf-8")
@@ -155,7 +156,7 @@ def prepare(path, size, folder, engines):
 
 def network(path, size):
     """Return the Keras network of a detector with an input of `size`; None where its weights depend on that."""
-    from detector.architectures import ARCHITECTURES
+    from detector.model.architectures import ARCHITECTURES
 
     model, facts = model_file.load(path)
     if size == facts["image_size"]:
@@ -188,9 +189,9 @@ def compare(stem, engines, rounds, seconds):
             found[engine].append(json.loads(done.stdout.splitlines()[-1]))
     rows = []
     for engine, measured in found.items():
-        margins = model_file.margins_of(measured[0]["logits"], told["output"])
+        margins = scores.margins_of(measured[0]["logits"], told["output"])
         apart = abs(margins - expected).max()
-        p_apart = abs(model_file.p_fake_of(margins, 1.0) - model_file.p_fake_of(expected, 1.0)).max()
+        p_apart = abs(scores.p_fake_of(margins, 1.0) - scores.p_fake_of(expected, 1.0)).max()
         start, rate = (statistics.median(one[name] for one in measured) for name in ("start", "rate"))
         alone, whole = megabytes(PACKAGES[engine][1])
         rows.append([told["name"], engine, f"{start:.3f}", f"{rate:,.1f}", f"{apart:.1e}", f"{p_apart:.1e}",

@@ -26,17 +26,18 @@ sys.path.insert(0, str(ROOT))
 from measuring import against_parts, measure, parts  # noqa: E402
 
 import evaluate  # noqa: E402
-from detector import evaluation  # noqa: E402
 from detector.console import plural, stage, table  # noqa: E402
+from detector.evaluation.dataset import label_of, list_items  # noqa: E402
 
 TARGET = 0.9
 
 
 def ways(args, items):
     """Return {name: (function, images it works on)}."""
-    from detector import model_file
+    from detector.model import export
+    from detector.model import file as model_file
 
-    detector = model_file.open_detector(args.model)
+    detector = export.open_detector(args.model)
     paths = [os.path.join(args.data, item.path) for item in items]
     model, facts = model_file.load(args.model)
     batches = -(-len(items) // detector.batch)
@@ -53,7 +54,7 @@ def folder_dataset(folder, size, batch):
     import contextlib
     import io
 
-    from detector.model_file import import_keras
+    from detector.model.backend import import_keras
 
     with contextlib.redirect_stdout(io.StringIO()):
         return import_keras().utils.image_dataset_from_directory(
@@ -64,11 +65,11 @@ def folder_dataset(folder, size, batch):
 def memory(args, images):
     """Print peak memory and seconds of evaluate.py on a tenth of the images and on all."""
     rows = []
-    items = evaluation.list_items(args.data, [args.split])[0][args.split]
+    items = list_items(args.data, [args.split])[0][args.split]
     for number in (images // 10, images):
         with tempfile.TemporaryDirectory(dir=args.data.resolve().parent, prefix="evaluation-") as work:
             for i, item in enumerate(itertools.islice(spread(items, number), number)):
-                there = Path(work, "data", evaluation.label_of(item), f"{i}{Path(item.path).suffix}")
+                there = Path(work, "data", label_of(item), f"{i}{Path(item.path).suffix}")
                 there.parent.mkdir(parents=True, exist_ok=True)
                 os.link(Path(args.data, item.path), there)
             command = [sys.executable, ROOT / "evaluate.py", args.model, "--data", Path(work, "data"), "--report", Path(work, "r")]
@@ -93,7 +94,7 @@ def main(argv=None):
     parser.add_argument("--rounds", type=int, default=5, help="besides the first, which warms up (default: %(default)s)")
     parser.add_argument("--memory", action="store_true", help="measure peak memory of whole runs instead")
     args = parser.parse_args(argv)
-    items = evaluation.list_items(args.data, [args.split])[0][args.split]
+    items = list_items(args.data, [args.split])[0][args.split]
     items = spread(items, args.images)[: args.images]
     if args.memory:
         return memory(args, len(items))

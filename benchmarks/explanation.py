@@ -29,8 +29,11 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from detector import evaluation, explanation, intervals, model_file, pixels  # noqa: E402
 from detector.console import plural, progress, stage, table  # noqa: E402
+from detector.evaluation import dataset, intervals  # noqa: E402
+from detector.images import pixels  # noqa: E402
+from detector.inference import attribution  # noqa: E402
+from detector.model import export, scores  # noqa: E402
 
 SHARE = 0.2
 FILLS = ("mean colour", "half a turn", "shuffled pixels")
@@ -109,7 +112,7 @@ def moved(detector, images, maps, draws):
             sign = 1 if margin > 0 else -1
             masks = all_masks(image, sign * heat, draws, rng)
             after = detector.margins(filled(image, masks, fill, rng))
-            p, p_after = (model_file.p_fake_of(value, temperature) for value in (margin, after))
+            p, p_after = (scores.p_fake_of(value, temperature) for value in (margin, after))
             rows["logits"].append(by_rival(sign * (margin - after), draws))
             rows["P(Fake)"].append(by_rival(sign * (p - p_after), draws))
         for name in found:
@@ -144,7 +147,7 @@ def curves(detector, images, maps):
 
 def shuffled_weights(path):
     """Return a detector whose weights are shuffled within each array; on Keras."""
-    from detector.scoring import KerasDetector
+    from detector.model.runtime import KerasDetector
 
     detector, rng = KerasDetector(path), np.random.default_rng(0)
     model = detector._model
@@ -160,11 +163,11 @@ def alike(maps, others):
 
 def speed(detector, image, runs):
     """Print the seconds of a map, of an image alone."""
-    explanation.explain(detector, image)
+    attribution.explain(detector, image)
     times = []
     for _ in range(runs):
         began = time.perf_counter()
-        explanation.explain(detector, image)
+        attribution.explain(detector, image)
         times.append(time.perf_counter() - began)
     spent = [f"{seconds:.2f}" for seconds in times]
     print(f"{detector.facts['architecture']}, {detector.size} px: {statistics.median(times):.2f} s a map ({', '.join(spent)})")
@@ -201,18 +204,18 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="draws the images (default: %(default)s)")
     parser.add_argument("--speed", action="store_true", help="measure the seconds of a map instead")
     args = parser.parse_args(argv)
-    detector = model_file.open_detector(args.model)
+    detector = export.open_detector(args.model)
     images, is_fake = read_some(args, detector.size)
     if args.speed:
         return speed(detector, images[0], 5)
-    maps = [explanation.explain(detector, image) for image in progress(images)]
+    maps = [attribution.explain(detector, image) for image in progress(images)]
     good = report(moved(detector, images, maps, args.draws), is_fake)
     for (kind, order), values in curves(detector, images, maps).items():
         mean, low, high = with_interval(values, is_fake)
         print(f"{kind}, {order}: {mean:.2f} logits ({low:.2f} to {high:.2f})")
     few = slice(None, None, max(1, len(images) // 20))
     other = shuffled_weights(args.model)
-    same = alike(maps[few], [explanation.explain(other, image) for image in images[few]])
+    same = alike(maps[few], [attribution.explain(other, image) for image in images[few]])
     print(f"correlation with the maps of shuffled weights: {same.mean():.2f} on average, {np.abs(same).max():.2f} at most")
     print(f"{plural(len(images), 'image')} of {args.split}")
     if not good or np.abs(same.mean()) > 0.2:
@@ -221,7 +224,7 @@ def main(argv=None):
 
 def read_some(args, size):
     """Return ((n, s, s, 3) uint8, (n,) bool is Fake): as many of each class, drawn at random."""
-    items = evaluation.list_items(args.data, [args.split])[0][args.split]
+    items = dataset.list_items(args.data, [args.split])[0][args.split]
     rng, drawn = np.random.default_rng(args.seed), []
     for name in ("Fake", "Real"):
         of_class = [item for item in items if item.is_fake == (name == "Fake")]

@@ -27,12 +27,12 @@ def parts(detector, paths):
     """Return {name: (function, images it works on)}: the engine with images in memory, in both ways, and decoding in one thread.
 
     Args:
-        detector: detector.model_file.Detector, for 'resize'.
+        detector: detector.model.runtime.Detector, for 'resize'.
         paths: of the images.
     """
     import numpy as np
 
-    from detector import pixels
+    from detector.images import pixels
 
     cores = os.cpu_count() or 1
     batch = np.stack([pixels.read_fitted(path, detector.size) for path in paths[: detector.batch]])

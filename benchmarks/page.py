@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from detector import data_tree  # noqa: E402
+from detector import files  # noqa: E402
 from detector.console import InputError, plural, stage  # noqa: E402
 
 GROWTH, TOLERANCE = 1.05, 1e-6
@@ -99,7 +99,7 @@ def load(process, address, paths, clients, requests):
 
 def largest_difference(model, answers):
     """Return how far the scores are from those of Judge, at most, and whether the same files could be read."""
-    from detector.judging import Judge
+    from detector.inference.predictor import Judge
 
     given = {path: p_fake for path, p_fake, _, _ in answers}
     expected = {Path(row["path"]): row["p_fake"] for row in Judge(model).judge(list(given), force=True)}
@@ -118,7 +118,7 @@ def main(argv=None):
     add("--clients", type=int, default=50, help="clients at once (default: 50)")
     add("--requests", type=int, default=2000, help="requests of all clients together (default: 2000)")
     args = parser.parse_args(argv)
-    paths = [args.folder / path for path in islice(data_tree.scan(args.folder), args.requests)]
+    paths = [args.folder / path for path in islice(files.scan(args.folder), args.requests)]
     if not paths:
         raise InputError(f"{args.folder}: expected images, found none; give another folder")
     with tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as folder:

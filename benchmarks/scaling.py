@@ -26,20 +26,20 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import model_training  # noqa: E402
-from detector import distribution  # noqa: E402
 from detector.console import InputError, stage, table  # noqa: E402
+from detector.training import distributed  # noqa: E402
 
 SMALL = 64  # numbers of a sum, as many as BatchNormalization's have
 
 
 def work(args):
     """Be one of the processes: train and exchange; the first prints the seconds of each step and exchange as JSON."""
-    place = distribution.Place(args.coordinator, args.processes, args.process) if args.processes > 1 else None
+    place = distributed.Place(args.coordinator, args.processes, args.process) if args.processes > 1 else None
     command = ["--data", str(args.data), "--architecture", args.architecture, "--weights", "none", "--flip"]
     wanted = model_training.make_parser().parse_args([*command, "--batch-size", str(args.batch_size * args.processes)])
     model_training.settle(wanted)
     os.environ["KERAS_BACKEND"] = "jax"
-    with distribution.Team(place) as team:
+    with distributed.Team(place) as team:
         engine = model_training.meet(wanted, team)
         model, feed, _, _ = model_training.prepare(wanted, team, engine)
         with engine.scope():

@@ -1,1 +1,1 @@
-"""What the stages of the pipeline must agree on: one module, one subject. Modules know nothing of stages."""
+"""Shared code of the pipeline's stages. Its modules know nothing of the stages."""

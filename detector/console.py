@@ -1,4 +1,4 @@
-"""How a stage speaks: one-line errors, a table of counts on stdout, progress on stderr."""
+"""Console output, errors and progress bars."""
 import argparse
 import errno
 import functools

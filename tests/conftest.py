@@ -167,14 +167,14 @@ def small_data(tmp_path_factory):
 def trained(small_data, tmp_path_factory, own_cache):
     """(detector.h5, folder training/) of a short run of model_training.py on `small_data`."""
     import model_training
-    from detector import model_file
+    from detector.model import export
 
     folder = tmp_path_factory.mktemp("trained")
     model_training.main([
         "--data", str(small_data), "--output", str(folder / "detector.h5"), "--log-dir", str(folder / "training"),
         "--architecture", "compact", "--epochs", "6", "--batch-size", "16", "--stop-after-epoch", "6", "--flip",
     ])  # fmt: skip
-    model_file.open_detector(folder / "detector.h5")  # compiled here, so that no test sees it told on stderr
+    export.open_detector(folder / "detector.h5")  # compiled here, so that no test sees it told on stderr
     return folder / "detector.h5", folder / "training"
 
 

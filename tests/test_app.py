@@ -7,8 +7,9 @@ import sys
 import pytest
 
 import app
-from detector import model_file
-from detector.judging import claim, default_models
+from detector.inference.predictor import claim, default_models
+from detector.model import export, scores
+from detector.model import file as model_file
 from tests.conftest import ROOT, draw
 from tests.saying import with_text
 
@@ -24,7 +25,7 @@ def test_one_image_in_words(model, small_data, run, trained):
     assert (code, err) == (0, "")
     facts = model_file.read_facts(trained[0])
     p_fake = json.loads(run(app.main, path, *model, "--json")[1])[0]["p_fake"]
-    verdict = model_file.verdict_of(p_fake, facts["thresholds"])
+    verdict = scores.verdict_of(p_fake, facts["thresholds"])
     first, second, third, fourth, last = out.splitlines()
     assert first == f"{path}: {verdict}, P(Fake) = {p_fake:.4f}"
     assert second.startswith("  Fake is said from ")
@@ -174,10 +175,10 @@ def test_the_shipped_detector_judges_without_tensorflow_and_keras(tmp_path):
 
 
 def test_what_ships_is_compiled_from_the_h5_beside_it():
-    shipped = sorted(model_file.SHIPPED.glob("*.h5"))
+    shipped = sorted(export.SHIPPED.glob("*.h5"))
     assert shipped and shipped == default_models()
     for path in shipped:
-        facts, flatbuffer = model_file._shipped(path)
+        facts, flatbuffer = export._shipped(path)
         assert facts == model_file.read_facts(path)
         assert flatbuffer.is_file()
         assert sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) <= 12 * 2**20
@@ -185,7 +186,7 @@ def test_what_ships_is_compiled_from_the_h5_beside_it():
 
 def test_the_example_is_a_file_that_an_installed_package_brings():
     pytest.importorskip("gradio")
-    from detector.pixels import image_size
+    from detector.images.pixels import image_size
 
     assert image_size(app.example_image()) == (256, 256)
 
@@ -251,9 +252,9 @@ def test_provenance_of_few_images_and_where_it_is_asked_for(model, small_data, t
 
 
 def test_trust_list(model, tmp_path, run, monkeypatch):
-    from detector import page
+    from detector.web import server
+    from tests.provenance.test_c2pa import Workshop
     from tests.saying import SHOT, drawn
-    from tests.test_content_credentials import Workshop
 
     workshop, image = Workshop(tmp_path), tmp_path / "signed.png"
     image.write_bytes(workshop.sign(drawn(), SHOT))
@@ -273,19 +274,20 @@ def test_trust_list(model, tmp_path, run, monkeypatch):
     code, _, err = run(app.main, image, *model, "--trust-list", workshop.root, "--no-provenance")
     assert code == 2 and err.endswith("error: --trust-list is of no use with --no-provenance\n")
     opened = []
-    monkeypatch.setattr(page, "open_page", lambda judge, *more: opened.append(judge.trust_list))
+    monkeypatch.setattr(server, "open_page", lambda judge, *more: opened.append(judge.trust_list))
     run(app.main, *model, "--trust-list", workshop.root)
     assert opened == [workshop.root]
 
 
 def test_several_detectors(model, trained, small_data, tmp_path, run):
-    from detector import model_file
-    from tests.test_judging import LARGE
-    from tests.test_model_file import bias_model
+    from detector.model import export
+    from detector.model import file as model_file
+    from tests.inference.test_predictor import LARGE
+    from tests.model.test_file import bias_model
 
     other, photo, small = tmp_path / "large.h5", tmp_path / "photo.jpg", small_data / "test" / "Real" / "1.png"
     model_file.save(bias_model([4.0, 1.0]), other, LARGE)
-    model_file.open_detector(other)
+    export.open_detector(other)
     draw(1, (400, 300)).save(photo)
     code, out, err = run(app.main, photo, small, *model, "--model", other, "--no-provenance")
     lines = out.splitlines()
@@ -299,13 +301,14 @@ def test_explain_writes_the_picture_of_the_heat_map(model, tmp_path, run):
     import numpy as np
     from PIL import Image
 
-    from detector import explanation, pixels
+    from detector.images import pixels
+    from detector.inference import attribution
 
     path, out = tmp_path / "a.png", tmp_path / "out.png"
     draw(1, (48, 32)).save(path)
     assert run(app.main, path, *model, "--explain", out)[0] == 0
     image = pixels.read_image(path)
-    expected = explanation.overlay(image, explanation.explain(model_file.open_detector(model[1]), image))
+    expected = attribution.overlay(image, attribution.explain(export.open_detector(model[1]), image))
     with Image.open(out) as picture:
         assert picture.format == "PNG" and np.array_equal(np.asarray(picture), expected)
     before = out.read_bytes()
@@ -330,10 +333,10 @@ def test_options_that_need_an_image(model, run):
 
 
 def test_without_images_the_page_is_opened(model, trained, run, monkeypatch):
-    from detector import page
+    from detector.web import server
 
     given = []
-    monkeypatch.setattr(page, "open_page", lambda *arguments: given.extend(arguments))
+    monkeypatch.setattr(server, "open_page", lambda *arguments: given.extend(arguments))
     assert run(app.main, *model, "--host", "0.0.0.0", "--port", 1234)[0] == 0
     assert [one.path for one in given[0].detectors] == [trained[0]] and given[1:] == ["0.0.0.0", 1234, False]
 
@@ -343,7 +346,9 @@ def test_the_scores_are_those_of_evaluate_and_of_keras(model, trained, small_dat
     import numpy as np
 
     import evaluate
-    from detector import model_file, pixels
+    from detector.images import pixels
+    from detector.model import backend, export, scores
+    from detector.model import file as model_file
 
     for i, (kind, mode, size) in enumerate([
         ("jpg", "RGB", (32, 32)), ("png", "RGBA", (50, 40)), ("webp", "RGB", (32, 32)), ("bmp", "RGB", (32, 32)),
@@ -362,10 +367,10 @@ def test_the_scores_are_those_of_evaluate_and_of_keras(model, trained, small_dat
     assert [by_shell[str(path)] for path in paths] == pytest.approx(list(evaluated.values()), abs=1e-6)
     network, facts = model_file.load(trained[0])
     fitted = np.stack([pixels.read_fitted(path, 32) for path in paths])
-    margins = model_file.keras_margins(network, fitted, facts["output"])
-    by_litert = model_file.open_detector(trained[0]).margins(fitted)
+    margins = backend.keras_margins(network, fitted, facts["output"])
+    by_litert = export.open_detector(trained[0]).margins(fitted)
     assert np.abs(margins - by_litert).max() < 1e-3
-    assert np.abs(model_file.p_fake_of(margins, 1.0) - model_file.p_fake_of(by_litert, 1.0)).max() < 1e-5
+    assert np.abs(scores.p_fake_of(margins, 1.0) - scores.p_fake_of(by_litert, 1.0)).max() < 1e-5
     assert [by_shell[str(path)] for path in paths] == pytest.approx(
-        model_file.p_fake_of(margins, facts["temperature"]).tolist(), abs=1e-5
+        scores.p_fake_of(margins, facts["temperature"]).tolist(), abs=1e-5
     )

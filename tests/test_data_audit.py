@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import data_audit
-from detector.data_tree import AUGMENTED
+from detector.data.tree import AUGMENTED
 
 ROOT = Path(__file__).parent.parent
 CELLS = [f"{split}/{name}" for split in ("train", "validation", "test") for name in ("Fake", "Real")]

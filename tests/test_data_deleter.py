@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import data_deleter
-from detector.data_tree import AUGMENTED
+from detector.data.tree import AUGMENTED
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 import pytest
 
 import data_merger
-from detector import data_tree
+from detector import files
+from detector.data import placing
+from detector.data import tree as data_tree
 
 
 def tree(make_files, folder, tag="", **more):
@@ -27,7 +29,7 @@ def test_two_trees_become_one(make_files, tmp_path, run, contents):
         "validation     3     3      6\n"
         "test           3     3      6\n"
     )
-    digest = data_tree.digest_of(b / "train/Fake/0.jpg")
+    digest = files.digest_of(b / "train/Fake/0.jpg")
     merged = contents(tmp_path / "data")
     assert merged.pop(f"train/Fake/0-{digest[:8]}.jpg") == contents(b)["train/Fake/0.jpg"]
     assert merged == contents(a)
@@ -37,7 +39,7 @@ def test_unsplit_sets_become_one(make_files, tmp_path, run, contents):
     a = make_files(tmp_path / "a", {"fake_images/1.jpg": "a", "real_images/1.jpg": "b"})
     b = make_files(tmp_path / "b", {"ai/1.jpg": "c", "human/deep/1.jpg": "d"})
     code, out, err = run(data_merger.main, a, b, "--into", tmp_path / "data")
-    digest = data_tree.digest_of(b / "ai/1.jpg")
+    digest = files.digest_of(b / "ai/1.jpg")
     assert (code, err) == (0, "")
     assert out.splitlines()[2:] == ["     Fake  Real  total", "all     2     2      4"]
     assert set(contents(tmp_path / "data")) == {"Fake/1.jpg", f"Fake/1-{digest[:8]}.jpg", "Real/1.jpg", "Real/deep/1.jpg"}
@@ -58,13 +60,13 @@ def test_merging_again_places_nothing(make_files, tmp_path, run, contents):
 
 def test_a_third_clash_overwrites_nothing(make_files, tmp_path, run, contents):
     sources = [make_files(tmp_path / tag, {"fake/1.jpg": tag, "real/1.jpg": f"real{tag}"}) for tag in "abc"]
-    taken = f"1-{data_tree.digest_of(sources[2] / 'fake/1.jpg')[:8]}.jpg"
+    taken = f"1-{files.digest_of(sources[2] / 'fake/1.jpg')[:8]}.jpg"
     make_files(sources[0], {f"fake/{taken}": "somebody had the name already", "fake/1-x.jpg": "d"})
     assert run(data_merger.main, *sources, "--into", tmp_path / "data")[0] == 0
     merged = contents(tmp_path / "data")
     assert len(merged) == 8
     assert len(set(merged.values())) == 8
-    assert f"Fake/1-{data_tree.digest_of(sources[2] / 'fake/1.jpg')[:16]}.jpg" in merged
+    assert f"Fake/1-{files.digest_of(sources[2] / 'fake/1.jpg')[:16]}.jpg" in merged
 
 
 def test_names_that_differ_in_case_only_are_kept_apart(make_files, tmp_path, run, contents):
@@ -184,7 +186,7 @@ def test_what_does_not_fit_is_refused(make_files, tmp_path, run):
     assert error(astray, "--into", tmp_path / "data") == (
         f"{astray}/test/Fake/1__augmented-00.jpg: expected augmented images in train only, found 1 elsewhere; remove them"
     )
-    (split / data_tree.JOURNAL).write_text('{"job": ["data_split.py", "raw"]}\n')
+    (split / placing.JOURNAL).write_text('{"job": ["data_split.py", "raw"]}\n')
     assert error(split, "--into", tmp_path / "data") == (
         f"{split}: a command was interrupted here; run it again to finish it: data_split.py raw"
     )
@@ -228,7 +230,7 @@ def test_a_users_part_file_is_not_taken_for_ours(make_files, tmp_path, run):
 def test_a_file_whose_name_is_a_folder_elsewhere_is_renamed(make_files, tmp_path, run, contents):
     a = make_files(tmp_path / "a", {"fake/x.jpg": "file", "real/1.jpg": "b"})
     b = make_files(tmp_path / "b", {"fake/X.jpg/1.jpg": "in a folder", "real/2.jpg": "d"})
-    renamed = f"Fake/x-{data_tree.digest_of(a / 'fake/x.jpg')[:8]}.jpg"
+    renamed = f"Fake/x-{files.digest_of(a / 'fake/x.jpg')[:8]}.jpg"
     for sources in ((a, b), (b, a)):
         data = tmp_path / f"into_{sources[0].name}"
         code, out, err = run(data_merger.main, *sources, "--into", data)
@@ -263,7 +265,7 @@ def test_what_stands_unseen_in_the_target_is_not_run_into(make_files, tmp_path, 
     code, out, err = run(data_merger.main, source, "--into", data)
     assert (code, err) == (0, "")
     assert "renamed: 2 images (the name was taken by another content)\n" in out
-    assert [path[:2] for path in data_tree.scan(data / "Fake")] == ["1.", "2-", "3-"]
+    assert [path[:2] for path in files.scan(data / "Fake")] == ["1.", "2-", "3-"]
     assert run(data_merger.main, source, "--into", data)[1].splitlines()[0] == "placed: 0 images"
 
 
@@ -272,7 +274,7 @@ def test_names_that_macos_takes_for_one_are_kept_apart(make_files, tmp_path, run
     b = make_files(tmp_path / "b", {"fake/E\u0301.jpg": "decomposed", "real/2.jpg": "d"})
     assert run(data_merger.main, a, b, "--into", tmp_path / "data")[0] == 0
     merged = contents(tmp_path / "data")
-    assert len({data_tree.without_case(path) for path in merged}) == len(merged) == 4
+    assert len({files.without_case(path) for path in merged}) == len(merged) == 4
 
 
 def test_what_is_passed_over_is_told(make_files, tmp_path, run, contents):
@@ -289,7 +291,7 @@ def test_what_is_passed_over_is_told(make_files, tmp_path, run, contents):
 
 def test_another_stage_in_the_same_folder_is_told(make_files, tmp_path, run, contents):
     source, data = tree(make_files, tmp_path / "in"), tmp_path / "data"
-    with data_tree.alone_in(data):
+    with placing.alone_in(data):
         code, out, err = run(data_merger.main, source, "--into", data)
         assert (code, out, contents(data)) == (1, "", {})
         assert err == f"error: {data}: another command is working there now; run this one when it has ended\n"

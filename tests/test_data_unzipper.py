@@ -18,7 +18,7 @@ import pytest
 
 import data_unzipper
 from data_unzipper import main
-from detector import archive as reading
+from detector.data import archive as reading
 
 ROOT = Path(__file__).parent.parent
 PACKINGS = {"w": "plain.tar", "w:gz": "set.tar.gz", "w:bz2": "set.tbz2", "w:xz": "set.tar.xz"}

@@ -11,7 +11,9 @@ import pytest
 from sklearn import metrics as sk
 
 import evaluate
-from detector import charts, model_file
+from detector.evaluation import plots
+from detector.model import export, scores
+from detector.model import file as model_file
 from tests.conftest import ROOT, draw
 
 REPORT = {"metrics.json", "predictions.csv", "report.html"}
@@ -83,7 +85,7 @@ def test_what_is_written_down_of_model_and_engine(report, trained):
 
 
 def test_all_that_is_written_down_is_documented(report):
-    from detector import intervals, metrics
+    from detector.evaluation import intervals, metrics
 
     told = " ".join(some.__doc__ for some in (evaluate, metrics.figures, metrics.calibration, metrics.per_class, intervals.compare))
 
@@ -108,18 +110,18 @@ def test_the_first_line_gives_every_headline_figure_without_leaks(report):
 
 
 def test_what_the_other_model_was_trained_on_is_told(report):
-    from detector import report_page
+    from detector.reports import evaluation_page
 
     figures, _ = read(report)
     figures["splits"]["test"]["versus"] |= {"model": "other.h5", "in_train_of_other": 1}
     line = "test: 1 image among those other.h5 was trained on: its figures flatter it"
-    assert ("warning", line) in report_page.notes(figures)
+    assert ("warning", line) in evaluation_page.notes(figures)
 
 
 def test_raw_figures_are_those_without_the_temperature(report):
     figures, rows = read(report)
     is_fake, p_fake, _ = scores_of(rows)
-    raw = model_file.p_fake_of(np.log(p_fake / (1 - p_fake)) * figures["temperature"], 1.0)
+    raw = scores.p_fake_of(np.log(p_fake / (1 - p_fake)) * figures["temperature"], 1.0)
     assert figures["temperature"] != 1
     assert figures["raw"]["brier"] == pytest.approx(sk.brier_score_loss(is_fake, raw))
     assert figures["raw"]["log_loss"] == pytest.approx(sk.log_loss(is_fake, raw))
@@ -201,13 +203,14 @@ def test_damage_changes_the_scores_and_comes_out_the_same_again(report, trained,
 
 
 def test_damaged_figures_are_those_of_the_damaged_images(report, trained):
-    from detector import evaluation, metrics, pixels
+    from detector.evaluation import dataset, metrics
+    from detector.images import pixels
 
     figures, rows = read(report)
     is_fake, _, rows = scores_of(rows)
-    detector = model_file.open_detector(trained[0])
+    detector = export.open_detector(trained[0])
     for name in ("blur 2", "noise 0.05"):
-        way = evaluation.damages()[name]
+        way = dataset.damages()[name]
         images = np.stack([pixels.fit(way(pixels.read_image(report.parent / "data" / row["path"])), 32) for row in rows])
         expected = metrics.figures(is_fake, detector.p_fake(images), detector.facts["thresholds"])
         found = figures["splits"]["test"]["damage"][name]
@@ -219,8 +222,8 @@ def test_against_another_model(report, other):
     figures, rows = read(report)
     versus = figures["splits"]["test"]["versus"]
     is_fake, p_fake, rows = scores_of(rows)
-    theirs = model_file.open_detector(other)
-    from detector import pixels
+    theirs = export.open_detector(other)
+    from detector.images import pixels
 
     p_other = theirs.p_fake(np.stack([pixels.read_fitted(report.parent / "data" / row["path"], 32) for row in rows]))
     right, other_right = (p_fake >= 0.5) == is_fake, (p_other >= 0.5) == is_fake
@@ -241,9 +244,9 @@ def test_against_another_model(report, other):
 
 def test_pictures_are_drawn_for_each_split(report):
     names = {path.name for path in report.glob("*.png")}
-    kinds = (*charts.NAMES, "damage", "mistakes_real_called_fake", "mistakes_fake_called_real")
+    kinds = (*plots.NAMES, "damage", "mistakes_real_called_fake", "mistakes_fake_called_real")
     assert names <= {f"{kind}_{split}.png" for kind in kinds for split in ("test", "validation")}
-    assert names >= {f"{kind}_{split}.png" for kind in (*charts.NAMES, "damage") for split in ("test", "validation")}
+    assert names >= {f"{kind}_{split}.png" for kind in (*plots.NAMES, "damage") for split in ("test", "validation")}
     assert {path.name for path in report.iterdir()} - names == REPORT | {"changed.csv"}
 
 
@@ -309,7 +312,7 @@ def test_an_interrupted_report_does_not_look_finished_and_is_replaced(report, tr
     folder = tmp_path / "report"
     shutil.copytree(report, folder)
     with monkeypatch.context() as patch:
-        patch.setattr("detector.report_page.render", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("detector.reports.evaluation_page.render", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run(evaluate.main, trained[0], "--data", small_data, "--report", folder, "--overwrite")[0] == 1
     assert not (folder / "metrics.json").exists() and not (folder / "report.html").exists()
     assert run(evaluate.main, trained[0], "--data", small_data, "--report", folder)[0] == 0
@@ -387,7 +390,7 @@ def test_bad_input_is_one_line(trained, small_data, tmp_path, run):
 
 
 def test_a_model_without_facts(small_data, tmp_path, run):
-    from tests.test_model_file import bias_model
+    from tests.model.test_file import bias_model
 
     path = tmp_path / "foreign.h5"
     bias_model([1.0, 0.0]).save(path)
@@ -411,14 +414,14 @@ def test_keras_is_not_imported_for_the_default_engine(trained, small_data, tmp_p
 def test_the_colours_of_the_classes_differ_in_grey_print():
     from matplotlib.colors import to_rgb
 
-    grey = [np.dot(to_rgb(colour), [0.299, 0.587, 0.114]) for colour in (charts.FAKE, charts.REAL, "white")]
+    grey = [np.dot(to_rgb(colour), [0.299, 0.587, 0.114]) for colour in (plots.FAKE, plots.REAL, "white")]
     assert min(abs(np.diff([grey[0], grey[1]])), abs(np.diff([grey[0], grey[2]]))) > 0.25
 
 
 def test_a_contact_sheet_takes_images_of_any_shape(tmp_path):
     for name, size in (("wide.png", (300, 20)), ("high.png", (10, 90)), ("small.png", (4, 4))):
         draw(name, size).save(tmp_path / name)
-    charts.draw_sheet(tmp_path / "sheet.png", tmp_path, "three", [(name, name) for name in ("wide.png", "high.png", "small.png")])
+    plots.draw_sheet(tmp_path / "sheet.png", tmp_path, "three", [(name, name) for name in ("wide.png", "high.png", "small.png")])
     from PIL import Image
 
     assert Image.open(tmp_path / "sheet.png").size == (9 * 130, 130 * 2)
@@ -431,7 +434,7 @@ def test_a_contact_sheet_takes_names_of_any_kind(tmp_path):
     names = ["$\\frac$.jpg", "a$x_$b$.jpg", "<img src=x>", "\u65e5\u672c\u8a9e.jpg", "100%.jpg"]  # the first: a broken formula
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        charts.draw_sheet(tmp_path / "sheet.png", tmp_path, "five", [("a.png", name) for name in names])
+        plots.draw_sheet(tmp_path / "sheet.png", tmp_path, "five", [("a.png", name) for name in names])
     assert (tmp_path / "sheet.png").exists()
 
 
@@ -440,14 +443,14 @@ def test_a_bin_without_a_fake_is_not_known_to_have_none():
 
     is_fake, p_fake = np.arange(60) >= 30, np.repeat([0.0, 1.0], 30)
     axes = Figure().subplots()
-    charts._reliability(axes, is_fake, p_fake, {"ece": 0.0, "intervals": {"ece": [0.0, 0.0]}})
+    plots._reliability(axes, is_fake, p_fake, {"ece": 0.0, "intervals": {"ece": [0.0, 0.0]}})
     bars = axes.containers[0][2][0].get_segments()
     limit = 1 - 0.025 ** (1 / 30)  # Clopper and Pearson's
     assert np.array(bars)[:, :, 1] == pytest.approx(np.array([[0, limit], [1 - limit, 1]]))
 
 
 def test_the_worst_mistakes_come_first_and_are_of_one_kind():
-    from detector.evaluation import Item
+    from detector.evaluation.dataset import Item
 
     is_fake = np.array([True, True, True, False, False, False])
     p_fake = np.array([0.4, 0.1, 0.9, 0.5, 0.7, 0.2])

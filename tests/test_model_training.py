@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 import model_training
-from detector import data_tree, model_file
-from detector.architectures import ARCHITECTURES
+from detector import files
+from detector.data import tree as data_tree
+from detector.model import export
+from detector.model import file as model_file
+from detector.model.architectures import ARCHITECTURES
+from detector.model.backend import import_keras, keras_margins
+from detector.model.scores import p_fake_of
 from tests.conftest import ROOT, draw
 
 
@@ -45,7 +50,7 @@ def test_what_a_run_leaves(trained, small_data):
 
 
 def test_the_loss_is_the_cross_entropy_of_the_probabilities_plus_the_penalty():
-    keras = model_file.import_keras()
+    keras = import_keras()
     model = ARCHITECTURES["compact"].build(32, "none", 0.5)
     model_training.compile_model(model, "softmax", model_training.Phase(0, 1, 1e-3, 1e-5), parsed(), 10)
     images = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3)).astype(np.float32)
@@ -83,7 +88,7 @@ def test_the_cosine_rate_rises_for_the_warm_up_and_falls_to_its_end():
 
 
 def test_weight_decay_shrinks_kernels_alone():
-    model_file.import_keras()
+    import_keras()
     model = ARCHITECTURES["compact"].build(32, "none", 0.0)
     phase = model_training.Phase(0, 1, 1e-2, 1e-2)
     model_training.compile_model(model, "softmax", phase, parsed("--weight-decay", 0.5), 10)
@@ -96,7 +101,7 @@ def test_weight_decay_shrinks_kernels_alone():
 
 
 def test_label_smoothing_spreads_the_target():
-    model_file.import_keras()
+    import_keras()
     model = ARCHITECTURES["compact"].build(32, "none", 0.0)
     model_training.compile_model(model, "softmax", model_training.Phase(0, 1, 1e-3, 1e-5), parsed("--label-smoothing", 0.2), 10)
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
@@ -135,11 +140,12 @@ def test_resnet101_is_the_specified_network(small_data, tmp_path, run):
 
 
 def test_the_file_holds_the_weights_of_the_best_epoch(small_data, tmp_path, run, monkeypatch):
-    from detector import feed, training
+    from detector.training import batches, dataset
+    from detector.training.callbacks import StopTrainingOnValidationLoss
 
-    whole = training.StopTrainingOnValidationLoss.on_epoch_end
+    whole = StopTrainingOnValidationLoss.on_epoch_end
     monkeypatch.setattr(  # the second epoch is made the best
-        training.StopTrainingOnValidationLoss, "on_epoch_end",
+        StopTrainingOnValidationLoss, "on_epoch_end",
         lambda self, epoch, logs: whole(self, epoch, {**logs, "val_loss": logs["val_loss"] - 100 * (epoch == 1)}),
     )  # fmt: skip
     more = ["--epochs", "4", "--batch-size", "16", "--stop-rule", "never"]
@@ -149,8 +155,8 @@ def test_the_file_holds_the_weights_of_the_best_epoch(small_data, tmp_path, run,
     model, facts = model_file.load(tmp_path / "d.h5")
     assert facts["made"]["best_epoch"] == 2
     paths, labels = data_tree.read_tree(small_data, ("validation",))["validation"]
-    images = feed.Decoded(feed.look_at(small_data, "validation", paths, labels), 32)
-    is_fake, margins = model_training.score_validation(model, training.ImageFeed(images, "softmax", 16))
+    images = dataset.Decoded(dataset.look_at(small_data, "validation", paths, labels), 32)
+    is_fake, margins = model_training.score_validation(model, batches.ImageFeed(images, "softmax", 16))
     found = np.logaddexp(0, np.where(is_fake, -margins, margins)).mean()
     assert found == pytest.approx(losses[1], rel=1e-4)
     assert found != pytest.approx(losses[-1], rel=1e-2)
@@ -162,7 +168,7 @@ def test_saving_and_loading_keeps_the_scores(tmp_path):
     facts = {**model_file.read_facts(ROOT / "models" / "compact.h5"), "output": "sigmoid_real", "architecture": "resnet50v2"}
     model_file.save(model, tmp_path / "r.h5", facts)
     again, _ = model_file.load(tmp_path / "r.h5")
-    one, other = (model_file.keras_margins(m, images, "sigmoid_real") for m in (model, again))
+    one, other = (keras_margins(m, images, "sigmoid_real") for m in (model, again))
     assert one.tolist() == other.tolist() and len(set(one)) == 2
 
 
@@ -226,7 +232,7 @@ def test_files_of_the_user_in_the_folder_are_left_alone(tmp_path, run, small_dat
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_an_interrupted_run_says_so_and_goes_on(epoch, tmp_path, run, small_data, monkeypatch):
-    from detector.training import Checkpoint
+    from detector.training.callbacks import Checkpoint
 
     whole = Checkpoint.on_epoch_end
 
@@ -248,7 +254,7 @@ def test_an_interrupted_run_says_so_and_goes_on(epoch, tmp_path, run, small_data
 
 
 def test_ctrl_c_is_not_lost_in_a_library(tmp_path, run, small_data, monkeypatch):
-    from detector.training import Checkpoint, Interruption
+    from detector.training.callbacks import Checkpoint, Interruption
 
     steps = []
 
@@ -290,7 +296,7 @@ def test_a_size_that_a_network_cannot_be_built_for_is_one_line(tmp_path, run, sm
 
 
 def test_imagenet_weights_that_cannot_be_had_are_one_line(tmp_path, run, small_data, monkeypatch):
-    keras = model_file.import_keras()
+    keras = import_keras()
 
     def no_network(*_, **__):
         raise Exception("URL fetch failure on https://example.org/w.h5: None -- [Errno -2] Name or service not known")
@@ -372,23 +378,23 @@ def test_trained_on_jax_without_tensorflow_it_scores_the_same_on_tensorflow(smal
     more = ["--epochs", "2", "--batch-size", "16"]
     subprocess.run(command(small_data, folder, *more), check=True, capture_output=True, env=environment)
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np; from detector import model_file as m\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np; from detector.model import backend, file as m\n"
         "model, facts = m.load(sys.argv[2]); import keras; assert keras.backend.backend() == 'jax'\n"
-        "print(m.keras_margins(model, np.load(sys.argv[3]), facts['output']).tolist())"
+        "print(backend.keras_margins(model, np.load(sys.argv[3]), facts['output']).tolist())"
     )
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
     np.save(tmp_path / "images.npy", images)
     given = [sys.executable, "-c", code, str(ROOT), str(folder / "d.h5"), str(tmp_path / "images.npy")]
     there = subprocess.run(given, check=True, capture_output=True, text=True, env=environment)
     model, facts = model_file.load(folder / "d.h5")
-    here = model_file.keras_margins(model, images, facts["output"])
+    here = keras_margins(model, images, facts["output"])
     assert facts["made"]["versions"]["jax"]
-    assert model_file.p_fake_of(here, 1) == pytest.approx(model_file.p_fake_of(json.loads(there.stdout), 1), abs=1e-5)
+    assert p_fake_of(here, 1) == pytest.approx(p_fake_of(json.loads(there.stdout), 1), abs=1e-5)
 
 
 @pytest.fixture(scope="module")
 def mobilenet_weights(tmp_path_factory):
-    keras = model_file.import_keras()
+    keras = import_keras()
     path = tmp_path_factory.mktemp("weights") / "m.weights.h5"
     keras.utils.set_random_seed(0)
     keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(path)
@@ -436,7 +442,7 @@ def test_what_was_trained_in_16_bits_is_saved_in_32(precision, small_data, tmp_p
     model, facts = model_file.load(tmp_path / "d.h5")
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert facts["made"]["arguments"]["mixed_precision"] == precision
-    assert model_file.import_keras().config.dtype_policy().name == "float32"  # nothing is left behind for the next one
+    assert import_keras().config.dtype_policy().name == "float32"  # nothing is left behind for the next one
 
 
 def test_a_changed_data_set_is_not_gone_on_with(small_data, tmp_path, run):
@@ -460,12 +466,12 @@ def test_the_model_file_knows_the_train_images(small_data, trained):
 
     with h5py.File(trained[0]) as file:
         kept = {row.tobytes() for row in file["train_digests"][:]}
-    own = {bytes.fromhex(data_tree.digest_of(path))[: model_file.DIGEST_BYTES] for path in (small_data / "train").rglob("*.png")}
+    own = {bytes.fromhex(files.digest_of(path))[: model_file.DIGEST_BYTES] for path in (small_data / "train").rglob("*.png")}
     assert kept == own and len(own) == 128
 
 
 def test_memory_that_runs_out_is_one_line(small_data, tmp_path, run, monkeypatch):
-    keras = model_file.import_keras()
+    keras = import_keras()
 
     def fit(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes")
@@ -487,8 +493,8 @@ def test_the_mean_of_trained_detectors_with_test_time_flip(trained, small_data, 
     assert facts["made"]["arguments"]["weights"] == [trained[0].name, "other.h5"]
     other.set_weights(mean)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    straight, mirrored = (model_file.keras_margins(other, some, "softmax") for some in (images, images[:, :, ::-1].copy()))
-    assert np.abs(model_file.keras_margins(made, images, "softmax") - (straight + mirrored) / 2).max() < 1e-3
+    straight, mirrored = (keras_margins(other, some, "softmax") for some in (images, images[:, :, ::-1].copy()))
+    assert np.abs(keras_margins(made, images, "softmax") - (straight + mirrored) / 2).max() < 1e-3
     # such a file is where training can go on from, as any other
     again = ["--data", small_data, "--output", tmp_path / "e.h5", "--log-dir", tmp_path / "again", "--architecture", "compact"]
     assert run(model_training.main, *again, "--weights", tmp_path / "d.h5", "--epochs", "0")[::2] == (0, "")
@@ -523,13 +529,13 @@ def test_what_was_seen_before_is_known_and_told(trained, small_data, make_tree, 
     ) in out
     facts, before = model_file.read_facts(tmp_path / "d.h5"), model_file.read_facts(trained[0])
     assert facts["made"]["started_from"] == [
-        {"name": trained[0].name, "sha256": data_tree.digest_of(trained[0]), "trained_on": before["trained_on"]}
+        {"name": trained[0].name, "sha256": files.digest_of(trained[0]), "trained_on": before["trained_on"]}
     ]
     assert facts["trained_on"] == (
         f"the images of data: 4 Fake and 4 Real images with a shorter side of 32 pixels; before that: {before['trained_on']}"
     )
     images = [*(small_data / "train").rglob("*.png"), *(data / "train").rglob("*.png")]
-    own = {bytes.fromhex(data_tree.digest_of(path))[: model_file.DIGEST_BYTES] for path in images}
+    own = {bytes.fromhex(files.digest_of(path))[: model_file.DIGEST_BYTES] for path in images}
     assert set(map(bytes, model_file.read_train_digests(tmp_path / "d.h5"))) == own and len(own) == 128 + 8
 
 
@@ -596,7 +602,7 @@ def test_the_log_for_tensorboard(small_data, tmp_path, run):
 
 
 def test_the_second_start_decodes_nothing(small_data, tmp_path, run, monkeypatch):
-    from detector import pixels
+    from detector.images import pixels
 
     data = tmp_path / "data"
     shutil.copytree(small_data, data, ignore=shutil.ignore_patterns(".*"))
@@ -615,7 +621,7 @@ def test_the_second_start_decodes_nothing(small_data, tmp_path, run, monkeypatch
 
 
 def test_killed_in_the_validation_after_the_last_step_it_goes_on(small_data, tmp_path, run, monkeypatch):
-    keras = model_file.import_keras()
+    keras = import_keras()
     evaluate = keras.Model.evaluate
 
     def killed(*_, **__):
@@ -642,7 +648,7 @@ def test_a_class_of_which_nothing_can_be_read_is_one_line(split, more, tmp_path,
 
 def test_images_that_vanish_while_it_trains_end_in_one_line(tmp_path, run, make_tree):
     data = make_tree(tmp_path / "data", {"train/Fake": 8, "train/Real": 8, "validation/Fake": 4, "validation/Real": 4})
-    from detector.training import Checkpoint
+    from detector.training.callbacks import Checkpoint
 
     whole = Checkpoint.on_epoch_begin
 
@@ -668,7 +674,7 @@ def test_the_cross_entropy_is_the_loss_without_penalties_for_uneven_classes(tmp_
 
 
 def test_another_runs_model_is_not_replaced_when_a_run_is_taken_up(small_data, tmp_path, run, monkeypatch):
-    from detector.training import Checkpoint
+    from detector.training.callbacks import Checkpoint
 
     def interrupted(self, epoch, logs=None):
         Checkpoint.write(self, 0, [])
@@ -715,15 +721,16 @@ def trained_on_patches(small_data, tmp_path_factory):
 
 
 def test_patches_are_validated_and_calibrated_as_the_app_scores(trained_on_patches, small_data):
-    from detector import metrics, scoring
+    from detector.evaluation import thresholds
+    from detector.inference import scoring
 
     facts = model_file.read_facts(trained_on_patches / "d.h5")
     assert (facts["fitting"], facts["patches"], facts["image_size"]) == ("patches", 3, 16)
-    detector = model_file.open_detector(trained_on_patches / "d.h5")
+    detector = export.open_detector(trained_on_patches / "d.h5")
     paths, labels = data_tree.read_tree(small_data, ("validation",))["validation"]
     scores = list(scoring.score_files(detector, [small_data / path for path in paths]))
     is_fake, margins = np.array(labels) == 0, np.array([score.margin for score in scores])
-    temperature, limits = metrics.calibrate(is_fake, margins)
+    temperature, limits = thresholds.calibrate(is_fake, margins)
     assert facts["temperature"] == pytest.approx(temperature, rel=1e-3)
     assert [facts["thresholds"][name] for name in ("fake", "real")] == pytest.approx([limits["fake"], limits["real"]], abs=1e-4)
     with (trained_on_patches / "log" / "history.csv").open() as file:

@@ -1,0 +1,1 @@
+"""The data tree: reading it, filling it and inspecting it."""

@@ -1,0 +1,299 @@
+"""Place files by hard link, copy or move: nothing overwritten, nothing lost, resumable after an interruption."""
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+
+from detector.console import InputError, plural, printable, progress
+from detector.files import UNFINISHED, require_folder, same_content
+
+TRANSFERS = ("hardlink", "copy", "move")
+JOURNAL = ".unfinished.jsonl"  # in a data folder: the plan of the stage that is placing files there
+LOCK = ".in_use"  # in a data folder, on Windows: held by the stage that is placing files there
+
+
+def check_is_folder(data):
+    """Raise InputError where something that is no folder stands where a stage is to place files."""
+    if os.path.lexists(data):
+        require_folder(data)
+
+
+# --- placing -----------------------------------------------------------------------------------------------------------
+def place(source, destination, transfer, copied=None):
+    """Put a file at `destination` by hard link, copy or move. Nothing is ever overwritten, nothing is ever half there.
+
+    Done again it does nothing: a destination with the same content counts as done (a move then removes its source), and so
+    does one whose source has gone. Where hard links are not to be had (another disk, a file system without them), the file
+    is copied, and added to the list `copied`. A symbolic link is placed as the file that it leads to.
+
+    Returns:
+        True where a file was placed, False where it had been there already.
+
+    Raises:
+        InputError: another content stands at `destination`.
+        FileNotFoundError: the source is not there, nor is the destination.
+    """
+    try:
+        if transfer == "copy" or os.path.islink(source):
+            _copy(source, destination, transfer)
+        else:
+            _link(source, destination, transfer, copied)  # a move is a link, then an unlink: unlike a rename it overwrites nothing
+    except FileExistsError:
+        return _already_there(source, destination, transfer)
+    except FileNotFoundError:
+        if os.path.lexists(source) or not os.path.lexists(destination):
+            raise
+        return False
+    if transfer == "move":
+        os.unlink(source)
+    return True
+
+
+def _already_there(source, destination, transfer):
+    if not os.path.lexists(destination):  # it was its folder that could not be made
+        folder = os.path.dirname(destination)
+        raise InputError(f"{folder}: expected a folder, found a file; move it away and run the same command again")
+    found = "another file" if os.path.isfile(destination) else "something else"
+    if found == "something else" or not same_content(source, destination):
+        raise InputError(
+            f"{destination}: {found} of that name is there and is not overwritten; move it away and run the same command again"
+        )
+    if transfer == "move" and _is_second_copy(source, destination):
+        os.unlink(source)
+    return False
+
+
+def _is_second_copy(source, destination):
+    """Tell whether removing `source` leaves the content at `destination`: not so for two spellings of one name."""
+    if not os.path.samefile(source, destination):
+        return True
+    return os.path.islink(source) or (os.stat(source).st_nlink > 1 and os.path.realpath(source) != os.path.realpath(destination))
+
+
+def _link(source, destination, transfer, copied):
+    try:
+        os.link(source, destination)
+    except FileExistsError:
+        raise
+    except FileNotFoundError:
+        if not os.path.lexists(source):
+            raise
+        os.makedirs(os.path.dirname(destination), exist_ok=True)
+        _link(source, destination, transfer, copied)
+    except OSError:
+        _copy(source, destination, transfer)
+        if copied is not None:
+            copied.append((source, destination))
+
+
+def _copy(source, destination, transfer):
+    if os.path.lexists(destination):
+        raise FileExistsError(destination)
+    here, name = os.path.split(destination)
+    # a name that no image has, and no longer than file systems allow; the same on every run, so that a rerun replaces it
+    unfinished = os.path.join(here, f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{UNFINISHED}")
+    try:
+        os.makedirs(here, exist_ok=True)
+        shutil.copyfile(source, unfinished)
+        shutil.copystat(source, unfinished)
+        if transfer == "move":  # the source will be removed: the copy must outlive a power cut, its name too
+            _sync(unfinished, os.O_RDWR)
+        os.rename(unfinished, destination)
+        if transfer == "move":
+            with contextlib.suppress(OSError):  # Windows opens no folders, some network file systems sync none
+                _sync(here, os.O_RDONLY)
+    except BaseException as error:
+        if os.path.lexists(unfinished):
+            os.unlink(unfinished)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = destination  # else the line would name the source, whose disk is not the full one
+        raise
+
+
+def _sync(path, flags):
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def carry_out(plan, transfer, unit="image"):
+    """Place every (source, destination) of a plan; run again after an interruption, it finishes.
+
+    Where hard links were asked for and are not to be had, it says so on stderr: the copies take room.
+
+    Returns:
+        (placed, vanished): the number of files placed now, and the sources that had gone before they were placed.
+    """
+    placed, vanished, copied = 0, [], []
+    try:
+        for source, destination in progress(plan, unit=unit):
+            try:
+                placed += place(source, destination, transfer, copied)
+            except FileNotFoundError:
+                if os.path.lexists(source):
+                    raise
+                vanished.append(source)
+    finally:
+        if copied and transfer == "hardlink":
+            here, there = (printable(os.path.dirname(path)) for path in copied[0])
+            print(f"hard links are not to be had between {here} and {there}: copied, {plural(len(copied), unit)}", file=sys.stderr)
+    return placed, vanished
+
+
+# --- an interrupted stage ----------------------------------------------------------------------------------------------
+# The plan is written into the data folder before the first file is placed, and removed after the last. Run again, the
+# stage goes on with that plan: it need not hash again, and a move finds its plan although the source has shrunk.
+def unfinished_plan(data, job):
+    """Return what `finish` wrote into the folder `data` for the same job: (report, plan); None where nothing is unfinished.
+
+    Args:
+        data: folder that files are placed in.
+        job: the command line, as a list of strings with absolute paths.
+
+    Raises:
+        InputError: another job is unfinished there.
+    """
+    head, plan = _read_journal(data, job)
+    if head is None:
+        return None
+    return head["report"], [(os.path.join(head["cwd"], source), os.path.join(data, below)) for source, below in plan]
+
+
+def refuse_unfinished(data, but=None):
+    """Raise InputError where a stage, other than `but`, was interrupted in the folder `data`: it does not hold the whole yet."""
+    _read_journal(data, job=None, but=but)
+
+
+@contextlib.contextmanager
+def unfinished_while(data, job):
+    """Mark the folder `data` as unfinished while a stage works in it, alone, that starts over when it is run again.
+
+    Args:
+        data: folder that the stage writes to.
+        job: the command line, as a list of strings with absolute paths; the stage's name first.
+    """
+    with alone_in(data):
+        _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": None}, [])
+        yield
+        os.unlink(os.path.join(data, JOURNAL))
+
+
+@contextlib.contextmanager
+def alone_in(data):
+    """Keep other stages from placing files in the folder `data` meanwhile; the folder is made where it is not there.
+
+    To hold from before the plan is made, or the plan may be out of date when it is carried out. The lock is the system's and
+    ends with the process, however that ends; a file system that has no locks goes without.
+
+    Raises:
+        InputError: another process is in it.
+    """
+    there = os.path.isdir(data)
+    os.makedirs(data, exist_ok=True)
+    try:
+        handle = _lock(data)
+    except BlockingIOError:
+        raise InputError(f"{data}: another command is working there now{_job_in(data)}; run this one when it has ended") from None
+    try:
+        yield
+    finally:
+        _unlock(data, handle)
+        if not there:
+            with contextlib.suppress(OSError):
+                os.rmdir(data)  # which it cannot where anything was placed
+
+
+def _lock(data):
+    """Return an open handle that nobody else has while it is open. Raises BlockingIOError where somebody has it."""
+    windows = os.name == "nt"  # where a folder cannot be locked, but a file in it
+    handle = os.open(os.path.join(data, LOCK), os.O_RDWR | os.O_CREAT) if windows else os.open(data, os.O_RDONLY)
+    try:
+        if windows:
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(handle)
+        raise BlockingIOError from None
+    except OSError:  # some network file systems have no locks
+        pass
+    return handle
+
+
+def _unlock(data, handle):
+    os.close(handle)
+    with contextlib.suppress(OSError):  # not there but on Windows, where it stays while another process has it open
+        os.unlink(os.path.join(data, LOCK))
+
+
+def _job_in(data):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(os.path.join(data, JOURNAL), "rb") as file:
+        return f" ({shlex.join(json.loads(file.readline())['job'])})"
+    return ""
+
+
+def _read_journal(data, job, but=None):
+    journal = os.path.join(data, JOURNAL)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(journal, encoding="utf-8") as file:
+        try:
+            head = json.loads(next(file))
+            theirs = shlex.join(head["job"])
+            plan = [json.loads(line) for line in file] if head["job"] == job else None
+        except (ValueError, KeyError, TypeError, StopIteration):
+            raise InputError(f"{journal}: expected an interrupted plan, found something else; remove the file") from None
+        if plan is None and head["job"][0] != but:
+            raise InputError(f"{data}: a command was interrupted here; run it again to finish it: {theirs}")
+        return head, plan
+    return None, None
+
+
+def finish(data, job, report, plan, transfer):
+    """Carry out a plan so that the same job, killed at any moment and run again, finishes it.
+
+    Args:
+        data: folder that all destinations of the plan are in.
+        job: the command line, as a list of strings with absolute paths.
+        report: what the stage wants to know of its plan when it goes on (anything JSON can hold).
+        plan: list of (source, destination).
+        transfer: one of TRANSFERS.
+
+    Returns:
+        The number of files placed now.
+
+    Raises:
+        InputError: sources have vanished; everything else is placed, and the plan is kept.
+    """
+    journal = os.path.join(data, JOURNAL)
+    if plan and not os.path.exists(journal):
+        _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": report}, plan)
+    placed, vanished = carry_out(plan, transfer)
+    if vanished:
+        raise InputError(
+            f"{plural(len(vanished), 'image')} vanished before being placed (first: {vanished[0]}), the others are in {data}; "
+            f"put back what vanished and run the same command again, or remove {journal} to go without"
+        )
+    if plan:
+        os.unlink(journal)
+    return placed
+
+
+def _write_journal(data, head, plan):
+    journal = os.path.join(data, JOURNAL)
+    inside = len(os.path.join(data, ""))
+    os.makedirs(data, exist_ok=True)
+    with open(journal + UNFINISHED, "w", encoding="utf-8") as file:
+        file.write(json.dumps(head) + "\n")
+        file.writelines(json.dumps((source, destination[inside:])) + "\n" for source, destination in plan)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(journal + UNFINISHED, journal)

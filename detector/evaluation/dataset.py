@@ -1,0 +1,172 @@
+"""What is evaluated: the images of any tree of the two classes, their groups, their damages, and which of them were trained on."""
+import re
+import zlib
+from typing import NamedTuple
+
+from detector import files
+from detector.console import InputError
+from detector.data import placing
+from detector.data import tree as data_tree
+
+ALL = "all"  # what the split of a tree without splits is called
+MOST_GROUPS = 500
+
+
+class Item(NamedTuple):
+    """One image file to evaluate; `path` is a POSIX path relative to the data, `group` None without --group-by."""
+
+    path: str
+    is_fake: bool
+    group: str | None
+
+
+def list_items(data, splits=None, group_by=None):
+    """List the images to evaluate, and those of the train folder beside them.
+
+    Args:
+        data: folder with class folders, or with split folders that hold them.
+        splits: names of the splits; None for test, or for a tree without splits.
+        group_by: 'folder', or a regular expression, or None.
+
+    Returns:
+        ({split: [Item]}, [paths of the train images, relative to data] or None)
+
+    Raises:
+        InputError: a class or split is missing or empty, the expression is none, or there are too many groups.
+    """
+    layout = data_tree.find_layout(data)
+    placing.refuse_unfinished(data)
+    if None in layout:
+        if splits:
+            raise InputError(f"{data}: expected the split {splits[0]}, found class folders without splits; leave --split out")
+        return {ALL: _items_of(data, layout[None], group_by)}, None
+    found = {}
+    for split in splits or ["test"]:
+        if split not in layout:
+            there = ", ".join(name for name in data_tree.SPLITS if name in layout)
+            raise InputError(f"{data}: expected the split {split}, found {there}; name another with --split")
+        found[split] = _items_of(data, layout[split], group_by)
+    train = [path for folders in layout.get("train", {}).values() for folder in folders for path, _ in _files(data, folder)]
+    return found, train or None
+
+
+def _files(data, folder):
+    """Yield (path relative to data, path inside the class folder) of each file."""
+    prefix = folder.relative_to(data).as_posix()
+    for inside in files.scan(folder):
+        yield f"{prefix}/{inside}", inside
+
+
+def _items_of(data, classes, group_by):
+    items = []
+    group_of = make_grouping(group_by)
+    for name, folders in classes.items():
+        before = len(items)
+        for folder in folders:
+            items += [Item(path, name == data_tree.CLASSES[0], group_of(path, inside)) for path, inside in _files(data, folder)]
+        if len(items) == before:
+            raise InputError(f"{folders[0]}: expected images of class {name}, found an empty folder; fill it")
+    groups = len({item.group for item in items})
+    if groups > MOST_GROUPS:
+        raise InputError(f"--group-by: expected at most {MOST_GROUPS} groups, found {groups:,}; give another expression")
+    return items
+
+
+def make_grouping(group_by):
+    """Return the function (path, path inside the class folder) -> name of the group; None for None."""
+    if group_by is None:
+        return lambda path, inside: None
+    if group_by == "folder":
+        return lambda path, inside: inside.split("/")[0] if "/" in inside else "(none)"
+    try:
+        pattern = re.compile(group_by)
+    except re.error as error:
+        raise InputError(f"--group-by {group_by}: expected 'folder' or a regular expression, but {error}") from None
+
+    def group_of(path, inside):
+        match = pattern.search(path)
+        return ((match[1] if pattern.groups else match[0]) or "(none)") if match else "(none)"
+
+    return group_of
+
+
+def damages():
+    """Return {name: function from an image, (h, w, 3) uint8, to a damaged one}."""
+    import cv2
+    import numpy as np
+
+    from detector.images import corruptions
+
+    cv2.setNumThreads(1)  # images are damaged in threads already
+
+    def noise(image, sigma):
+        return corruptions.noise(image, sigma, np.random.default_rng(zlib.crc32(np.ascontiguousarray(image))))
+
+    return {
+        **{f"JPEG {quality}": lambda image, q=quality: corruptions.jpeg(image, q) for quality in (90, 70, 50, 30)},
+        **{f"blur {sigma}": lambda image, s=sigma: corruptions.blur(image, s) for sigma in (1, 2, 3)},
+        **{f"noise {sigma:.2f}": lambda image, s=sigma: noise(image, s) for sigma in (0.05, 0.10)},
+        **{f"scale 1/{part}": lambda image, p=part: corruptions.scale(image, 1 / p) for part in (2, 4)},
+        "WebP 50": lambda image: corruptions.webp(image, 50),
+        "flip": lambda image: image[:, ::-1],
+    }
+
+
+def known_digests(data, model, train):
+    """Return what is known by content of the images that were trained on.
+
+    Args:
+        data: folder of the tree.
+        model: path of the .h5.
+        train: paths of the images in the tree's train folder, or None.
+
+    Returns:
+        {'in_train': set of SHA-256 as hex digits, 'in_train_of_model': set of their first 16}, None where they are not known.
+    """
+    from detector.model.file import read_train_digests
+
+    digests = read_train_digests(model)
+    return {
+        "in_train": set(hash_files(data, train)) - {None} if train else None,
+        "in_train_of_model": None if digests is None else {row.tobytes().hex() for row in digests},
+    }
+
+
+def find_leaks(data, paths, known):
+    """Tell which images were trained on.
+
+    Args:
+        data: folder that the paths are relative to.
+        paths: list of n paths.
+        known: as `known_digests` returns it.
+
+    Returns:
+        ({in_train, in_train_of_model, either: number of images, None where that is not known}, (n,) bool)
+    """
+    import numpy as np
+
+    digests = hash_files(data, paths) if any(some is not None for some in known.values()) else []
+    counts, either = {}, np.zeros(len(paths), bool)
+    for name, length in (("in_train", 64), ("in_train_of_model", 16)):
+        counts[name] = None
+        if known[name] is not None:
+            found = np.array([digest is not None and digest[:length] in known[name] for digest in digests], bool)
+            counts[name] = int(found.sum())
+            either |= found
+    return {**counts, "either": int(either.sum()) if digests else None}, either
+
+
+def count_trained_on(data, paths, model):
+    """Return how many images the model file at `model` was trained on, by content; None where it does not know."""
+    known = {"in_train": None, "in_train_of_model": known_digests(data, model, None)["in_train_of_model"]}
+    return find_leaks(data, paths, known)[0]["in_train_of_model"]
+
+
+def hash_files(data, paths):
+    """Return the SHA-256 of each file as hex digits, None where it may not be read."""
+    return [digest for digest, _ in files.file_facts(data, paths)]
+
+
+def label_of(item):
+    """Return 'Fake' or 'Real'."""
+    return data_tree.CLASSES[0 if item.is_fake else 1]

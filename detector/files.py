@@ -1,0 +1,205 @@
+"""Files and folders: listing, hashing, safe names and parallel processing."""
+import functools
+import hashlib
+import os
+import signal
+import stat
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+from detector.console import InputError, progress
+from detector.images.formats import image_format
+
+UNFINISHED = ".part"  # ends the name of a file that is still being written
+_JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0xA0000003)
+_MOST_WORKERS = 61  # Windows waits for no more processes at once
+_JUNK = {".ds_store", "thumbs.db", "desktop.ini", "__macosx"}
+
+
+def is_junk(name):
+    """Tell whether a file or folder name is an operating system's litter (__MACOSX, .DS_Store, Thumbs.db, ._x)."""
+    return name.lower() in _JUNK or name.startswith("._")
+
+
+def without_case(name):
+    """Return the key under which macOS and Windows would store a name: composed, case ignored."""
+    if name.isascii():
+        return name.lower()
+    import unicodedata
+
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def is_link(path):
+    """Tell whether a path is a symbolic link or a Windows junction, which Python 3.11 takes for a folder like any other."""
+    try:
+        return os.path.islink(path) or getattr(os.lstat(path), "st_reparse_tag", 0) == _JUNCTION
+    except OSError:  # nothing is there
+        return False
+
+
+def scan(folder, links=None):
+    """Yield the POSIX path, relative to `folder`, of every file below it, in sorted order per folder.
+
+    Operating-system litter, hidden names and unfinished files are passed over; links to folders are not followed, but added to
+    the list `links`, as paths to open.
+    """
+    stack = [("", folder)]
+    while stack:
+        prefix, here = stack.pop()
+        with os.scandir(here) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+        folders = []
+        for entry in entries:
+            if not counts_as_file(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False) and not is_link(entry.path):
+                folders.append((f"{prefix}{entry.name}/", entry.path))
+            elif entry.is_file():
+                yield prefix + entry.name
+            elif links is not None and entry.is_dir():
+                links.append(entry.path)
+        stack.extend(reversed(folders))
+
+
+def counts_as_file(name):
+    """Tell whether a name is neither hidden, nor junk, nor that of an unfinished file."""
+    return not (name.startswith(".") or is_junk(name) or name.endswith(UNFINISHED))
+
+
+def require_folder(folder, holding="images"):
+    """Raise InputError unless `folder` is an existing folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        came = "a file" if folder.exists() else "nothing of that name"
+        raise InputError(f"{folder}: expected a folder with {holding}, found {came}; check the path")
+
+# --- content -----------------------------------------------------------------------------------------------------------
+SMALL = 1 << 24  # bytes; larger files are hashed piece by piece
+
+
+def read_bytes(path):
+    """Return a whole file as bytes. Plain system calls: small files are read in half the time of `Path.read_bytes`."""
+    handle = _open(path)
+    try:
+        return _read(handle, os.fstat(handle).st_size)
+    finally:
+        os.close(handle)
+
+
+def _open(path):
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+
+def _read(handle, size):
+    content = os.read(handle, size + 1)  # one byte more: a full answer is the end of the file, without asking again
+    if len(content) == size:
+        return content
+    parts = [content]
+    while part := os.read(handle, 1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def digest_of(path):
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    return _hash(path)[0]
+
+
+def _hash(path):
+    """Return (SHA-256, first bytes)."""
+    handle = _open(path)
+    try:
+        size = os.fstat(handle).st_size
+        if size <= SMALL:
+            content = _read(handle, size)
+            return hashlib.sha256(content).hexdigest(), content[:16]
+        head = os.read(handle, 16)
+        os.lseek(handle, 0, os.SEEK_SET)
+        with open(handle, "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), head
+    finally:
+        os.close(handle)
+
+
+def _facts(root, path):
+    """Return (SHA-256, image format or None) of one file; a file that may not be read has neither."""
+    try:
+        digest, head = _hash(os.path.join(root, path))
+    except PermissionError:
+        return None, None
+    return digest, image_format(head)
+
+
+def file_facts(root, paths, unit="image"):
+    """Hash every file and look at its header, on all cores.
+
+    Args:
+        root: folder that the paths are relative to.
+        paths: list of relative paths.
+
+    Returns:
+        List of (SHA-256 hex digest, image format or None), in the order of `paths`; (None, None) for a file that may not be read.
+    """
+    return parallel(functools.partial(_facts, os.fspath(root)), paths, unit)
+
+
+def parallel(function, items, unit="image", chunk=256):
+    """Map a picklable function over a list on all cores, in order, with a progress bar; small lists stay in this process.
+
+    Raises:
+        InputError: a worker was ended from outside, as the system does where memory runs out.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(cores, _MOST_WORKERS)
+    if cores == 1 or len(items) <= 2 * chunk:
+        return [function(item) for item in progress(items, unit=unit)]
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            return list(progress(pool.map(function, items, chunksize=chunk), total=len(items), unit=unit))
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process was ended, most likely for want of memory; close other programs and run the same command again"
+            ) from None
+
+
+def _start_worker():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """Without this, a worker whose parent was killed waits for work for ever."""
+    parent_process().join()
+    os._exit(1)
+
+
+def folders_above(path):
+    """Return the folders that a relative POSIX path lies in, from the inside outwards."""
+    above = []
+    while path := path.rpartition("/")[0]:
+        above.append(path)
+    return above
+
+
+def names_for(path, digest):
+    """Yield a relative POSIX path, then that path with ever more of the digest in its name; raises InputError after the last."""
+    yield path
+    stem, suffix = os.path.splitext(path)
+    folder, slash, name = stem.rpartition("/")
+    if len(os.fsencode(name)) > 180:  # file systems allow 255 bytes
+        name = name[:40]
+    for digits in (8, 16, 32, 64):
+        yield f"{folder}{slash}{name}-{digest[:digits]}{suffix}"
+    raise InputError(f"{path}: expected a name that is free, or free with a hash added, found all of them taken; rename the file")
+
+
+def same_content(a, b):
+    """Tell whether two files hold the same bytes (the same file on disk is answered without reading)."""
+    one, other = os.stat(a), os.stat(b)
+    if (one.st_ino, one.st_dev) == (other.st_ino, other.st_dev):
+        return True
+    return one.st_size == other.st_size and digest_of(a) == digest_of(b)

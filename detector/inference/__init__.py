@@ -1,0 +1,1 @@
+"""Inference: from image files to scores, verdicts and attribution maps."""

@@ -1,0 +1,120 @@
+"""Keras and its backends: importing it quietly, computing logits, recording versions."""
+import contextlib
+import os
+import sys
+import time
+
+import numpy as np
+
+from detector.console import InputError
+from detector.model.scores import margins_of
+
+BACKENDS = {"tensorflow": "requirements.txt", "jax": "requirements-jax.txt"}  # of Keras, and what installs them
+
+
+def import_keras():
+    """Import Keras, by default on TensorFlow, without the backend's start-up messages; return the module."""
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND={backend}: expected {' or '.join(BACKENDS)}; set it to one of them, or not at all")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet_stderr():
+        try:
+            import keras
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"this needs the package {error.name}, which is not installed; "
+                f"run: pip install -r {BACKENDS[backend]}"
+            ) from None
+    import absl.logging
+
+    absl.logging.set_verbosity("error")
+    return keras
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Keep what C++ libraries write to stderr while they start off the user's screen; Python's own errors still pass."""
+    try:
+        kept = os.dup(2)
+    except OSError:
+        yield
+        return
+    sys.stderr.flush()
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextlib.contextmanager
+def giving_logits(model):
+    """Make a model give logits: within, its last layer has no activation."""
+    keras = import_keras()
+    layer = model.layers[-1]
+    layer.activation, activation = keras.activations.linear, layer.activation
+    model.predict_function = None  # one made before would go on with the old activation
+    try:
+        yield model
+    finally:
+        layer.activation, model.predict_function = activation, None
+
+
+def compute_in_float32():
+    """Keep GPUs from rounding float32 to the 10 bits of TF32, as Keras's backends do unasked: scores are to be those of LiteRT."""
+    backend = import_keras().backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    elif backend == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "float32")
+
+
+def keras_margins(model, images, output, batch_size=128):
+    """Return the margins of fitted images with Keras.
+
+    Args:
+        model: a Keras model, as `load` returns it.
+        images: (n, s, s, 3) uint8, or an iterable of such batches.
+
+    Returns:
+        (n,) float64.
+    """
+    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] if isinstance(images, np.ndarray) else images
+    with giving_logits(model):
+        logits = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in batches]
+    return margins_of(np.concatenate(logits), output)
+
+
+def versions():
+    """Return {package: version} of what made a model, for its facts."""
+    from importlib import metadata
+
+    names = ("keras", "tensorflow", "jax", "numpy", "pillow")
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return {"python": sys.version.split()[0], **found, "date": time.strftime("%Y-%m-%d")}
+
+
+@contextlib.contextmanager
+def undistributed():
+    """Give a context in which Keras makes new variables of this process alone.
+
+    To save and to load weights it makes an optimizer aside; of a distributed one all processes would have to know.
+    """
+    import keras
+
+    kept = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(kept)

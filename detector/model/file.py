@@ -1,0 +1,234 @@
+"""The second contract: what a saved .h5 holds, how it is saved, loaded, compiled and turned into P(Fake).
+
+The graph takes (n, s, s, 3) float32, RGB, 0-255. The HDF5 attribute 'detector' holds a JSON object, the facts:
+
+    format          1
+    architecture    'resnet101', 'compact', ...
+    class_names     ['Fake', 'Real']
+    output          'softmax' (columns Fake, Real) or 'sigmoid_real' (one column, P(Real))
+    fitting         'resize': the whole image, by detector.images.pixels.fit; 'patches': squares at the image's own resolution, by
+                    detector.images.pixels.patches, and the mean of their margins
+    patches         so many at most; with 'patches' alone
+    image_size      s, in pixels
+    temperature     divides the logit of Fake before the sigmoid; fitted on validation
+    thresholds      {'fake': t_F, 'real': t_R, ...} on the calibrated P(Fake); fitted on validation
+    seen            {'shorter_side': [lowest, highest], 'aspect': [lowest, highest]} of the train images
+    trained_on      a sentence for people
+    made            arguments, counts, versions
+
+The dataset 'train_digests', (n, 8) uint8, holds the first bytes of the SHA-256 of each train image: whether an image that is
+evaluated was trained on can be told without the train images.
+
+The margin of an image is its logit of Fake: log P(Fake) - log P(Real), before calibration. All scores come from it.
+A compiled detector is the same graph up to the margin as a LiteRT flatbuffer; the .h5 stays what counts.
+"""
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from detector.console import InputError
+from detector.data.tree import CLASSES
+from detector.files import UNFINISHED
+from detector.model.backend import import_keras
+
+FORMAT = 1
+DIGEST_BYTES = 8  # of a train image's SHA-256: among 10^5 and 10^5 images, two that differ agree once in 10^9 models
+MAX_IMAGE_SIZE = 4096  # pixels
+LIMITS = ("fake", "real", "max_error", "real_called_fake_bound", "fake_called_real_bound")  # numbers of facts["thresholds"]
+MAX_PATCHES = 256  # of an image
+OUTPUTS = ("softmax", "sigmoid_real")
+# Only what the project's own architectures are made of: a model from a stranger cannot bring code.
+_LAYERS = {
+    "Functional", "InputLayer", "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense",
+    "DepthwiseConv2D", "Dropout", "Flatten", "GaussianNoise", "GlobalAveragePooling2D", "MaxPooling2D", "Normalization", "Permute",
+    "ReLU", "Rescaling", "ZeroPadding2D",
+}  # fmt: skip
+_HELPERS = {
+    "DTypePolicy", "GlorotUniform", "HeNormal", "L2", "Ones", "VarianceScaling", "Zeros", "__keras_tensor__", "__tensor__",
+}  # fmt: skip
+
+
+# --- saving and loading --------------------------------------------------------------------------------------------------
+def save(model, path, facts, train_digests=None):
+    """Write a Keras model and its facts to one .h5, beside and then renamed; no optimizer.
+
+    Args:
+        train_digests: (n, DIGEST_BYTES) uint8, or None: the first bytes of the SHA-256 of each train image.
+
+    Raises:
+        ValueError: the facts lack something, or the path does not end in .h5.
+    """
+    import h5py
+
+    path = Path(path)
+    if path.suffix != ".h5":
+        raise ValueError(f"{path}: expected a name that ends in .h5")
+    check_facts(facts, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.stem}{UNFINISHED}.h5")
+    check_room(path, model.variables)
+    model.save(unfinished, include_optimizer=False)
+    with h5py.File(unfinished, "r+") as file:
+        file.attrs["detector"] = json.dumps(facts)
+        if train_digests is not None:
+            file["train_digests"] = train_digests
+    os.replace(unfinished, path)
+
+
+def check_room(path, variables):
+    """Raise OSError where the disk has no room for variables in a file. (HDF5 ends the process where a write fails.)"""
+    needed = sum(np.prod(variable.shape, dtype=int) for variable in variables) * 4 + (8 << 20)
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+
+
+def check_facts(facts, path):
+    """Raise InputError unless `facts` is a detector's facts that this version understands."""
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
+        raise InputError(f"{path}: expected a detector of format {FORMAT}, found {found}; train it again with model_training.py")
+    wanted = (
+        "architecture", "class_names", "output", "fitting", "image_size", "temperature", "thresholds", "seen", "trained_on", "made"
+    )  # fmt: skip
+    missing = [name for name in wanted if name not in facts]
+    if missing:
+        raise InputError(
+            f"{path}: expected a detector's facts, {', '.join(missing)} missing; "
+            "train it again with model_training.py"
+        )
+    if not _sound(facts):
+        raise InputError(f"{path}: expected a detector's facts, found some of another kind; train it again with model_training.py")
+
+
+def _sound(facts):
+    """Tell whether the facts that scoring relies on are of the right kind and range: they can come from a stranger."""
+
+    def number(value, low, high):
+        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+    def count(value, high):
+        return isinstance(value, int) and number(value, 1, high)
+
+    try:
+        limits, seen = facts["thresholds"], facts["seen"]
+        return (
+            facts["class_names"] == list(CLASSES)
+            and facts["output"] in OUTPUTS
+            and (facts["fitting"] == "resize" or (facts["fitting"] == "patches" and count(facts["patches"], MAX_PATCHES)))
+            and count(facts["image_size"], MAX_IMAGE_SIZE)
+            and number(facts["temperature"], 1e-3, 1e3)
+            and all(number(limits[name], 0, 2) for name in LIMITS)
+            and all(number(value, 0, 1e9) for name in ("shorter_side", "aspect") for value in seen[name])
+            and len(seen["shorter_side"]) == len(seen["aspect"]) == 2
+            and all(isinstance(facts[name], str) for name in ("architecture", "trained_on"))
+        )
+    except (KeyError, TypeError):
+        return False
+
+
+def read_facts(path):
+    """Return the facts in a .h5 as a dict, without loading the network.
+
+    Raises:
+        InputError: there is no such file, it is no HDF5 file, is cut off, or is no detector of this project.
+    """
+    import h5py
+
+    check_is_hdf5(path)
+    try:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("detector")
+            is_model = "model_config" in file.attrs
+    except OSError:
+        raise InputError(
+            f"{path}: expected a whole HDF5 file, found a damaged or cut one; "
+            "get it again or train it again"
+        ) from None
+    if text is None:
+        came = "a Keras model without a detector's facts" if is_model else "an HDF5 file that is no model"
+        raise InputError(f"{path}: expected a detector that model_training.py saved, found {came}; train it with model_training.py")
+    try:
+        facts = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(f"{path}: expected a detector's facts as JSON, found something else; train it again") from None
+    check_facts(facts, path)
+    return facts
+
+
+def read_train_digests(path):
+    """Return the digests of a detector's train images, (n, DIGEST_BYTES) uint8, or None for an older one that holds none.
+
+    Raises:
+        InputError: the file is no detector, or holds digests of another kind.
+    """
+    import h5py
+
+    read_facts(path)
+    with h5py.File(path, "r") as file:
+        digests = file.get("train_digests")
+        if digests is None:
+            return None
+        stored = isinstance(digests, h5py.Dataset) and digests.nbytes <= os.path.getsize(path)  # packed, it could grow to any size
+        if not stored or digests.dtype != np.uint8 or digests.ndim != 2 or digests.shape[1] != DIGEST_BYTES:
+            raise InputError(f"{path}: expected train_digests of (n, {DIGEST_BYTES}) uint8, found another kind; train it again")
+        return digests[:]
+
+
+def check_is_hdf5(path):
+    """Raise InputError unless the file is there, is named .h5 and begins as an HDF5 file does.
+
+    The name matters: Keras chooses by it how to load, and what was checked must be what is loaded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        came = "a folder" if path.is_dir() else "nothing of that name"
+        raise InputError(f"{path}: expected a model file (.h5), found {came}; train one with model_training.py or check the path")
+    with path.open("rb") as file:
+        if path.suffix != ".h5" or file.read(8) != b"\x89HDF\r\n\x1a\n":
+            raise InputError(
+                f"{path}: expected a model file (.h5), found another kind of file; "
+                "give the .h5 that model_training.py wrote"
+            )
+
+
+def load(path):
+    """Load a detector's network for use or further training.
+
+    Returns:
+        (model, facts): the Keras model, not compiled, and the dict of facts.
+
+    Raises:
+        InputError: as `read_facts`, or a layer is none that this project uses (a model must not bring code).
+    """
+    import h5py
+
+    facts = read_facts(path)
+    keras = import_keras()
+    try:
+        with h5py.File(path, "r") as file:
+            _check_layers(json.loads(file.attrs["model_config"]), path)
+        return keras.models.load_model(path, compile=False), facts
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: expected a whole detector, found one that does not load ({reason}); train it again") from None
+
+
+def _check_layers(config, path):
+    """Raise InputError where a model's configuration names a class that no architecture of this project uses."""
+    if isinstance(config, list):
+        for part in config:
+            _check_layers(part, path)
+    elif isinstance(config, dict):
+        name, module = config.get("class_name"), str(config.get("module") or "keras")
+        foreign = config.get("registered_name") not in (None, name) or not (module == "keras" or module.startswith("keras."))
+        if name is not None and (foreign or not isinstance(name, str) or name not in _LAYERS | _HELPERS):
+            raise InputError(
+                f"{path}: expected only layers that this project uses, found {name!r}; "
+                "it could run code, so it is not loaded"
+            )
+        for part in config.values():
+            _check_layers(part, path)

@@ -1,0 +1,1 @@
+"""HTML reports of the audit and of the evaluation."""

@@ -1,0 +1,1 @@
+"""Training: data set, batches, augmentation, callbacks and distribution."""

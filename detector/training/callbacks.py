@@ -1,0 +1,352 @@
+"""Callbacks for `fit`. Imports Keras at once: import this module inside functions."""
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+
+from detector.console import InputError, progress
+from detector.files import UNFINISHED
+from detector.model.backend import undistributed
+from detector.model.file import check_room
+from detector.model.scores import p_fake_of
+from detector.training.batches import class_weights, targets_of
+from detector.training.metrics import fake_metrics
+
+
+class PatchValidation(keras.callbacks.Callback):
+    """After every epoch, add the loss and metrics of validation to its logs, of whole images scored by their patches.
+
+    In place of `fit`'s own validation, which would take each patch for an image; before all callbacks that read the logs.
+
+    Args:
+        scores: PatchScores.
+    """
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = scores
+
+    def on_epoch_end(self, epoch, logs):
+        """Score the images and add val_loss and the others."""
+        output = self.scores.output
+        labels, margins = self.scores.score(self._margins)
+        p_fake = p_fake_of(margins, 1.0).astype(np.float32)
+        given = np.stack([p_fake, 1 - p_fake], axis=1) if output == "softmax" else 1 - p_fake[:, None]
+        targets, weights = targets_of(labels, output), class_weights(labels)[labels]
+        penalties = sum(float(penalty) for penalty in self.model.losses)
+        logs["val_loss"] = float(self.model.loss(targets, given, weights)) + penalties
+        for kind, metrics in fake_metrics(output).items():
+            for metric in metrics:
+                metric.update_state(targets, given, weights if kind == "weighted_metrics" else None)
+                logs[f"val_{metric.name}"] = float(metric.result())
+
+    def _margins(self, batch):
+        """Return margins from probabilities: a network within `fit` is not taken apart for its logits."""
+        p = np.clip(np.asarray(self.model.predict_on_batch(batch), np.float64), 1e-30, 1 - 1e-16)
+        return np.log(p[:, 0]) - np.log(p[:, 1]) if self.scores.output == "softmax" else np.log1p(-p[:, 0]) - np.log(p[:, 0])
+
+
+class StopTrainingOnValidationLoss(keras.callbacks.Callback):
+    """Stop when the validation loss exceeds the training loss; keep the weights of the lowest validation loss.
+
+    Args:
+        folder: pathlib.Path that the best weights are written to, so that they outlive the process.
+        patience: stop only after this many such epochs in a row; 1 is the rule to the letter.
+        after_epoch: look only at epochs after this one, counted from 1.
+        rule: what counts as such an epoch, one of RULES: 'exceeds', as above; 'plateau', the validation loss is not lower than
+            ever before (early stopping as usual); 'never'.
+        writes: off for all processes of a run but the first, which follow the rule all the same.
+
+    Attributes:
+        best_weights: path of the best weights; before the first epoch those the run began with belong there.
+        best_epoch: epoch of the lowest validation loss, counted from 1; 0 before there is one.
+        stopped_epoch: epoch after which training was stopped, counted from 1; 0 where it was not.
+    """
+
+    RULES = ("exceeds", "plateau", "never")
+
+    def __init__(self, folder, patience=1, after_epoch=0, rule="exceeds", writes=True):
+        super().__init__()
+        self.folder, self.patience, self.after_epoch, self.rule, self.writes = folder, patience, after_epoch, rule, writes
+        self.resume({})
+
+    @property
+    def best_weights(self):
+        """Path of the best weights: a name of its own for each epoch, so that a killed run finds those its state speaks of."""
+        return self.folder / f"best-{self.best_epoch}.weights.h5"
+
+    def resume(self, state):
+        """Take up the state of an interrupted run, as `state` returns it."""
+        self.best_loss = state.get("best_loss", float("inf"))
+        self.best_epoch = state.get("best_epoch", 0)
+        self.stopped_epoch = state.get("stopped_epoch", 0)
+        self.bad_epochs = state.get("bad_epochs", 0)
+
+    def state(self):
+        """Return what `resume` needs, as a dict for JSON."""
+        return {name: getattr(self, name) for name in ("best_loss", "best_epoch", "stopped_epoch", "bad_epochs")}
+
+    def on_train_batch_end(self, batch, logs=None):
+        """End the run where the loss is no number: what comes after it is none either."""
+        if not np.isfinite(float((logs or {}).get("loss", 0))):
+            raise InputError(
+                f"step {batch + 1} of this epoch: expected a finite loss, found {float(logs['loss'])}; "
+                "start again with a lower --learning-rate and --overwrite"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Compare the two losses of an epoch."""
+        loss, val_loss = float(logs["loss"]), float(logs["val_loss"])
+        if not (np.isfinite(loss) and np.isfinite(val_loss)):
+            raise InputError(
+                f"epoch {epoch + 1}: expected finite losses, found {loss} (train) and {val_loss} (validation); "
+                "start again with a lower --learning-rate and --overwrite"
+            )
+        bad = val_loss > loss if self.rule == "exceeds" else val_loss >= self.best_loss
+        bad = bad and self.rule != "never" and epoch + 1 > self.after_epoch
+        if val_loss < self.best_loss:
+            self.best_loss, self.best_epoch = val_loss, epoch + 1
+            if self.writes:
+                save_weights(self.model, self.best_weights)
+        self.bad_epochs = self.bad_epochs + 1 if bad else 0
+        if self.bad_epochs >= self.patience:
+            self.stopped_epoch = epoch + 1
+            self.model.stop_training = True
+
+
+class Interruption(keras.callbacks.Callback):
+    """Lets Ctrl-C end training after the step it came in: within one, a library may swallow it. A second breaks the step off."""
+
+    asked = False
+
+    @contextlib.contextmanager
+    def heard(self):
+        """Listen within the block, at whose end KeyboardInterrupt is raised where there was no step left to end it after.
+
+        A handler of somebody else's is left alone, and so is another thread than the main one, which cannot have any.
+        """
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._ask)
+        try:
+            yield
+            self._heed()
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _ask(self, *_):
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if sys.stderr.isatty():
+            os.write(2, b"\ninterrupted: ending after this step; Ctrl-C again breaks it off\n")  # print may not be called here
+
+    def _heed(self, *_, **__):
+        if self.asked:
+            raise KeyboardInterrupt
+
+    on_train_begin = on_epoch_begin = on_train_batch_begin = on_train_batch_end = _heed
+    on_test_begin = on_test_batch_begin = on_test_batch_end = on_epoch_end = _heed
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """After every epoch, and within long ones, write what a killed run needs to go on.
+
+    That is: weights, optimizer, the states of noise and dropout, sums of the metrics, history, the rule's state.
+
+    Args:
+        folder: pathlib.Path; holds last-*.weights.h5 and state.json, the JSON written last.
+        rule: the StopTrainingOnValidationLoss of the run, called before this one; where it does not write, neither does this.
+        facts: dict that must be the same for a run to be taken up (arguments, data).
+        seconds: between two checkpoints within an epoch.
+
+    Attributes:
+        history: list of dicts, one for each whole epoch.
+        first_step: number of steps that are done of the epoch after them.
+    """
+
+    def __init__(self, folder, rule, facts, seconds=600):
+        super().__init__()
+        self.folder, self.rule, self.facts, self.seconds = folder, rule, facts, seconds
+        self.history, self.first_step, self.saved = [], 0, None
+        self.run = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]  # names the run in its model file
+
+    def find(self, overwrite=False):
+        """Look for an interrupted run, and take up its history and the rule's state.
+
+        Returns:
+            The epoch, counted from 0, that its weights were saved in or at the end of; None where there is nothing to take
+            up, or another run's that may be overwritten.
+
+        Raises:
+            InputError: the folder holds the checkpoint of another run, with other arguments or other data.
+        """
+        file = self.folder / "state.json"
+        try:
+            state = json.loads(file.read_text("utf-8"))
+            before = state["facts"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{file}: expected a checkpoint of this script, found another file; give another --log-dir") from None
+        if before != self.facts:
+            if overwrite:
+                return None
+            changed = [name for name, value in self.facts.items() if before.get(name) != value]
+            raise InputError(
+                f"{self.folder}: expected the checkpoint of this run, found one that differs in {', '.join(changed)}; "
+                "run its command again, give another --log-dir, or start anew with --overwrite"
+            )
+        self.saved = state
+        self.rule.resume(state["rule"])
+        self.history, self.first_step = state["history"], state["step"]
+        return len(self.history) - (self.first_step == 0)
+
+    def load(self):
+        """Give the compiled model the weights, the optimizer and the random states of the run that `find` found."""
+        self.model.optimizer.build(self.model.trainable_variables)  # else its state is passed over without a word
+        try:
+            with undistributed():
+                self.model.load_weights(self.folder / self.saved["weights"])
+        except (OSError, ValueError):
+            raise InputError(
+                f"{self.folder / self.saved['weights']}: expected the weights of the checkpoint, found none that load; "
+                f"remove {self.folder / 'state.json'} to start anew"
+            ) from None
+        assign(random_states(self.model), self.saved["random_states"])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Give the metrics the sums of what is done of this epoch; `fit` has just set them to nothing."""
+        self.written = time.monotonic()
+        if self.first_step and epoch == len(self.history) and self.saved:
+            assign(self.model.metrics_variables, self.saved["metrics"])
+            self.saved = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Write a checkpoint within the epoch, where the last one is long ago; not after its last step: that comes next."""
+        if self.rule.writes and time.monotonic() - self.written >= self.seconds and batch + 1 < self.params["steps"]:
+            self.write(self.first_step + batch + 1, values(self.model.metrics_variables))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Write the checkpoint of an epoch."""
+        self.history.append({"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}})
+        self.first_step = 0
+        self.write(0, [])
+
+    def write(self, step, metrics):
+        """Write a checkpoint: the weights under a name of their own, then the JSON that names them."""
+        if not self.rule.writes:
+            return
+        name = f"last-{len(self.history)}-{step}.weights.h5"
+        save_weights(self.model, self.folder / name)
+        state = {"facts": self.facts, "weights": name, "step": step, "rule": self.rule.state(), "history": self.history}
+        state |= {"random_states": values(random_states(self.model)), "metrics": metrics}
+        unfinished = self.folder / f"state.json{UNFINISHED}"
+        unfinished.write_text(json.dumps(state, indent=1), "utf-8")
+        os.replace(unfinished, self.folder / "state.json")
+        for old in own_weights(self.folder):
+            if old.name not in (name, self.rule.best_weights.name):
+                old.unlink()
+        self.written = time.monotonic()
+
+
+class SameWeights(keras.callbacks.Callback):
+    """After every epoch, end the run unless all processes have the same weights, bit for bit; before what writes them.
+
+    Args:
+        team: detector.training.distributed.Team.
+    """
+
+    def __init__(self, team):
+        super().__init__()
+        self.team = team
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Compare the weights' digests."""
+        digest = hashlib.sha256()
+        for variable in self.model.variables:
+            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+        cure = "the machines do not compute alike: run the same command again, and if it comes back, leave that machine out"
+        self.team.agree(f"the weights after epoch {epoch + 1}", digest.hexdigest(), cure)
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar with the time left for every epoch, on stderr where that is a terminal, and one line an epoch on stdout.
+
+    Args:
+        epochs: of the whole run.
+        feed: the ImageFeed of train.
+    """
+
+    def __init__(self, epochs, feed):
+        super().__init__()
+        self.epochs, self.feed = epochs, feed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Open the bar."""
+        self.began = time.monotonic()
+        self.bar = progress(None, total=self.feed.steps, unit="step", desc=f"epoch {epoch + 1} of {self.epochs}")
+        self.bar.update(self.feed.first)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Move the bar on."""
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Close the bar and print the line."""
+        self.bar.close()
+        shown = ("loss", "cross_entropy", "accuracy", "auc")
+        train, validation = (", ".join(f"{name.replace('_', ' ')} {logs[of + name]:.4f}" for name in shown) for of in ("", "val_"))
+        seconds = time.monotonic() - self.began
+        print(f"epoch {epoch + 1} of {self.epochs} ({seconds:.0f} s): train {train}; validation {validation}", flush=True)
+
+
+def values(variables):
+    """Return the values of Keras variables as nested lists."""
+    return [keras.ops.convert_to_numpy(variable).tolist() for variable in variables]
+
+
+def assign(variables, kept):
+    """Give Keras variables what `values` returned."""
+    for variable, value in zip(variables, kept, strict=True):
+        variable.assign(value)
+
+
+def own_weights(folder):
+    """Return the weights files, unfinished ones too, that a run writes into its folder: nobody else's are touched."""
+    ours = re.compile(r"(best|last)-\d+(-\d+)?(\.part)?\.weights\.h5")
+    return [path for path in folder.glob("*.weights.h5") if ours.fullmatch(path.name)]
+
+
+def remove_checkpoint(folder):
+    """Remove what only a killed run would need, the JSON first: without it the rest counts for nothing."""
+    for file in [folder / "state.json", *own_weights(folder)]:
+        file.unlink(missing_ok=True)
+
+
+def random_states(model):
+    """Return the variables that dropout and noise draw from; a weights file does not hold them."""
+    return [variable for variable in model.variables if "seed_generator" in variable.path]
+
+
+def save_weights(model, path):
+    """Write weights and optimizer state to a .weights.h5, beside and then renamed.
+
+    Raises OSError where the disk has no room: HDF5 would not survive to tell.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    check_room(path, [*model.variables, *(optimizer.variables if optimizer else ())])
+    unfinished = path.with_name(f"{path.name.removesuffix('.weights.h5')}{UNFINISHED}.weights.h5")
+    with undistributed():
+        model.save_weights(unfinished, overwrite=True)
+    os.replace(unfinished, path)

@@ -1,0 +1,243 @@
+"""The images of a data tree: an index, and a cache of decoded images.
+
+Both are kept in the data folder, in `.decoded/`, and reused until a file changes. That folder may be deleted at any time.
+"""
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from detector.console import InputError, describe_os_error
+from detector.files import UNFINISHED, parallel, read_bytes
+from detector.images import pixels
+
+STORE = ".decoded"  # hidden: no stage takes it for images
+FORMAT = 1  # raise it when images are decoded or fitted in another way
+ROOM = 0.5  # of the free disk, at most, for the images of one split
+HEADER = 8  # bytes before a whole image that is kept: its height and width
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------------
+@dataclass
+class Split:
+    """The images of one split.
+
+    Attributes:
+        data: folder that the paths are relative to.
+        paths: list of n relative POSIX paths.
+        labels: list of n labels, 0 for Fake and 1 for Real.
+        digests: (n, 32) uint8, the SHA-256 of each file's bytes; zeros where it could not be read.
+        sizes: (n, 2) int32, (width, height) in pixels from the header; zeros where it is no image.
+        state: changes when a file is changed, added, removed or renamed.
+    """
+
+    data: Path
+    paths: list
+    labels: list
+    digests: np.ndarray
+    sizes: np.ndarray
+    state: str
+
+
+def look_at(data, split, paths, labels):
+    """Return the Split of some images of a data tree; files that have not changed since the last time are not read again.
+
+    Raises:
+        InputError: none of them is an image.
+    """
+    data, state = Path(data), _state(data, paths)
+    file = data / STORE / f"{split}.npz"
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(file) as kept:
+        if str(kept["state"]) == state:
+            return Split(data, paths, labels, kept["digests"], kept["sizes"], state)
+    found = parallel(functools.partial(_look, os.fspath(data)), paths)
+    digests = np.frombuffer(b"".join(digest for digest, _ in found), np.uint8).reshape(-1, 32)
+    sizes = np.array([size for _, size in found], np.int32).reshape(-1, 2)
+    if not sizes.any():
+        raise InputError(f"{data / paths[0]}: expected images, found none that can be opened; run data_audit.py")
+    with contextlib.suppress(OSError), _beside(file) as unfinished, unfinished.open("wb") as handle:
+        np.savez(handle, state=state, digests=digests, sizes=sizes)
+    return Split(data, paths, labels, digests, sizes, state)
+
+
+def _state(data, paths):
+    digest = hashlib.sha256()
+    for path in paths:
+        found = os.stat(os.path.join(data, path))
+        digest.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"))
+    return digest.hexdigest()
+
+
+def _look(data, path):
+    """Return (SHA-256, (width, height)); zeros for what cannot be had: it is told where the image is decoded."""
+    try:
+        content = read_bytes(os.path.join(data, path))
+        return hashlib.sha256(content).digest(), pixels.image_size(content)
+    except (InputError, OSError):
+        return bytes(32), (0, 0)
+
+
+@contextlib.contextmanager
+def _beside(file):
+    """Give a name to write to, which is then renamed; where that fails nothing of it stays."""
+    file.parent.mkdir(exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.{platform.node()}.{os.getpid()}{UNFINISHED}")  # of machines that share the folder
+    try:
+        yield unfinished
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class Decoded:
+    """The images of a split, fitted to the network's input or whole, read from the files or, where they are kept, from one file.
+
+    Read at random from a file rather than mapped into memory: what a process holds does not grow with the data set.
+
+    Args:
+        split: Split.
+        size: side of the network's input, in pixels; None for whole images, as they are.
+        keep: decode every image now, once, and keep the result in the data folder; where that is not possible (no room, a
+            folder that cannot be written to), images are decoded each time they are needed.
+
+    Attributes:
+        unreadable: {path: why}, of the images that could not be read so far.
+        file: path of the file that the decoded images are kept in, or None.
+    """
+
+    def __init__(self, split, size, keep=True):
+        self.split, self.size = split, size
+        self.unreadable, self.file = {}, None
+        if keep:
+            self._keep()
+
+    def _keep(self):
+        splits = "-".join(sorted({path.split("/")[0] for path in self.split.paths}))
+        store, prefix = self.split.data / STORE, f"{splits}-{f'{self.size}px' if self.size else 'whole'}-"
+        # in the name, so that what another run keeps of other images, or decoded otherwise, can never be taken for these
+        made_of = hashlib.sha256(f"{FORMAT} {PIL.__version__} {self.split.state}".encode()).hexdigest()
+        file = store / f"{prefix}{made_of[:16]}.rgb"
+        notes = file.with_suffix(".json")
+        with contextlib.suppress(OSError, ValueError):
+            self.unreadable = json.loads(notes.read_text("utf-8"))
+            if file.stat().st_size == self._bytes():
+                self.file = file
+                return
+        self.unreadable = {}
+        try:
+            store.mkdir(exist_ok=True)
+            if self._bytes() > ROOM * shutil.disk_usage(store).free:
+                return
+            self._decode_all(file)
+            with _beside(notes) as unfinished:
+                unfinished.write_text(json.dumps(self.unreadable), "utf-8")
+            self.file = file
+        except OSError:
+            self.unreadable = {}
+        self._remove_old(store, prefix, file.stem)
+
+    def _remove_old(self, store, prefix, stem):
+        """Remove what was kept of other states, and what was cut short a day ago; another run may be at work on the rest."""
+        for old in store.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError):
+                if old.suffix == UNFINISHED:
+                    if time.time() - old.stat().st_mtime > 86_400:
+                        old.unlink()
+                elif old.stem != stem:
+                    old.unlink()
+
+    def _bytes(self):
+        return int(self._ends[-1])
+
+    @functools.cached_property
+    def _ends(self):
+        """(n,) int64, where in the file the next image begins; before a whole image stand its height and width."""
+        if self.size:
+            return np.arange(1, len(self.split.paths) + 1) * (self.size * self.size * 3)
+        return np.cumsum(HEADER + 3 * self.split.sizes.astype(np.int64).prod(axis=1))
+
+    def _place(self, i):
+        """Return (offset, number of bytes) of an image in the file."""
+        start = int(self._ends[i - 1]) if i else 0
+        return start, int(self._ends[i]) - start
+
+    def _decode_all(self, file):
+        with _beside(file) as unfinished:
+            with unfinished.open("wb") as handle:
+                handle.truncate(self._bytes())
+            work = functools.partial(_decode, os.fspath(self.split.data), os.fspath(unfinished), self.size)
+            said = parallel(work, [(path, *self._place(i)) for i, path in enumerate(self.split.paths)])
+            with unfinished.open("rb+") as handle:
+                os.fsync(handle.fileno())  # its size tells nothing: it is full of zeros from the start
+        self.unreadable = {path: why for path, why in zip(self.split.paths, said, strict=True) if why}
+
+    def read(self, indices):
+        """Return (list of (size, size, 3) or (h, w, 3) uint8 arrays, their indices), without the images that cannot be read."""
+        if file := self.file:
+            there = [i for i in indices if self.split.paths[i] not in self.unreadable]
+            try:
+                return self._read_kept(file, there), there
+            except (OSError, ValueError):
+                self.file = None  # somebody deleted or cut it: the images themselves are there
+        images = [(self._read_one(self.split.paths[i]), i) for i in indices]
+        readable = [(image, i) for image, i in images if image is not None]
+        return [image for image, _ in readable], [i for _, i in readable]
+
+    def _read_kept(self, file, indices):
+        with open(file, "rb", buffering=0) as handle:
+            images = []
+            for i in indices:
+                start, length = self._place(i)
+                handle.seek(start)
+                images.append(_unpacked(handle.read(length), self.size))
+            return images
+
+    def _read_one(self, path):
+        try:
+            return _read(os.path.join(self.split.data, path), self.size)
+        except InputError as error:
+            self.unreadable[path] = str(error)
+        except OSError as error:
+            self.unreadable[path] = describe_os_error(error)
+        return None
+
+
+def _read(path, size):
+    return pixels.read_fitted(path, size) if size else pixels.read_image(path)
+
+
+def _packed(image, size):
+    """Return an image as bytes; a whole one after its height and width: a header may tell a turned image's the wrong way round."""
+    return image.tobytes() if size else np.array(image.shape[:2], "<i4").tobytes() + image.tobytes()
+
+
+def _unpacked(content, size):
+    height, width = (size, size) if size else np.frombuffer(content, "<i4", 2).tolist()
+    return np.frombuffer(content, np.uint8, offset=0 if size else HEADER).reshape(height, width, 3)
+
+
+def _decode(data, file, size, placed):
+    """Write one decoded image to its place in a file; return None, or why it could not be read."""
+    path, start, length = placed
+    try:
+        content = _packed(_read(os.path.join(data, path), size), size)
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return describe_os_error(error)
+    if len(content) != length:
+        return f"{os.path.join(data, path)}: expected as many pixels as its header tells, found others; leave it out"
+    with open(file, "r+b", buffering=0) as handle:
+        handle.seek(start)
+        handle.write(content)
+    return None

@@ -1,0 +1,50 @@
+"""The benchmark that compares the scores of one file in all ways: its images, and that it tells a difference."""
+import math
+
+import pytest
+from PIL import Image, features
+
+from benchmarks import agreement
+from detector.images.pixels import image_size
+from detector.model import backend
+from detector.model import file as model_file
+from tests.conftest import draw
+from tests.model.test_file import FACTS, bias_model
+
+
+@pytest.fixture
+def converted(tmp_path):
+    (tmp_path / "from").mkdir()
+    for i in range(40):
+        draw(i, (60, 40)).save(tmp_path / "from" / f"{i:02}.png")
+    return agreement.convert(tmp_path / "from", 28, 30, tmp_path / "to")
+
+
+def test_each_format_occurs_in_both_classes_scaled_down(converted):
+    kinds = {"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"} | ({"AVIF"} if features.check("avif") else set())
+    for name in ("Fake", "Real"):
+        found = []
+        for path in (path for path in converted if path.parent.name == name):
+            with Image.open(path) as image:
+                found.append(image.format)
+            assert image_size(path) == (30, 20)
+        assert set(found) == kinds
+    assert len(converted) == len(set(converted)) == 28
+
+
+def test_a_missing_score_counts_as_the_largest_difference():
+    assert agreement.largest([0.5, 0.25], [0.5, 0.5]) == 0.25
+    assert agreement.largest([0.5, None], [0.5, None]) == agreement.largest([], []) == math.inf
+
+
+def test_what_keras_says_otherwise_is_told(converted, tmp_path, monkeypatch):
+    path = tmp_path / "small.h5"
+    model_file.save(bias_model([1.5, 0.5]), path, FACTS)
+    assert max(agreement.from_keras(path, converted)) < 1e-6
+    margins = backend.keras_margins
+    monkeypatch.setattr(backend, "keras_margins", lambda *given: margins(*given) + 0.5)
+    assert agreement.from_keras(path, converted) == pytest.approx((0.5, 1 / (1 + math.exp(-1.5)) - 1 / (1 + math.exp(-1))))
+
+
+def test_too_few_images_are_refused(tmp_path, run):
+    assert run(agreement.main, "m.h5", tmp_path, "--images", 5) == (1, "", "error: --images: expected at least 14, found 5\n")

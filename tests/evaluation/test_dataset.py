@@ -1,0 +1,164 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from detector.console import InputError
+from detector.evaluation import dataset
+from detector.images import corruptions
+from tests.conftest import draw
+
+
+@pytest.fixture
+def sources(make_tree, tmp_path):
+    return make_tree(tmp_path / "data", {"test/Fake/sd": 2, "test/Fake/gan": 1, "test/Real": 2, "train/Fake": 1, "train/Real": 2})
+
+
+def refused(function, *arguments):
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+def test_a_split_tree(sources):
+    splits, train = dataset.list_items(sources)
+    assert splits == {"test": [
+        dataset.Item("test/Fake/gan/0.jpg", True, None), dataset.Item("test/Fake/sd/0.jpg", True, None),
+        dataset.Item("test/Fake/sd/1.jpg", True, None), dataset.Item("test/Real/0.jpg", False, None),
+        dataset.Item("test/Real/1.jpg", False, None),
+    ]}  # fmt: skip
+    assert train == ["train/Fake/0.jpg", "train/Real/0.jpg", "train/Real/1.jpg"]
+    assert list(dataset.list_items(sources, ["train", "test"])[0]) == ["train", "test"]
+
+
+def test_class_folders_without_splits(make_tree, tmp_path):
+    flat = make_tree(tmp_path / "x", {"real_images": 1, "GeneratedArt/a": 1})
+    splits, train = dataset.list_items(flat)
+    assert [item[:2] for item in splits["all"]] == [("GeneratedArt/a/0.jpg", True), ("real_images/0.jpg", False)] and train is None
+    assert refused(dataset.list_items, flat, ["test"]) == (
+        f"{flat}: expected the split test, found class folders without splits; leave --split out"
+    )
+
+
+def test_what_is_missing_is_told_in_one_line(sources, tmp_path, make_tree):
+    assert refused(dataset.list_items, sources, ["validation"]) == (
+        f"{sources}: expected the split validation, found train, test; name another with --split"
+    )
+    one = make_tree(tmp_path / "one", {"test/Fake": 2})
+    assert refused(dataset.list_items, one) == f"{one / 'test'}: expected folders of both classes, found none for Real; add it"
+    (one / "test" / "Real").mkdir()
+    assert refused(dataset.list_items, one) == (
+        f"{one / 'test/Real'}: expected images of class Real, found an empty folder; fill it"
+    )
+
+
+def test_a_tree_that_a_stage_has_not_finished(sources):
+    from detector.data import placing
+
+    (sources / placing.JOURNAL).write_text('{"job": ["data_split.py", "raw"], "cwd": "/", "report": null}\n')
+    assert "a command was interrupted here; run it again to finish it: data_split.py raw" in refused(dataset.list_items, sources)
+
+
+@pytest.mark.parametrize("group_by, expected", [
+    ("folder", ["gan", "sd", "sd", "(none)", "(none)"]),
+    (r"/(\d+)\.jpg", ["0", "0", "1", "0", "1"]),
+    (r"(?:sd|gan)/", ["gan/", "sd/", "sd/", "(none)", "(none)"]),
+    (r"sd(x)?", ["(none)"] * 5),
+])  # fmt: skip
+def test_groups(sources, group_by, expected):
+    assert [item.group for item in dataset.list_items(sources, group_by=group_by)[0]["test"]] == expected
+
+
+def test_groups_that_cannot_be_made(sources, monkeypatch):
+    assert refused(dataset.list_items, sources, None, "(") == (
+        "--group-by (: expected 'folder' or a regular expression, but missing ), unterminated subpattern at position 0"
+    )
+    monkeypatch.setattr(dataset, "MOST_GROUPS", 1)
+    assert refused(dataset.list_items, sources, None, "[01]") == (
+        "--group-by: expected at most 1 groups, found 2; give another expression"
+    )
+
+
+def test_leaks_are_found_by_content(sources):
+    copy = sources / "test/Real/other name.jpg"
+    copy.write_bytes((sources / "train/Fake/0.jpg").read_bytes())
+    splits, train = dataset.list_items(sources)
+    paths = [item.path for item in splits["test"]]
+    known = {"in_train": set(dataset.hash_files(sources, train)), "in_train_of_model": None}
+    counts, which = dataset.find_leaks(sources, paths, known)
+    assert counts == {"in_train": 1, "in_train_of_model": None, "either": 1}
+    assert [path for path, leaked in zip(paths, which, strict=True) if leaked] == ["test/Real/other name.jpg"]
+    known["in_train_of_model"] = {hashlib.sha256((sources / "test/Fake/gan/0.jpg").read_bytes()).hexdigest()[:16]}
+    assert dataset.find_leaks(sources, paths, known)[0] == {"in_train": 1, "in_train_of_model": 1, "either": 2}
+
+
+def test_no_leaks_and_nothing_known(sources):
+    paths = ["test/Real/0.jpg"]
+    nothing = {"in_train": None, "in_train_of_model": None}
+    counts, which = dataset.find_leaks(sources, paths, nothing)
+    assert counts == {**nothing, "either": None} and not which.any()
+    assert dataset.find_leaks(sources, paths, {**nothing, "in_train": set()})[0]["either"] == 0
+
+
+def test_digests_of_an_old_model_and_of_a_new_one(sources, tmp_path):
+    from detector.model import file as model_file
+    from tests.model.test_file import FACTS, bias_model
+
+    old, new = tmp_path / "old.h5", tmp_path / "new.h5"
+    train = sources / "train/Real/0.jpg"
+    digest = hashlib.sha256(train.read_bytes())
+    model_file.save(bias_model([1.0, 0.0]), old, FACTS)
+    model_file.save(bias_model([1.0, 0.0]), new, FACTS, np.frombuffer(digest.digest()[:8], np.uint8)[None])
+    assert dataset.known_digests(sources, old, None) == {"in_train": None, "in_train_of_model": None}
+    assert dataset.known_digests(sources, new, ["train/Real/0.jpg"]) == {
+        "in_train": {digest.hexdigest()}, "in_train_of_model": {digest.hexdigest()[:16]},
+    }  # fmt: skip
+
+
+def test_images_that_another_model_was_trained_on_are_counted(sources, tmp_path):
+    from detector.model import file as model_file
+    from tests.model.test_file import FACTS, bias_model
+
+    paths = ["test/Real/0.jpg", "test/Real/1.jpg"]
+    digest = hashlib.sha256((sources / paths[1]).read_bytes()).digest()[:8]
+    model_file.save(bias_model([1.0, 0.0]), tmp_path / "new.h5", FACTS, np.frombuffer(digest, np.uint8)[None])
+    model_file.save(bias_model([1.0, 0.0]), tmp_path / "old.h5", FACTS)
+    assert dataset.count_trained_on(sources, paths, tmp_path / "new.h5") == 1
+    assert dataset.count_trained_on(sources, paths, tmp_path / "old.h5") is None
+
+
+def test_digests_of_another_kind_are_refused(tmp_path):
+    from detector.model import file as model_file
+    from tests.model.test_file import FACTS, bias_model
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS, np.zeros((3, 4), np.uint8))
+    assert refused(model_file.read_train_digests, path) == (
+        f"{path}: expected train_digests of (n, 8) uint8, found another kind; train it again"
+    )
+
+
+def test_damages_are_the_ones_asked_for_and_the_same_each_time():
+    image = np.asarray(draw(1, (40, 30)))
+    ways = dataset.damages()
+    assert list(ways) == [
+        "JPEG 90", "JPEG 70", "JPEG 50", "JPEG 30", "blur 1", "blur 2", "blur 3", "noise 0.05", "noise 0.10",
+        "scale 1/2", "scale 1/4", "WebP 50", "flip",
+    ]  # fmt: skip
+    once, again = ([way(image) for way in ways.values()] for _ in range(2))
+    assert all((one == two).all() for one, two in zip(once, again, strict=True))
+    assert {(one.shape, one.dtype.name) for one in once} == {((30, 40, 3), "uint8")}
+    exact = {
+        "JPEG 30": corruptions.jpeg(image, 30), "blur 2": corruptions.blur(image, 2), "scale 1/2": corruptions.scale(image, 0.5),
+        "scale 1/4": corruptions.scale(image, 0.25), "WebP 50": corruptions.webp(image, 50), "flip": np.fliplr(image),
+    }  # fmt: skip
+    assert [name for name, expected in exact.items() if (ways[name](image) != expected).any()] == []
+    harm = {name: np.abs(one.astype(float) - image).mean() for name, one in zip(ways, once, strict=True)}
+    for kind in (["JPEG 90", "JPEG 70", "JPEG 50", "JPEG 30"], ["blur 1", "blur 2", "blur 3"], ["scale 1/2", "scale 1/4"]):
+        assert sorted(kind, key=harm.get) == kind and harm[kind[0]] > 0
+    for sigma in (0.05, 0.10):
+        grey = np.full((64, 64, 3), 128, np.uint8)
+        assert ways[f"noise {sigma:.2f}"](grey).std() == pytest.approx(255 * sigma, rel=0.05)
+    other = np.asarray(draw(2, (40, 30)))
+    noise = [ways["noise 0.10"](one).astype(int) - one for one in (image, other)]
+    assert (noise[0] != noise[1]).mean() > 0.9  # each image has a noise of its own

@@ -1,0 +1,365 @@
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from detector.console import InputError
+from detector.images import pixels
+from detector.images.pixels import (
+    MAX_PIXELS,
+    _read_any,
+    choose_size,
+    fit,
+    image_size,
+    inputs,
+    patch_boxes,
+    patches,
+    read_fitted,
+    read_image,
+)
+from tests.conftest import draw
+
+KINDS = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF"
+LOSSLESS = ["PNG", "TIFF", "BMP"]
+LOSSY = [kind for kind in ("JPEG", "WEBP", "AVIF") if kind == "JPEG" or features.check(kind.lower())]
+
+
+@pytest.fixture
+def picture():
+    """(12, 20, 3) uint8: four quarters of different colours, so that every turn of it differs."""
+    pixels = np.zeros((12, 20, 3), np.uint8)
+    pixels[:6, :10], pixels[:6, 10:], pixels[6:, :10], pixels[6:, 10:] = (250, 20, 20), (20, 250, 20), (20, 20, 250), (240, 240, 20)
+    return pixels
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def close(a, b, by):
+    return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= by
+
+
+# --- what comes out ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_formats_come_out_as_they_went_in(kind, picture, tmp_path):
+    path = tmp_path / "image.any"
+    path.write_bytes(encoded(picture, kind))
+    for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes())):
+        result = read_image(source)
+        assert result.dtype == np.uint8 and np.array_equal(result, picture)
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+def test_lossy_formats_come_out_nearly_so(kind):
+    smooth = np.mgrid[0:32, 0:40][[0, 1, 0]].transpose(1, 2, 0).astype(np.uint8) * 5
+    assert close(read_image(encoded(smooth, kind, quality=95)), smooth, 12)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", *(kind for kind in LOSSY if kind != "JPEG")])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(kind, orientation, picture):
+    as_shown = {
+        1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1], 5: picture.transpose(1, 0, 2),
+        6: np.rot90(picture, -1), 7: picture[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(picture),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    large = Image.fromarray(picture).resize((200, 120), Image.Resampling.NEAREST)
+    content = encoded(large, kind, exif=exif)
+    result = read_image(content)
+    height, width = as_shown.shape[:2]
+    assert result.shape == (height * 10, width * 10, 3) and image_size(content) == (width * 10, height * 10)
+    assert close(result[5::10, 5::10], np.ascontiguousarray(as_shown), 40)  # lossy, but no other colour comes so near
+
+
+@pytest.mark.parametrize("at", [11, 12])
+def test_a_damaged_tag_beside_the_orientation_does_no_harm(at, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = bytearray(encoded(picture, "JPEG", exif=exif))
+    content[content.index(b"Exif\0\0") + 6 + at] ^= 0xFF  # type and number of the first tag
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(bytes(content)).shape in {(12, 20, 3), (20, 12, 3)}
+
+
+def test_transparency_shows_white():
+    clear, half = Image.new("RGBA", (4, 4), (200, 0, 0, 0)), Image.new("RGBA", (4, 4), (200, 0, 0, 128))
+    assert (read_image(encoded(clear)) == 255).all()
+    assert close(read_image(encoded(half))[0, 0], np.array([227, 127, 127]), 1)
+    grey = Image.new("LA", (4, 4), (0, 0))
+    assert (read_image(encoded(grey)) == 255).all()
+
+
+def test_palette_with_and_without_transparency():
+    image = Image.new("P", (4, 2))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    assert read_image(encoded(image))[0, :2].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert read_image(encoded(image, transparency=1))[0, :2].tolist() == [[255, 0, 0], [255, 255, 255]]
+
+
+def test_a_transparent_colour_of_rgb_shows_white():
+    image = Image.new("RGB", (2, 1), (10, 20, 30))
+    image.putpixel((1, 0), (1, 2, 3))
+    assert read_image(encoded(image, transparency=(1, 2, 3)))[0].tolist() == [[10, 20, 30], [255, 255, 255]]
+
+
+def test_one_bit_and_grey():
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    assert read_image(encoded(image))[0].tolist() == [[0] * 3, [255] * 3]
+    assert read_image(encoded(Image.new("L", (2, 1), 77)))[0].tolist() == [[77] * 3] * 2
+
+
+def test_cmyk_is_converted():
+    white, cyan = Image.new("CMYK", (16, 16)), Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    assert close(read_image(encoded(white, "JPEG", quality=95))[0, 0], np.array([255, 255, 255]), 3)
+    assert close(read_image(encoded(cyan, "TIFF"))[0, 0], np.array([0, 255, 255]), 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_upper_byte(kind):
+    levels = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    assert read_image(encoded(Image.fromarray(levels), kind))[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+def test_float_tiff():
+    shares, levels = np.array([[0, 0.5, 1]], np.float32), np.array([[0, 128, 300]], np.float32)
+    assert read_image(encoded(Image.fromarray(shares), "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+    assert read_image(encoded(Image.fromarray(levels), "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("kind", ["GIF", *(["WEBP"] if features.check("webp") else []), "TIFF"])
+def test_the_first_frame_of_an_animation_is_taken(kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {}))
+    assert read_image(content)[0, 0].tolist() == [255, 0, 0]
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def refused(source):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError) as error:
+            read_image(source)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"<svg></svg>"])
+def test_another_kind_of_file(content, tmp_path):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(content)
+    expected = f"{path}: expected an image ({KINDS}), found another kind of file; save it as JPEG or PNG, or leave it out"
+    assert refused(path) == expected
+    with pytest.raises(InputError) as error:
+        image_size(path)
+    assert str(error.value) == expected
+
+
+def test_a_truncated_file(tmp_path):
+    path = tmp_path / "cut.jpg"
+    whole = encoded(Image.effect_noise((64, 64), 50), "JPEG")
+    path.write_bytes(whole[: len(whole) // 2])
+    told = refused(path)
+    assert told.startswith(f"{path}: expected a whole image, found a damaged one (image file is truncated (")
+    assert told.endswith(" bytes not processed)); get the file again or leave it out")
+    assert image_size(path) == (64, 64)  # its header is whole
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "TIFF", "BMP", *LOSSY])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_cut_files_of_every_format_are_refused(kind, share):
+    whole = encoded(Image.effect_noise((64, 64), 50).convert("RGB"), kind)
+    assert refused(whole[: int(len(whole) * share)]).startswith("the image: expected ")
+
+
+def test_a_folder_and_a_missing_file(tmp_path):
+    assert refused(tmp_path) == f"{tmp_path}: expected an image ({KINDS}), found a folder"
+    assert refused(tmp_path / "no") == f"{tmp_path / 'no'}: expected an image, found nothing of that name; check the path"
+
+
+def test_a_decompression_bomb():
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    def bomb(width, height):
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+    assert refused(bomb(60_000, 60_000)) == "the image: expected at most 178,956,970 pixels, found more; scale the image down"
+    assert "expected at most" in refused(bomb(MAX_PIXELS + 1, 1))
+    assert image_size(bomb(10_000, 17_000)) == (10_000, 17_000)
+
+
+def test_an_error_of_the_file_system_keeps_its_kind():
+    locked = PermissionError(13, "Permission denied", "a.png")
+
+    class Locked(io.BytesIO):
+        def read(self, *_):
+            raise locked
+
+    with pytest.raises(PermissionError) as error:
+        read_image(Locked())
+    assert error.value is locked
+
+
+# --- fitting -----------------------------------------------------------------------------------------------------------
+
+
+def test_fit_leaves_an_image_of_that_size_as_it_is():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert fit(image, 32) is image
+
+
+def test_fit_is_antialiased():
+    board = np.indices((512, 512)).sum(0) % 2 * 255
+    fitted = fit(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 32)
+    assert fitted.shape == (32, 32, 3) and fitted.dtype == np.uint8
+    assert np.abs(fitted.astype(int) - 127.5).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(100, 40, 3), (1, 1, 3), (20, 20, 3)])
+def test_fit_squeezes_the_whole_image_to_the_square(shape):
+    image = np.zeros(shape, np.uint8)
+    image[: shape[0] // 2] = 255
+    fitted = fit(image, 32)
+    assert fitted.shape == (32, 32, 3)
+    assert fitted.mean() == pytest.approx(image.mean(), abs=3)
+
+
+def test_read_fitted_is_both(tmp_path, picture):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(picture))
+    assert np.array_equal(read_fitted(path, 32), fit(picture, 32))
+
+
+# --- patches -----------------------------------------------------------------------------------------------------------
+
+
+def corners(*arguments):
+    return [box[:2] for box in patch_boxes(*arguments)]
+
+
+def test_patches_cover_an_image_whose_sides_are_multiples_once():
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    cut = patches(image, 8, 6)
+    assert cut.shape == (6, 8, 8, 3) and cut.dtype == np.uint8
+    assert np.array_equal(np.block([[[cut[0]], [cut[1]], [cut[2]]], [[cut[3]], [cut[4]], [cut[5]]]]), image)
+
+
+def test_patches_overlap_where_the_sides_are_no_multiples():
+    assert corners(8, 20, 8, 9) == [(0, 0), (0, 6), (0, 12)]
+    assert corners(9, 8, 8, 9) == [(0, 0), (1, 0)]
+
+
+def test_patches_that_are_too_few_are_spread_evenly():
+    assert corners(8, 80, 8, 2) == [(0, 16), (0, 56)]
+    assert corners(100, 100, 8, 1) == [(46, 46)]
+    assert corners(100, 100, 8, 4) == [(21, 21), (21, 71), (71, 21), (71, 71)]
+    assert len(corners(100, 100, 8, 13)) == 12  # not 13 in a row
+    assert len(corners(1000, 100, 8, 10)) == 10
+
+
+def test_patches_of_a_small_image_are_scaled_up():
+    image = np.random.default_rng(0).integers(0, 256, (4, 10, 3), np.uint8)
+    cut = patches(image, 8, 9)
+    assert cut.shape == (3, 8, 8, 3)
+    assert [np.array_equal(one, fit(image[:, left : left + 4], 8)) for one, left in zip(cut, (0, 3, 6), strict=True)] == [True] * 3
+    assert patches(image[:1, :1], 8, 9).shape == (1, 8, 8, 3)
+    assert patches(np.zeros((1, 100_000, 3), np.uint8), 224, 16).shape == (16, 224, 224, 3)  # not 224 x 22,400,000 in memory
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 64), st.integers(1, 40))
+def test_patches_lie_within_the_image_and_all_differ(height, width, size, most):
+    boxes = patch_boxes(height, width, size, most)
+    side = min(height, width, size)
+    assert 1 <= len(boxes) == len(set(boxes)) <= most
+    assert all(0 <= top <= height - side and 0 <= left <= width - side and given == side for top, left, given in boxes)
+    if -(-height // side) * -(-width // side) <= most:
+        seen = np.zeros((height, width), bool)
+        for top, left, _ in boxes:
+            seen[top : top + side, left : left + side] = True
+        assert seen.all()
+
+
+def test_inputs_are_as_the_facts_say():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    assert np.array_equal(inputs(image, {"fitting": "resize", "image_size": 8}), fit(image, 8)[None])
+    assert np.array_equal(inputs(image, {"fitting": "patches", "image_size": 8, "patches": 4}), patches(image, 8, 4))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([(32, 32)] * 3, 32), ([(64, 900)] * 3, 32), ([(65, 65)] * 3, 224), ([(9, 9), (32, 32), (512, 512)], 32), ([(800, 600)], 224)],
+)
+def test_choose_size_by_the_median_shorter_side(sizes, expected):
+    assert choose_size(np.array(sizes)) == expected
+
+
+# --- the short way to a plain JPEG -------------------------------------------------------------------------------------
+
+
+def looked_at(function, path):
+    """The pixels, or what is wrong with the file."""
+    try:
+        image = function(path)
+    except InputError as error:
+        return str(error)
+    return image.shape, str(image.dtype), image.tobytes()
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "plain"),
+    [
+        ("RGB", {}, True),
+        ("RGB", {"quality": 95, "subsampling": 0}, True),
+        ("RGB", {"quality": 10, "restart_marker_rows": 1}, True),
+        ("RGB", {"exif": TURNED}, False),
+        ("RGB", {"progressive": True}, False),
+        ("RGB", {"comment": b"told"}, False),
+        ("RGB", {"keep_rgb": True}, False),
+        ("L", {}, False),
+        ("CMYK", {}, False),
+    ],
+)
+@pytest.mark.parametrize("size", [(32, 32), (1, 1), (45, 17), (1023, 3), (1024, 3)])
+def test_the_short_way_gives_the_same_pixels(tmp_path, mode, options, plain, size, monkeypatch):
+    path = tmp_path / "a.jpg"
+    blocks = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    Image.fromarray(blocks).resize(size).convert(mode).save(path, **options)
+    expected, long_way = _read_any(path), []
+    monkeypatch.setattr(pixels, "_read_any", lambda source: long_way.append(source) or _read_any(source))
+    for source in (path, path.read_bytes()):
+        found = read_image(source)
+        assert found.dtype == np.uint8 and np.array_equal(found, expected)
+    assert len(long_way) == (0 if plain and size[0] < 1024 else 2)  # else this test compares nothing
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_taken_or_refused_as_on_the_long_way(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "damaged.jpg"
+    content = bytearray(encoded(draw(1), "JPEG"))
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
+    path.write_bytes(content + (b"\xff\xd9" if data.draw(st.booleans()) else b""))
+    assert looked_at(read_image, path) == looked_at(_read_any, path)

@@ -1,0 +1,153 @@
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.images.transforms import affine, random_affine, random_affines
+
+
+@pytest.fixture
+def image():
+    """A smooth picture without symmetry, wider than high."""
+    y, x = np.mgrid[0:24, 0:40]
+    return np.stack([x * 6, y * 10, 128 + 100 * np.sin(x / 5 + y / 7)], axis=-1).astype(np.uint8)
+
+
+def spot(x, y, size=33):
+    image = np.zeros((size, size, 3), np.uint8)
+    image[y, x] = 255
+    return image
+
+
+def where(image):
+    """Centre of mass as (x, y)."""
+    weights = image[..., 0].astype(float)
+    y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
+    return (x * weights).sum() / weights.sum(), (y * weights).sum() / weights.sum()
+
+
+def test_default_arguments_give_the_same_pixels(image):
+    assert np.array_equal(affine(image), image)
+
+
+def test_no_range_gives_the_same_pixels(image):
+    still = dict(rotation=0, shift=0, shear=0, zoom=0, flip=False)
+    assert np.array_equal(random_affine(image, np.random.default_rng(0), **still), image)
+
+
+def test_mirrored_is_the_exact_mirror_image(image):
+    assert np.array_equal(affine(image, mirrored=True), image[:, ::-1])
+
+
+def close(a, b):
+    """Equal but for one level: between pixels Pillow rounds down, also by 1e-14."""
+    return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_half_a_turn(image):
+    assert close(affine(image, angle=180), image[::-1, ::-1])
+
+
+def test_a_quarter_turn_is_counter_clockwise():
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    assert close(affine(image, angle=90), np.rot90(image))
+
+
+def test_whole_pixel_shift_moves_the_content_and_repeats_the_edge(image):
+    moved = affine(image, right=3, down=-2)
+    expected = np.pad(image, ((0, 2), (3, 0), (0, 0)), mode="edge")[2:, :40]
+    assert np.array_equal(moved, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"right": 4}, (24, 10)),
+        ({"down": 4}, (20, 14)),
+        ({"angle": 90}, (10, 12)),
+        ({"wide": 0.5}, (24, 10)),
+        ({"tall": 2}, (20, 13)),
+        ({"mirrored": True}, (12, 10)),
+        ({"slant": np.arcsin(0.5), "tall": 1 / np.cos(np.arcsin(0.5))}, (20 - 6 * np.tan(np.arcsin(0.5)), 10)),
+    ],
+)
+def test_where_a_spot_goes(arguments, expected):
+    assert where(affine(spot(20, 10), **arguments)) == pytest.approx(expected, abs=0.35)
+
+
+def test_agrees_with_scipy_on_what_is_between_pixels_and_beyond_the_edge(image):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    angle, right, down, slant, wide, tall = 17.0, 5.3, -3.1, 0.15, 1.18, 0.86
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    turn = np.array([[cos, -sin], [sin, cos]])
+    matrix = turn @ [[1, -np.sin(slant)], [0, np.cos(slant)]] @ np.diag([wide, tall])
+    centre = np.array([39, 23]) / 2
+    offset = centre - turn @ [right, down] - matrix @ centre
+    flip = [1, 0]  # x, y to row, column
+    expected = [
+        ndimage.affine_transform(channel.astype(float), matrix[flip][:, flip], offset[flip], order=1, mode="nearest")
+        for channel in np.moveaxis(image, -1, 0)
+    ]
+    difference = affine(image, angle, right, down, slant, wide, tall) - np.stack(expected, axis=-1)
+    assert np.abs(difference).max() <= 1
+
+
+parameters = st.fixed_dictionaries(
+    {
+        "angle": st.floats(-180, 180), "right": st.floats(-60, 60), "down": st.floats(-60, 60), "slant": st.floats(-1, 1),
+        "wide": st.floats(0.1, 2), "tall": st.floats(0.1, 2), "mirrored": st.booleans(),
+    }
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(parameters, st.integers(1, 20), st.integers(1, 20), st.integers(1, 255))
+def test_a_constant_image_stays_constant_whatever_is_done_to_it(arguments, height, width, level):
+    image = np.full((height, width, 3), level, np.uint8)
+    assert np.array_equal(affine(image, **arguments), image)
+
+
+@settings(max_examples=50, deadline=None)
+@given(parameters)
+def test_no_new_levels_appear(arguments):
+    image = np.random.default_rng(1).integers(40, 200, (9, 13, 3), dtype=np.uint8)
+    result = affine(image, **arguments)
+    assert result.shape == image.shape and result.dtype == np.uint8
+    assert (result.min(axis=(0, 1)) >= image.min(axis=(0, 1))).all() and (result.max(axis=(0, 1)) <= image.max(axis=(0, 1))).all()
+
+
+def test_the_same_generator_state_gives_the_same_image(image):
+    first, again, other = (random_affine(image, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_the_first_of_many_are_those_of_few(image):
+    few = list(random_affines(image, np.random.default_rng(0), 3))
+    many = list(random_affines(image, np.random.default_rng(0), 12))
+    assert all(np.array_equal(a, b) for a, b in zip(few, many, strict=False))
+    assert np.array_equal(few[0], random_affine(image, np.random.default_rng(0)))
+
+
+def test_random_amounts_fill_their_ranges_evenly():
+    image, rng = spot(16, 16), np.random.default_rng(0)
+    only_shift = dict(rotation=0, shear=0, zoom=0, flip=False)
+    places = np.array([where(random_affine(image, rng, shift=0.2, **only_shift)) for _ in range(500)]) - 16
+    assert np.abs(places.mean(0)).max() < 0.6  # evenly to both sides
+    assert np.abs(places).max() == round(0.2 * 33)
+    assert (places == places.astype(int)).all()  # whole pixels
+    mirrored = sum(where(random_affine(spot(4, 16), rng, 0, 0, 0, 0))[0] > 16 for _ in range(400))
+    assert 150 < mirrored < 250
+
+
+def test_the_defaults_are_the_original_recipe():
+    defaults = {name: parameter.default for name, parameter in inspect.signature(random_affine).parameters.items()}
+    assert list(defaults.items())[2:] == [("rotation", 20.0), ("shift", 0.2), ("shear", 0.2), ("zoom", 0.2), ("flip", True)]
+    assert inspect.signature(random_affines).parameters["shear"].default == defaults["shear"]
+
+
+def test_the_image_itself_is_not_changed(image):
+    before = image.copy()
+    random_affine(image, np.random.default_rng(0))
+    assert np.array_equal(image, before)

@@ -1,0 +1,281 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.images import pixels
+from detector.inference import attribution
+from detector.model import export
+from tests.conftest import ROOT, draw
+
+SIZE = 32
+
+
+class Stub:
+    """A detector whose margin is a known function of the fitted image."""
+
+    batch = 64
+
+    def __init__(self, margin, fitting="resize", most=9, size=SIZE):
+        self.facts = {"fitting": fitting, "image_size": size, "patches": most, "temperature": 1.0}
+        self.margin, self.seen = margin, 0
+
+    def margins(self, images):
+        assert images.dtype == np.uint8 and len(images) <= max(self.batch, self.facts["patches"])
+        self.seen += len(images)
+        return np.array([self.margin(image.astype(np.float64)) for image in images])
+
+
+def picture(seed, size=(SIZE, SIZE)):
+    """A drawn image with fine grain: (h, w, 3) uint8."""
+    grain = np.random.default_rng(seed).normal(0, 12, (size[1], size[0], 3))
+    return np.clip(np.asarray(draw(seed, size), np.float64) + grain, 0, 255).astype(np.uint8)
+
+
+def grain(image, part=np.s_[:, :]):
+    """How much neighbours differ in a part of an image: any fill changes it."""
+    return np.abs(np.diff(image[part], axis=0)).mean()
+
+
+def two_sided(image):
+    """Fake for the grain of the upper left quarter, Real for that of the lower right."""
+    return grain(image, np.s_[:16, :16]) - grain(image, np.s_[16:, 16:]) + 0.5
+
+
+# --- what the map says ---------------------------------------------------------------------------------------------------
+
+
+def test_it_is_hot_where_the_image_speaks_for_fake_and_cold_where_it_speaks_for_real():
+    # The masked margin is not linear in the mask: the fills have a grain of their own, and masks leave edges.
+    margins = lambda image: np.minimum(np.abs(np.diff(image, axis=0)), 30)  # noqa: E731
+    detector = Stub(lambda image: margins(image[:16, :16]).mean() - margins(image[16:, 16:]).mean())
+    image = np.full((SIZE, SIZE, 3), 128, np.uint8)
+    image[:16, :16, :] = np.where(np.arange(16)[:, None, None] % 2, 160, 96)
+    image[16:, 16:, :] = image[:16, :16]
+    heat = attribution.explain(detector, image)
+    assert heat.shape == (SIZE, SIZE) and heat.dtype == np.float32
+    quarters = {(y, x): heat[16 * y : 16 * y + 16, 16 * x : 16 * x + 16].mean() for y in (0, 1) for x in (0, 1)}
+    assert quarters[0, 0] > 5 and quarters[1, 1] < -5
+    assert abs(quarters[0, 1]) < 2 and abs(quarters[1, 0]) < 2
+
+
+def test_a_linear_score_is_found_with_its_size():
+    worth = np.zeros((SIZE, SIZE))
+    worth[4:14, 6:18] = 1 / 120
+    detector = Stub(lambda image: float((worth * image[..., 0] / 255).sum() * 10 - 2))
+    image = np.full((SIZE, SIZE, 3), 20, np.uint8)
+    image[4:14, 6:18] = 235
+    masked = attribution._fills(image)
+    heat = attribution.explain(detector, image)
+    there = worth > 0
+    # What the part costs when it alone is masked, with one fill or the other; the map says that of it by its own unit.
+    drops = [detector.margin(image.astype(float)) - detector.margin(np.where(there[..., None], fill, image)) for fill in masked]
+    foretold = (heat[there].mean() - heat[~there].mean()) * there.mean() * (1 - there.mean())
+    assert foretold == pytest.approx(np.mean(drops), rel=0.35)
+    assert np.corrcoef(heat.ravel(), there.ravel())[0, 1] > 0.8
+
+
+def test_its_mean_is_the_margin_and_it_is_the_same_each_time():
+    detector, image = Stub(two_sided), picture(1)
+    heat = attribution.explain(detector, image)
+    assert heat.mean() == pytest.approx(detector.margin(image.astype(np.float64)), abs=1e-4)
+    assert detector.seen == attribution.SMALL_PASSES + 1
+    attribution._design.cache_clear()
+    assert np.array_equal(attribution.explain(detector, image), heat)
+
+
+def test_a_score_that_hangs_on_nothing_in_the_image_gives_a_flat_map():
+    heat = attribution.explain(Stub(lambda image: -3.0), picture(2))
+    assert np.allclose(heat, -3, atol=1e-4)
+    random = np.random.default_rng(0)
+    heat = attribution.explain(Stub(lambda image: random.normal()), picture(2))
+    assert np.std(heat) < 1.5  # a fifth of noise: what masks do not foretell is not drawn as if they did
+
+
+# --- what it is worth on a detector --------------------------------------------------------------------------------------
+
+
+def composites(number):
+    """Images of which one quarter is noisy, as the Real ones that `trained` has seen are, and the rest smooth, or the reverse."""
+    rng = np.random.default_rng(5)
+    for i in range(number):
+        image = np.asarray(draw(f"composite {i}"), np.float64)
+        noisy = np.zeros((SIZE, SIZE, 1), bool)
+        y, x = rng.integers(0, 17, 2)
+        noisy[y : y + 16, x : x + 16] = True
+        noise = rng.normal(0, 1, image.shape) * np.where(noisy ^ bool(i % 2), 24, 2)
+        yield np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def hottest(values):
+    """The fifth of the pixels with the highest values, (h, w) bool."""
+    return values >= np.sort(values.ravel())[-values.size // 5]
+
+
+@pytest.fixture(scope="module")
+def explained(trained):
+    """(detector, images, margins, maps) of composites, with the small trained detector."""
+    detector = export.open_detector(trained[0])
+    images = np.stack(list(composites(16)))
+    return detector, images, detector.margins(images), [attribution.explain(detector, image) for image in images]
+
+
+def drop(detector, image, margin, mask):
+    """How far masking moves the margin towards the other verdict, with a fill that the map was not made with: the mean colour."""
+    fill = np.rint(image.mean(axis=(0, 1))).astype(np.uint8)
+    return np.sign(margin) * (margin - detector.margins(np.where(mask[..., None], fill, image)[None])[0])
+
+
+def test_masking_the_hottest_fifth_moves_the_score_more_than_a_random_fifth_or_that_with_most_edges(explained):
+    rng, moved = np.random.default_rng(1), []
+    for image, margin, heat in zip(*explained[1:], strict=True):
+        hot = hottest(np.sign(margin) * heat)
+        edges = hottest(np.hypot(*np.gradient(image.astype(np.float64).mean(axis=2))))
+        rivals = [edges, *(hottest(rng.random(heat.shape)) for _ in range(4))]
+        rivals += [np.roll(hot, rng.integers(SIZE, size=2), axis=(0, 1)) for _ in range(4)]
+        drops = [drop(explained[0], image, margin, mask) for mask in (hot, *rivals)]
+        moved.append([drops[0], drops[1], np.mean(drops[2:6]), np.mean(drops[6:])])
+    hot, edges, pixels_at_random, shape_elsewhere = np.mean(moved, axis=0)
+    assert hot > edges + 0.3 and hot > pixels_at_random + 0.3 and hot > shape_elsewhere + 0.3, np.mean(moved, axis=0)
+
+
+def test_the_map_changes_when_the_weights_are_shuffled(explained, trained):
+    from detector.model.runtime import KerasDetector
+
+    other, rng = KerasDetector(trained[0]), np.random.default_rng(0)
+    model = other._model
+    model.set_weights([rng.permutation(weights.ravel()).reshape(weights.shape) for weights in model.get_weights()])
+    alike = []
+    for image, heat in list(zip(explained[1], explained[3], strict=True))[:4]:
+        changed = attribution.explain(other, image)
+        alike.append(np.corrcoef(heat.ravel(), changed.ravel())[0, 1] if changed.std() > 1e-6 else 0.0)
+    assert abs(np.mean(alike)) < 0.5, alike
+
+
+def test_the_detector_that_ships_explains():
+    detector = export.open_detector(ROOT / "models" / "compact.h5")
+    image = picture(3)
+    heat = attribution.explain(detector, image)
+    assert heat.mean() == pytest.approx(detector.margins(image[None])[0], abs=1e-3)
+
+
+# --- large images --------------------------------------------------------------------------------------------------------
+
+
+def test_patches_lie_where_they_were_cut_and_overlapping_ones_are_averaged():
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:, 32:] = 200
+    detector = Stub(lambda patch: patch.mean() / 10 - 5, "patches")
+    heat = attribution.explain(detector, image)
+    assert heat.shape == (48, 64)
+    assert np.allclose(heat[:, :32], -5, atol=1e-4) and np.allclose(heat[:, 32:], 15, atol=1e-4)
+    image[:16] = 0  # rows 16 to 32 lie in an upper patch, half of which is black, and in a lower one
+    heat = attribution.explain(Stub(lambda patch: patch.mean() / 10 - 5, "patches", most=4), image)
+    upper, both, lower = heat[:16, 40:56].mean(), heat[16:32, 40:56].mean(), heat[32:, 40:56].mean()
+    assert upper < both < lower
+
+
+def test_within_a_patch_it_is_refined_unless_there_are_too_many(monkeypatch):
+    image = picture(4, (4 * SIZE, SIZE))
+    detector = Stub(lambda patch: grain(patch, np.s_[:, :16]) - 2, "patches")
+    assert attribution.explain(detector, image)[:, :32].std() > 0.1
+    assert detector.seen == 4 + attribution.SMALL_PASSES // 4 * 4
+    monkeypatch.setattr(attribution, "FEWEST", attribution.SMALL_PASSES // 4 + 1)
+    detector.seen = 0
+    heat = attribution.explain(detector, image)
+    assert detector.seen == 4
+    margins = detector.margins(pixels.patches(image, SIZE, 9))
+    assert np.allclose(heat.reshape(SIZE, 4, SIZE).transpose(1, 0, 2), margins[:, None, None], atol=1e-5)
+
+
+def test_where_no_patch_was_cut_it_is_0():
+    detector = Stub(lambda patch: 4.0, "patches", most=1)
+    heat = attribution.explain(detector, picture(5, (100, 40)))
+    (top, left, side), = pixels.patch_boxes(40, 100, SIZE, 1)
+    covered = np.zeros((40, 100), bool)
+    covered[top : top + side, left : left + side] = True
+    assert np.allclose(heat[covered], 4) and (heat[~covered] == 0).all() and covered.sum() == SIZE**2
+
+
+def test_a_large_image_takes_little_more_memory_than_its_map():
+    import tracemalloc
+
+    image = np.zeros((3000, 4000, 3), np.uint8)
+    image[::2] = 90
+    tracemalloc.start()
+    try:
+        heat = attribution.explain(Stub(two_sided), image)
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak < 1.5 * heat.nbytes + 40e6
+        tracemalloc.reset_peak()
+        attribution.overlay(image, heat)
+        assert tracemalloc.get_traced_memory()[1] < 4 * heat.nbytes + 150e6
+    finally:
+        tracemalloc.stop()
+
+
+# --- odd images ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fitting", ["resize", "patches"])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 7), (10, 3000), (3000, 10), (33, 31)])
+def test_any_shape(fitting, height, width):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    heat = attribution.explain(Stub(two_sided, fitting), image)
+    assert heat.shape == (height, width) and heat.dtype == np.float32 and np.isfinite(heat).all()
+    shown = attribution.overlay(image, heat)
+    assert shown.dtype == np.uint8 and shown.shape[2] == 3
+    assert 512 <= max(shown.shape) <= 2048 + 400 and shown.shape[1] >= 512
+
+
+def test_a_blank_image_has_a_flat_map_of_its_margin():
+    image = np.full((40, 30, 3), 77, np.uint8)
+    heat = attribution.explain(Stub(lambda image: image.mean() / 10), image)
+    assert np.allclose(heat, 7.7, atol=1e-4)
+    attribution.overlay(image, heat)
+
+
+# --- the picture ---------------------------------------------------------------------------------------------------------
+
+
+def test_orange_is_fake_blue_is_real_and_nothing_is_grey():
+    image = np.full((32, 32, 3), (90, 140, 60), np.uint8)
+    heat = np.zeros((32, 32), np.float32)
+    heat[:, :10], heat[:, 22:] = 9, -9
+    shown = attribution.overlay(image, heat).astype(int)
+    fake, neither, real = shown[250, 40], shown[250, 256], shown[250, 480]
+    assert fake[0] > fake[1] > fake[2] + 60
+    assert real[2] > real[1] > real[0] + 60
+    assert np.ptp(neither) <= 1
+
+
+def test_a_faint_map_stays_faint():
+    image, heat = np.full((32, 32, 3), 128, np.uint8), np.full((32, 32), 0.02, np.float32)
+    assert np.ptp(attribution.overlay(image, heat)[:512], axis=2).max() < 10
+
+
+def test_small_images_are_enlarged_pixel_by_pixel_and_large_ones_reduced():
+    image = np.random.default_rng(0).integers(0, 256, (32, 24, 3), np.uint8)
+    shown = attribution.overlay(image, np.zeros((32, 24), np.float32))
+    left = (shown.shape[1] - 24 * 16) // 2
+    blocks = shown[:512, left : left + 384].reshape(32, 16, 24, 16, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+    assert (shown[512:, :, :] == 255).any(axis=2).mean() > 0.5 and (shown[512:] < 100).any()  # the legend
+    large = attribution.overlay(np.zeros((300, 5000, 3), np.uint8), np.zeros((300, 5000), np.float32))
+    assert large.shape[1] == 2048
+
+
+def test_save_writes_a_whole_png_and_nothing_else(tmp_path, monkeypatch):
+    image, heat = picture(6), np.ones((SIZE, SIZE), np.float32)
+    attribution.save(tmp_path / "why.png", image, heat)
+    assert [path.name for path in tmp_path.iterdir()] == ["why.png"]
+    with Image.open(tmp_path / "why.png") as saved:
+        assert saved.format == "PNG" and np.array_equal(np.asarray(saved), attribution.overlay(image, heat))
+    before = (tmp_path / "why.png").read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(attribution.os, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        attribution.save(tmp_path / "why.png", image, -heat)
+    assert (tmp_path / "why.png").read_bytes() == before

@@ -1,0 +1,192 @@
+import io
+
+import numpy as np
+import pytest
+
+from detector.images import pixels
+from detector.inference import scoring
+from detector.inference.scoring import score_files
+from detector.model import backend, export
+from detector.model import file as model_file
+from detector.model.runtime import BATCH, KerasDetector
+from detector.model.scores import p_fake_of
+from tests.conftest import draw
+
+
+def test_the_score_of_a_file_does_not_depend_on_its_neighbours(trained, small_data, tmp_path):
+    detector = export.open_detector(trained[0])
+    paths = sorted((small_data / "test").rglob("*.png"))
+    assert len(paths) < 2 * BATCH
+    together = list(score_files(detector, paths * 3))
+    alone = [next(score_files(detector, [path])) for path in paths]
+    assert [score.source for score in together] == paths * 3
+    assert np.abs([a.margin - b.margin for a, b in zip(alone, together[: len(paths)], strict=True)]).max() < 1e-4
+    assert [score.p_fake for score in together[: len(paths)]] == [score.p_fake for score in together[-len(paths) :]]
+
+
+def test_a_score_is_that_of_the_decoded_and_fitted_image(trained, tmp_path):
+    detector = export.open_detector(trained[0])
+    path = tmp_path / "large.png"
+    draw(1, (70, 50)).save(path)
+    score = next(score_files(detector, [path]))
+    fitted = pixels.fit(pixels.read_image(path), 32)
+    assert (score.width, score.height, score.blank, score.error) == (70, 50, False, None)
+    assert score.p_fake == detector.p_fake(fitted[None])[0]
+    assert next(score_files(detector, [io.BytesIO(path.read_bytes())])).p_fake == score.p_fake
+
+
+def test_unreadable_and_blank_files_among_good_ones(trained, tmp_path):
+    from PIL import Image
+
+    detector = export.open_detector(trained[0])
+    good, text, cut, blank, gone = (tmp_path / name for name in ("good.png", "text.png", "cut.png", "blank.png", "gone.png"))
+    draw(2).save(good)
+    text.write_text("no image")
+    cut.write_bytes(good.read_bytes()[:150])
+    Image.new("RGB", (32, 32), (90, 90, 90)).save(blank)
+    scores = list(score_files(detector, [text, good, cut, blank, gone]))
+    assert [score.error is None for score in scores] == [False, True, False, True, False]
+    assert [score.blank for score in scores] == [False, False, False, True, False]
+    assert scores[0].error.startswith(f"{text}: expected an image (JPEG, PNG,")
+    assert scores[4].error == f"{gone}: expected an image, found nothing of that name; check the path"
+    assert scores[1].p_fake == next(score_files(detector, [good])).p_fake
+
+
+def test_nothing_but_unreadable_files(trained, tmp_path):
+    detector = export.open_detector(trained[0])
+    assert [score.p_fake for score in score_files(detector, [tmp_path / "a", tmp_path / "b"])] == [None, None]
+    assert list(score_files(detector, [])) == []
+
+
+def test_damage_is_done_to_the_decoded_image_before_it_is_fitted(trained, tmp_path):
+    detector = export.open_detector(trained[0])
+    paths = [tmp_path / f"{i}.png" for i in range(11)]
+    for i, path in enumerate(paths):
+        draw(i, (70, 50)).save(path)
+    paths.insert(3, tmp_path / "gone.png")
+    seen = []
+
+    def mirror(image):
+        seen.append(image.shape)
+        return image[:, ::-1]
+
+    def darken(image):
+        return image // 2
+
+    scores = list(score_files(detector, paths, damages=[mirror, darken]))
+    assert scores[3].error and scores[3].damaged == ()
+    assert seen == [(50, 70, 3)] * 11
+    for path, score in zip(paths, scores, strict=True):
+        if not score.error:
+            image = pixels.read_image(path)
+            fitted = np.stack([pixels.fit(one, 32) for one in (image, image[:, ::-1], image // 2)])
+            assert (score.margin, *score.damaged) == pytest.approx(detector.margins(fitted), abs=1e-4)
+            assert score.p_fake == pytest.approx(detector.p_fake(fitted[:1])[0], abs=1e-6)
+
+
+def test_an_image_is_decoded_once_for_all_damages(trained, small_data, monkeypatch):
+    detector = export.open_detector(trained[0])
+    paths = sorted((small_data / "test").rglob("*.png"))[:30]
+    opened = []
+    read = pixels.read_image
+    monkeypatch.setattr(pixels, "read_image", lambda source: opened.append(source) or read(source))
+    list(score_files(detector, paths, damages=[lambda image: image] * 5))
+    assert sorted(opened) == paths
+
+
+def test_no_more_images_are_held_than_are_worked_on(trained, small_data, monkeypatch):
+    detector = export.open_detector(trained[0])
+    path = next((small_data / "test").rglob("*.png"))
+    decoded, read = [], pixels.read_image
+    monkeypatch.setattr(pixels, "read_image", lambda source: decoded.append(source) or read(source))
+    scores = score_files(detector, iter([path] * 20 * BATCH), threads=2)
+    next(scores)
+    assert len(decoded) <= 5 * BATCH
+    assert 1 + sum(1 for _ in scores) == len(decoded) == 20 * BATCH
+
+
+def test_many_images_get_the_scores_of_few(trained, small_data):
+    """Of many each thread has an engine of its own, of few all threads share one."""
+    detector = export.open_detector(trained[0])
+    paths = sorted((small_data / "test").rglob("*.png"))
+    times = -(-scoring.BULK * 2 * BATCH // len(paths))
+    many = list(score_files(detector, paths * times, threads=2))
+    assert sorted(detector._idle) == [2]
+    few = list(score_files(detector, paths, threads=2))
+    assert sorted(detector._idle) == [1, 2]
+    assert [score.source for score in many] == paths * times
+    assert [score.p_fake for score in many] == pytest.approx([score.p_fake for score in few] * times, abs=1e-6)
+
+
+def test_each_image_goes_to_the_detector_that_is_chosen_for_it(trained, small_data, tmp_path):
+    class Turned:
+        facts, batch = model_file.read_facts(trained[0]), 5
+
+        def margins(self, images, share=1):
+            return -detector.margins(images)
+
+    detector, turned = export.open_detector(trained[0]), Turned()
+    paths = sorted((small_data / "test").rglob("*.png"))[:8]
+    for i in (1, 4, 5):
+        draw(i, (33, 32)).save(tmp_path / f"{i}.png")
+        paths[i] = tmp_path / f"{i}.png"
+    scores = list(score_files(lambda width, height: turned if width > 32 else detector, paths, batch=5))
+    alone = [next(score_files(detector, [path])) for path in paths]
+    assert [score.detector is turned for score in scores] == [i in (1, 4, 5) for i in range(8)]
+    expected = [-score.margin if i in (1, 4, 5) else score.margin for i, score in enumerate(alone)]
+    assert [score.margin for score in scores] == pytest.approx(expected, abs=1e-5)
+
+
+def test_patches_are_pooled_by_the_mean_of_their_margins(tmp_path):
+    class Brightness:
+        def __init__(self):
+            self.batch, self.facts = 64, {"fitting": "patches", "patches": 6, "image_size": 8, "temperature": 2.0}
+
+        def margins(self, images, share=1):
+            assert images.shape[1:] == (8, 8, 3) and images.dtype == np.uint8
+            return images.mean((1, 2, 3)).astype(np.float64)
+
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, (path, size) in enumerate(zip(paths, [(24, 16), (8, 8), (5, 40)], strict=True)):
+        draw(i, size).save(path)
+    darker = list(score_files(Brightness(), paths, damages=[lambda image: image // 2]))
+    for path, score in zip(paths, darker, strict=True):
+        cut = pixels.patches(pixels.read_image(path), 8, 6)
+        assert score.margin == pytest.approx(np.mean([one.mean() for one in cut]))
+        assert score.damaged[0] == pytest.approx(np.mean([(pixels.patches(pixels.read_image(path) // 2, 8, 6)).mean()]))
+        assert score.p_fake == pytest.approx(p_fake_of(score.margin, 2.0))
+    assert darker[0].margin == pytest.approx(pixels.read_image(paths[0]).mean())  # six patches cover 24 x 16 exactly
+
+
+def test_an_engine_serves_threads_that_ask_at_once(trained):
+    from concurrent.futures import ThreadPoolExecutor
+
+    detector = export.open_detector(trained[0], threads=2)
+    images = np.random.default_rng(0).integers(0, 256, (40, 7, 32, 32, 3), np.uint8)
+    alone = [detector.margins(some) for some in images]
+    for share in (1, 2, 9):
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(lambda some, share=share: detector.margins(some, share), images))
+        assert np.abs(np.array(alone) - np.array(together)).max() < 1e-6
+    assert {share: queue.qsize() for share, queue in detector._idle.items()} == {1: 1, 2: 2}
+
+
+def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
+    gone = tmp_path / "gone.png"
+    paths = [*sorted((small_data / "test").rglob("*.png"))[:70], gone]
+    keras = KerasDetector(trained[0])
+    assert keras.device.startswith(f"{backend.import_keras().backend.backend()} on ")
+    assert (keras.size, keras.facts) == (32, model_file.read_facts(trained[0]))
+    by_keras, by_litert = (list(score_files(detector, paths)) for detector in (keras, export.open_detector(trained[0])))
+    assert by_keras[-1].error == by_litert[-1].error
+    assert [a.p_fake for a in by_keras[:-1]] == pytest.approx([b.p_fake for b in by_litert[:-1]], abs=1e-4)
+    assert len({score.margin for score in by_keras}) > 60
+    assert keras.margins(np.zeros((BATCH + 3, 32, 32, 3), np.uint8)).shape == (BATCH + 3,)
+
+
+def test_keras_computes_in_float32_on_gpus_too(trained):
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    KerasDetector(trained[0])
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()

@@ -1,0 +1,439 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.console import InputError
+from detector.model import backend, export, runtime, scores
+from detector.model import file as model_file
+from tests.conftest import ROOT
+
+FACTS = {
+    "format": 1,
+    "architecture": "compact",
+    "class_names": ["Fake", "Real"],
+    "output": "softmax",
+    "fitting": "resize",
+    "image_size": 8,
+    "temperature": 2.0,
+    "thresholds": {"fake": 0.9, "real": 0.2, "max_error": 0.01, "real_called_fake_bound": 0.009, "fake_called_real_bound": 0.008},
+    "seen": {"shorter_side": [8, 8], "aspect": [1.0, 1.0]},
+    "trained_on": "nothing",
+    "made": {},
+}
+
+
+def bias_model(bias, activation="softmax"):
+    """A network whose logits are its bias, whatever the image."""
+    keras = backend.import_keras()
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    x = keras.layers.Dense(len(bias), activation=activation, kernel_initializer="zeros")(x)
+    model = keras.Model(image, x)
+    model.layers[-1].set_weights([np.zeros((3, len(bias)), np.float32), np.array(bias, np.float32)])
+    return model
+
+
+def test_margin_of_both_kinds_of_output_by_hand():
+    # softmax: columns Fake, Real. sigmoid_real: the logit of Real.
+    assert scores.margins_of([[3.0, 1.0]], "softmax") == [2.0]
+    assert scores.margins_of([[-2.0]], "sigmoid_real") == [2.0]
+    assert scores.p_fake_of(2.0, 1.0) == pytest.approx(np.exp(2) / (1 + np.exp(2)))
+    assert scores.p_fake_of(2.0, 2.0) == pytest.approx(np.exp(1) / (1 + np.exp(1)))
+
+
+def test_probabilities_do_not_saturate_before_the_temperature():
+    cold, colder = scores.p_fake_of([40.0, 60.0], 20.0)
+    assert cold < colder < 1
+    assert scores.p_fake_of([-1e6, 1e6], 1.0).tolist() == pytest.approx([0, 1])
+
+
+@pytest.mark.parametrize("p, said", [(0.9, "Fake"), (0.89, "uncertain"), (0.2, "Real"), (0.21, "uncertain"), (0.0, "Real")])
+def test_three_way_verdict(p, said):
+    assert scores.verdict_of(p, FACTS["thresholds"]) == said
+
+
+@pytest.mark.parametrize("bias, activation, output, margin", [
+    ([1.5, 0.5], "softmax", "softmax", 1.0),
+    ([0.75], "sigmoid", "sigmoid_real", -0.75),
+])  # fmt: skip
+def test_score_direction_survives_saving_compiling_and_loading(tmp_path, bias, activation, output, margin):
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model(bias, activation), path, {**FACTS, "output": output})
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    detector = export.open_detector(path)
+    assert detector.margins(images) == pytest.approx([margin] * 5, abs=1e-6)
+    assert detector.p_fake(images) == pytest.approx([1 / (1 + np.exp(-margin / 2))] * 5, abs=1e-6)
+    model, facts = model_file.load(path)
+    assert facts == {**FACTS, "output": output}
+    assert backend.keras_margins(model, images, output) == pytest.approx([margin] * 5, abs=1e-6)
+
+
+def test_compiled_and_keras_agree_for_any_batch(trained):
+    path, _ = trained
+    images = np.random.default_rng(1).integers(0, 256, (70, 32, 32, 3), np.uint8)
+    detector = export.open_detector(path)
+    model, facts = model_file.load(path)
+    by_keras = backend.keras_margins(model, images, facts["output"])
+    by_litert = detector.margins(images)
+    assert np.abs(by_keras - by_litert).max() < 1e-3
+    assert np.abs(scores.p_fake_of(by_keras, 1.0) - scores.p_fake_of(by_litert, 1.0)).max() < 1e-5
+    assert np.concatenate([detector.margins(images[i : i + 1]) for i in range(70)]) == pytest.approx(by_litert, abs=1e-4)
+
+
+def test_a_fresh_process_gives_the_same_scores(trained, tmp_path):
+    path, _ = trained
+    images = np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    model, facts = model_file.load(path)
+    here = backend.keras_margins(model, images, facts["output"])
+    np.save(tmp_path / "images.npy", images)
+    program = (
+        "import sys, numpy as np; from detector.model import backend, file as m; model, facts = m.load(sys.argv[1]);"
+        "print(backend.keras_margins(model, np.load(sys.argv[2]), facts['output']).tolist())"
+    )
+    command = [sys.executable, "-c", program, str(path), str(tmp_path / "images.npy")]
+    there = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert there == here.tolist()
+
+
+def test_compiled_form_is_made_once_and_again_when_the_model_changes(trained, tmp_path, capfd):
+    path = tmp_path / "detector.h5"
+    shutil.copy(trained[0], path)
+    capfd.readouterr()
+    export.open_detector(path)
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    first = export.open_detector(path)
+    assert "compiling" in capfd.readouterr().err
+    second = export.open_detector(path)
+    assert capfd.readouterr().err == ""
+    assert first.facts == second.facts == FACTS
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder of this test's own."""
+    monkeypatch.setattr(export, "_cache", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "small.h5"
+    model_file.save(bias_model([1.5, 0.5]), path, FACTS)
+    return path
+
+
+@pytest.fixture
+def compiled(small, tmp_path_factory, monkeypatch):
+    """A list of what was compiled; it is compiled at the first time only, and copied from then on, to be quick."""
+    folder, calls = tmp_path_factory.getbasetemp() / "compiled", []
+    if not folder.exists():
+        export.compile_detector(small, folder / "form")
+
+    def copy(path, stem):
+        calls.append(path)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".tflite", ".json"):
+            shutil.copy(folder / f"form{suffix}", stem.with_name(stem.name + suffix))
+
+    monkeypatch.setattr(export, "_compile_in_subprocess", copy)
+    return calls
+
+
+def margin(path):
+    return export.open_detector(path).margins(np.zeros((1, 8, 8, 3), np.uint8)).tolist()
+
+
+def test_a_compiled_form_that_is_deleted_or_damaged_is_made_again(cache, small, compiled):
+    assert margin(small) == margin(small) == pytest.approx([1.0])
+    assert compiled == [small]
+    assert sorted(path.name[64:] for path in cache.iterdir() if "known" not in path.name) == ["-1.json", "-1.tflite"]
+    flatbuffer, facts, note = next(cache.glob("*.tflite")), next(cache.glob("*-1.json")), next(cache.glob("*.known.json"))
+    for damage in (
+        flatbuffer.unlink, facts.unlink, lambda: flatbuffer.write_bytes(b"cut"), lambda: facts.write_text("{}"),
+        lambda: facts.write_text("cut"), lambda: shutil.rmtree(cache),
+    ):  # fmt: skip
+        compiled.clear()
+        damage()
+        assert margin(small) == margin(small) == pytest.approx([1.0])
+        assert compiled == [small]
+    compiled.clear()
+    for damage in (note.unlink, lambda: note.write_text('{"file": 1'), lambda: note.write_text("{}")):
+        damage()
+        assert margin(small) == pytest.approx([1.0])
+    assert compiled == []
+
+
+def test_a_compiled_form_that_vanishes_in_use_is_one_line(cache, small, compiled):
+    detector = export.open_detector(small)
+    flatbuffer = next(cache.glob("*.tflite"))
+    flatbuffer.write_bytes(b"x" * flatbuffer.stat().st_size)
+    with pytest.raises(InputError) as caught:
+        detector.margins(np.zeros((1, 8, 8, 3), np.uint8))
+    assert str(caught.value) == (
+        f"{flatbuffer}: expected a compiled detector, found none or a damaged one; delete it and run the same command again"
+    )
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_done_without(cache, small, compiled, capfd):
+    cache.write_text("a file stands where the folder should be")
+    capfd.readouterr()
+    assert margin(small) == pytest.approx([1.0])
+    assert capfd.readouterr().err == f"{cache}: File exists; the compiled detector is kept for this run alone\n"
+    assert compiled == [small] and cache.read_text().startswith("a file")
+
+
+def test_a_temporary_compiled_form_goes_with_its_process(tmp_path, small):
+    (tmp_path / "file").write_text("")
+    program = (
+        "import sys, pathlib; from detector.model import export as m; m._cache = lambda: pathlib.Path(sys.argv[2]) / 'cache';"
+        "print(m.open_detector(sys.argv[1])._flatbuffer)"
+    )
+    command = [sys.executable, "-c", program, str(small), str(tmp_path / "file")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[1:] == [f"{small}: compiling it for fast use, once (about half a minute) ..."]
+    made = done.stdout.strip()
+    assert "real-or-fake-detector-" in made and not os.path.exists(os.path.dirname(made))
+
+
+def test_two_processes_that_compile_at_once(tmp_path, small):
+    program = (
+        "import sys, pathlib, numpy; from detector.model import export as m; m._cache = lambda: pathlib.Path(sys.argv[2]);"
+        "print(m.open_detector(sys.argv[1]).margins(numpy.zeros((1, 8, 8, 3), numpy.uint8)).tolist())"
+    )
+    command = [sys.executable, "-c", program, str(small), str(tmp_path / "cache")]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate() for process in both]
+    assert [json.loads(out)[0] for out, _ in said] == pytest.approx([1.0, 1.0]), said
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".json", ".tflite"]
+
+
+def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_compiled(cache, small, compiled, tmp_path, monkeypatch):
+    def name(path, days):
+        path.write_text("x")
+        os.utime(path, (time.time() - days * 86_400,) * 2)
+
+    def there():
+        return sorted(path.name for path in cache.iterdir() if path.name.startswith("other"))
+
+    cache.mkdir()
+    for i, days in enumerate((1, 2, 181)):
+        for suffix in ("-1.json", "-1.tflite", ".known.json"):
+            name(cache / f"other{i}{suffix}", days)
+    name(cache / "other3-1.123.part", 181)
+    margin(small)
+    assert compiled == [small]
+    assert there() == [f"other{i}{suffix}" for i in (0, 1) for suffix in ("-1.json", "-1.tflite", ".known.json")]
+    form = next(path for path in cache.glob("*.tflite") if path.name not in there())
+    for path in (form, form.with_suffix(".json")):
+        os.utime(path, (0, 0))
+    margin(small)  # used again: it is not the oldest any more
+    assert compiled == [small] and time.time() - form.stat().st_mtime < 60
+    monkeypatch.setattr(export, "KEPT_FORMS", 2)
+    export._prune(cache)
+    assert there() == ["other0-1.json", "other0-1.tflite", "other0.known.json", "other1.known.json"] and form.is_file()
+    monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(PermissionError))
+    assert margin(small) == pytest.approx([1.0]) and compiled == [small]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda facts, flatbuffer: facts.write_text('{"sha256": "12'),
+    lambda facts, flatbuffer: facts.write_text("[]"),
+    lambda facts, flatbuffer: facts.write_text(facts.read_text().replace('"format": 1', '"format": 99')),
+    lambda facts, flatbuffer: facts.write_text(facts.read_text().replace('"temperature": 2.0', '"temperature": "high"')),
+    lambda facts, flatbuffer: facts.unlink(),
+    lambda facts, flatbuffer: flatbuffer.write_bytes(flatbuffer.read_bytes()[:200]),
+    lambda facts, flatbuffer: flatbuffer.unlink(),
+])  # fmt: skip
+def test_what_ships_damaged_is_compiled_anew_or_told(cache, small, compiled, tmp_path, monkeypatch, damage):
+    shipped = tmp_path / "models"
+    shipped.mkdir()
+    path = Path(shutil.copy(small, shipped / "small.h5"))
+    monkeypatch.setattr(export, "SHIPPED", shipped.resolve())
+    export._compile_in_subprocess(path, path.with_suffix(""))
+    compiled.clear()
+    assert margin(path) == pytest.approx([1.0]) and compiled == []
+    damage(path.with_suffix(".json"), path.with_suffix(".tflite"))
+    with pytest.raises(InputError) as caught, monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "h5py", None)
+        export.known_facts(path)
+    assert str(caught.value) == (
+        f"{path}: expected small.json and small.tflite beside it, whole and made from it, found other ones or none; get the three "
+        "files again, or let TensorFlow make them, which is not installed: pip install -r requirements.txt"
+    )
+    assert export.known_facts(path) == FACTS
+    assert margin(path) == pytest.approx([1.0]) and compiled == [path]
+
+
+def test_known_facts_are_those_of_the_file_before_and_after_compiling(cache, small, compiled):
+    assert export.known_facts(small) == FACTS
+    assert not list(cache.glob("*.tflite"))
+    margin(small)
+    assert export.known_facts(small) == FACTS
+    for path in export.SHIPPED.glob("*.h5"):
+        assert export.known_facts(path) == model_file.read_facts(path)
+
+
+def test_a_compiled_file_beside_a_strangers_model_is_not_trusted(tmp_path, trained):
+    path = tmp_path / "detector.h5"
+    shutil.copy(trained[0], path)
+    path.with_suffix(".tflite").write_bytes(b"not a flatbuffer")
+    path.with_suffix(".json").write_text("{}")
+    assert export.open_detector(path).facts["architecture"] == "compact"
+
+
+def test_save_leaves_nothing_unfinished_and_no_optimizer(trained):
+    import h5py
+
+    path, _ = trained
+    assert sorted(file.name for file in path.parent.iterdir()) == ["detector.h5", "training"]
+    with h5py.File(path) as file:
+        assert "optimizer_weights" not in file
+
+
+def refused(path):
+    with pytest.raises(InputError) as caught:
+        export.open_detector(path)
+    return str(caught.value).replace(str(path), "M")
+
+
+def test_what_is_no_detector_is_refused_in_one_line(tmp_path, trained):
+    import h5py
+
+    missing = tmp_path / "missing.h5"
+    assert refused(missing) == (
+        "M: expected a model file (.h5), found nothing of that name; train one with model_training.py or check the path"
+    )
+    text = tmp_path / "text.h5"
+    text.write_text("hello")
+    assert refused(text) == "M: expected a model file (.h5), found another kind of file; give the .h5 that model_training.py wrote"
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(trained[0].read_bytes()[:5000])
+    assert refused(cut) == "M: expected a whole HDF5 file, found a damaged or cut one; get it again or train it again"
+    empty = tmp_path / "empty.h5"
+    h5py.File(empty, "w").close()
+    assert refused(empty) == (
+        "M: expected a detector that model_training.py saved, found an HDF5 file that is no model; train it with model_training.py"
+    )
+    foreign = tmp_path / "foreign.h5"
+    bias_model([1.0, 0.0]).save(foreign)
+    assert refused(foreign) == (
+        "M: expected a detector that model_training.py saved, found a Keras model without a detector's facts; "
+        "train it with model_training.py"
+    )
+
+
+def test_a_model_that_brings_code_is_refused(tmp_path):
+    keras = backend.import_keras()
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Lambda(lambda values: values / 255)(image)
+    x = keras.layers.Dense(2, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    path = tmp_path / "lambda.h5"
+    model_file.save(keras.Model(image, x), path, FACTS)
+    assert refused(path) == "M: expected only layers that this project uses, found 'Lambda'; it could run code, so it is not loaded"
+
+
+def test_what_was_checked_is_what_is_loaded(tmp_path):
+    """A file can be an HDF5 file and, from its end, a .keras archive; Keras would choose by the name."""
+    good, other = tmp_path / "good.h5", tmp_path / "other.keras"
+    model_file.save(bias_model([1.0, 0.0]), good, FACTS)
+    bias_model([5.0, 0.0]).save(other)
+    both = tmp_path / "both.keras"
+    both.write_bytes(good.read_bytes() + other.read_bytes())
+    with pytest.raises(InputError, match="expected a model file"):
+        model_file.load(both)
+    assert refused(both).startswith("M: expected a model file (.h5), found another kind of file")
+
+
+def test_compiling_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([2.5, 0.25]), path, FACTS)
+    (tmp_path / "detector" / "model").mkdir(parents=True)
+    for name in ("detector/__init__.py", "detector/model/__init__.py", "numpy.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit('error: code of the current folder was run')")
+    monkeypatch.chdir(tmp_path)
+    assert export.open_detector("m.h5").facts == FACTS
+
+
+@pytest.mark.parametrize("change", [
+    {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"seen": {}}, {"output": "tanh"},
+    {"fitting": "patches"}, {"fitting": "patches", "patches": 0}, {"fitting": "patches", "patches": 10**6}, {"fitting": "crop"},
+    {"class_names": ["Real", "Fake"]}, {"thresholds": {**FACTS["thresholds"], "fake": float("nan")}},
+    {"architecture": {"a": 1}}, {"trained_on": None},
+])  # fmt: skip
+def test_facts_out_of_their_range_are_refused(tmp_path, change):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    with h5py.File(path, "r+") as file:
+        file.attrs["detector"] = json.dumps({**FACTS, **change})
+    assert refused(path) == "M: expected a detector's facts, found some of another kind; train it again with model_training.py"
+
+
+@pytest.mark.parametrize("config", ["no json", '{"class_name": ["a", "list"]}', '{"class_name": "Functional"}', "[" * 9999])
+def test_a_damaged_configuration_is_one_line(tmp_path, config):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = config
+    assert refused(path).startswith("M: expected ")
+
+
+def test_facts_that_nest_too_deeply_are_one_line(tmp_path):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    with h5py.File(path, "r+") as file:
+        file.attrs["detector"] = "[" * 50_000
+    assert refused(path) == "M: expected a detector's facts as JSON, found something else; train it again"
+
+
+def test_digests_of_a_stranger_take_no_more_memory_than_the_file(tmp_path):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS, np.zeros((5, 8), np.uint8))
+    assert model_file.read_train_digests(path).shape == (5, 8)
+    for put in (
+        lambda file: file.create_dataset("train_digests", (2**40, 8), np.uint8, chunks=(2**20, 8), compression="gzip"),
+        lambda file: file.create_group("train_digests"),
+    ):
+        with h5py.File(path, "r+") as file:
+            del file["train_digests"]
+            put(file)
+        with pytest.raises(InputError, match="expected train_digests of"):
+            model_file.read_train_digests(path)
+
+
+def test_facts_of_another_version_are_refused(tmp_path):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    with h5py.File(path, "r+") as file:
+        file.attrs["detector"] = json.dumps({**FACTS, "format": 99})
+    assert refused(path) == "M: expected a detector of format 1, found 99; train it again with model_training.py"
+
+
+def test_facts_with_patches_are_understood():
+    model_file.check_facts({**FACTS, "fitting": "patches", "patches": 9}, "M")
+
+
+def test_an_unlike_image_is_said_to_be_so():
+    detector = runtime.Detector("m.h5", FACTS, "none.tflite")
+    assert detector.unlike_seen(8, 8) is None
+    assert detector.unlike_seen(640, 427) == (
+        "it is 640 x 427 pixels; the detector is made for images with a shorter side of 8 pixels"
+    )
+    assert detector.unlike_seen(16, 8) == "its sides are 2 to 1; the detector is made for images of 1 to 1"
+    assert detector.unlike_seen(8, 8, blank=True) == "it is blank: there is nothing in it to judge"

@@ -1,0 +1,138 @@
+import time
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import features
+
+from detector.provenance import read
+from detector.provenance.fields import EXIF
+from tests.saying import (
+    CAMERA,
+    GPS,
+    MEGABYTE,
+    PARAMETERS,
+    PLACES,
+    bare_exif,
+    drawn,
+    exif,
+    harmless,
+    jpeg,
+    png,
+    with_text,
+    xmp,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])])
+@pytest.mark.parametrize("body", PLACES)
+def test_source_type_in_xmp(kind, body):
+    data = xmp(body)
+    if kind == "PNG":
+        file = png((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + data))
+    elif kind == "GIF":
+        magic = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
+        file = drawn("GIF")
+        palette = 13 + (3 << (file[10] & 7) + 1)
+        file = file[:palette] + b"!\xff\x0bXMP DataXMP" + data + magic + file[palette:]
+    elif kind == "TIFF":
+        file = drawn("TIFF", tiffinfo={700: data})
+    else:
+        file = drawn(kind, xmp=data)
+    found = read(file)
+    assert found["digital_source_type"] == {
+        "term": "trainedAlgorithmicMedia",
+        "meaning": "created by a trained model",
+        "source": "XMP",
+    }
+    assert (found["says"], found["signed"], found["notes"]) == ("made by AI", False, [])
+    assert any("created by a trained model" in line for line in harmless(found))
+
+
+def test_camera_in_imagemagicks_profile():
+    block = b"Exif\0\0" + exif({0x010F: "NIKON"}).removeprefix(b"Exif\0\0")
+    profile = b"\nexif\n%8d\n" % len(block) + block.hex().encode() + b"\n"
+    assert read(png((b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile))))["camera"]["make"] == "NIKON"
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY x0 "lol">' + "".join(f'<!ENTITY x{i} "{f"&x{i - 1};" * 10}">' for i in range(1, 10)) + "]><a>&x9;</a>"
+OUTSIDE = f'<!DOCTYPE a [<!ENTITY x SYSTEM "{Path(__file__).as_uri()}">]><a any="&x;">&x;</a>'
+
+
+def xmp_chunk(text):
+    return png((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + text.encode()))
+
+
+FAR = [(0x010F, 2, 0xFFFFFFFF, 0xFFFFFFFF), (0x829A, 5, 1, 0xFFFFFF00), (0x8769, 4, 1, 0xFFFFFFF0), (0x9286, 7, 0xFFFFFF, 0)]
+CIRCLE = {"1": {"class_type": "KSampler", "inputs": {"positive": ["1", 0], "negative": [[], {}]}}}
+ODD = [(tag, 1 + i % 13, 3, 20) for i, tag in enumerate([*EXIF] * 13)]
+FULL = (b"tEXt", b"a\0" + b"x" * (MEGABYTE - 2))
+
+
+def compressed_bomb():
+    return zlib.compress(b"A" * (100 * MEGABYTE), 9)
+
+
+HOSTILE = {  # what it is: (how it is made, what is told of it)
+    "zTXt bomb": (lambda: png((b"zTXt", b"parameters\0\0" + compressed_bomb())), "of a compressed text were read"),
+    "iTXt bomb": (lambda: png((b"iTXt", b"parameters\0\1\0\0\0" + compressed_bomb())), "of a compressed text were read"),
+    "a bomb where the limit ends": (
+        lambda: png(*[FULL] * 15, (b"tEXt", FULL[1][:-90_000]), (b"zTXt", b"b\0\0" + compressed_bomb())),
+        "bytes of metadata; the rest was not read",
+    ),
+    "100 MB of text": (lambda: png((b"tEXt", b"parameters\0" + b"A" * (100 * MEGABYTE))), "of a piece of metadata were read"),
+    "64 MB of EXIF": (lambda: jpeg(*[(0xE1, b"Exif\0\0MM\0*" + b"x" * 65000)] * 1024), "bytes of metadata; the rest was not read"),
+    "tiny segments": (lambda: b"\xff\xd8" + b"\xff\xe5\0\2" * MEGABYTE, "more than 20,000 segments"),
+    "a segment of no length": (lambda: b"\xff\xd8\xff\xe1\0\0" + bytes(100 * MEGABYTE), "damaged"),
+    "tiny chunks": (lambda: png()[:33] + b"\0\0\0\0aaAA\0\0\0\0" * (1 << 18), "more than 20,000 chunks"),
+    "a long GIF comment": (lambda: b"GIF89a\1\0\1\0\0\0\0!\xfe" + (b"\xff" + b"c" * 255) * (1 << 16), ""),
+    "broken JSON": (lambda: with_text(prompt='{"1": {"class_type": "KSampler"', Software="NovelAI", Comment="{"), ""),
+    "deep JSON": (lambda: with_text(prompt='{"a":' + "[" * 900_000), ""),
+    "wide JSON": (lambda: with_text(prompt='{"a":[' + "[]," * 300_000 + "[]]}"), ""),
+    "an endless number": (lambda: with_text(invokeai_metadata='{"seed":' + "9" * 900_000 + "}"), ""),
+    "not a number": (lambda: with_text(invokeai_metadata='{"seed": NaN, "steps": Infinity}'), ""),
+    "a circle": (lambda: with_text(prompt=CIRCLE), ""),
+    "an entity bomb": (lambda: xmp_chunk(BOMB), "document type"),
+    "an entity bomb in UTF-16": (
+        lambda: png((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + BOMB.encode("utf-16"))), "document type"
+    ),
+    "an entity from outside": (lambda: xmp_chunk(OUTSIDE), "document type"),
+    "deep XMP": (lambda: xmp_chunk("<a>" * 300_000), "nested too deeply"),
+    "XMP that is none": (lambda: drawn("JPEG", xmp=b"\xff\xfe\0<"), "XMP could not be read"),
+    "EXIF that points afar": (lambda: jpeg((0xE1, b"Exif\0\0" + bare_exif(FAR))), ""),
+    "EXIF in a circle": (lambda: jpeg((0xE1, b"Exif\0\0" + bare_exif([(0x8769, 4, 1, 8), (0x8825, 4, 1, 8)]))), ""),
+    "60,000 times the same megabyte": (
+        lambda: png((b"eXIf", bare_exif([(0x010F, 2, MEGABYTE, 20)] * 60_000, b"A" * MEGABYTE))),
+        "of a piece of metadata were read",
+    ),
+    "EXIF of all types": (lambda: png((b"eXIf", bare_exif(ODD, b"A" * 99))), ""),
+    "a slow pattern": (lambda: with_text(parameters="\n        " * 30_000 + "Steps: 1, Seed: " + "a b " * 9000), ""),
+    "no image": (lambda: b"MZ" + bytes(1000), "no image of a kind"),
+    "nothing at all": (lambda: b"", "no image of a kind"),
+    "a manifest of zeros": (lambda: png((b"caBX", bytes(1000))), "C2PA manifest"),
+    "a manifest without end": (lambda: png((b"caBX", bytes(40 * MEGABYTE))), "too large"),
+    "AVIF of boxes": (lambda: b"\0\0\0\x18ftypavif" + bytes(12) + b"\0\0\0\x08free" * 100_000, "AVIF"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_cost_little_and_are_told(name):
+    make, note = HOSTILE[name]
+    data = make()
+    tracemalloc.start()
+    before = time.process_time()
+    found = read(data)
+    took, peak = time.process_time() - before, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert took < 3 and peak < 64 << 20  # seconds (under tracemalloc, several times as many as without), bytes
+    harmless(found)
+    assert note in " ".join(found["notes"]) and (note or not found["notes"])
+
+
+def test_files_cut_off_anywhere():
+    camera = exif({0x010F: "NIKON"}, CAMERA, GPS)
+    whole = [with_text(parameters=PARAMETERS), drawn("JPEG", exif=camera, xmp=xmp(PLACES[0])), drawn("WEBP", xmp=xmp(PLACES[0]))]
+    for data in [*whole, drawn("GIF", comment=b"x"), drawn("TIFF", exif=camera)]:
+        for end in range(len(data)):
+            harmless(read(data[:end]))
