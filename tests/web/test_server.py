@@ -522,7 +522,8 @@ def test_a_spreadsheet_shows_the_csv_and_runs_nothing():
 def test_the_memory_of_large_images_goes_back_to_the_system():
     """Without it, 40 images in four threads leave some hundred megabytes behind."""
     program = (
-        "import io, sys, threading, numpy as np; from PIL import Image; from detector.images import pixels; from detector.web import server\n"
+        "import io, sys, threading, numpy as np; from PIL import Image\n"
+        "from detector.images import pixels; from detector.web import server\n"
         "if sys.argv[1] == 'page': server._share_memory()\n"
         "files = []\n"
         "for i in range(8):\n"
