@@ -342,7 +342,7 @@ def main(argv=None):
 
     from detector.reports import audit_page
 
-    write_report(report, audit_page.render(report, files.paths, files.places), args.report)
+    write_report(report, audit_page.render_audit(report, files.paths, files.places), args.report)
     print_summary(report, args.report)
     if report["findings"]:
         raise SystemExit(f"finding: {'; '.join(report['findings'])}; {cures(report)}")

@@ -1,1 +1,1 @@
-"""HTML reports of the audit and of the evaluation."""
+"""HTML reports: one self-contained page each."""

@@ -1,11 +1,13 @@
 """The evaluation in words, tables and one HTML page that holds its pictures and needs nothing from elsewhere."""
 import base64
+from html import escape
 from pathlib import PurePath
 from string import Template
 
 from detector.console import plural, printable
-from detector.reports.audit_page import STYLE, text
+from detector.reports.render import TEMPLATES
 
+STYLE = (TEMPLATES / "style.css").read_text("utf-8")
 LISTED = 60  # unreadable files listed; metrics.json has them all
 FIGURES = {  # where a figure stands in metrics.json -> what people call it
     ("n",): "images",
@@ -61,6 +63,11 @@ $sections
 <div class="wide"><table>$made</table></div>
 </body></html>
 """)
+
+
+def text(value):
+    """Return a string, such as the name of a file from elsewhere, as harmless HTML."""
+    return escape(printable(value))
 
 
 # --- words and cells, for the shell and the page -------------------------------------------------------------------------

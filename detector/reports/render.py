@@ -1,0 +1,43 @@
+"""Self-contained HTML pages from the Jinja2 templates in `templates/`.
+
+A page extends `base.html`, which holds the common style sheet. Everything that a template prints is escaped; control characters and
+undecodable bytes, which file names may hold, are shown as escape sequences.
+"""
+import base64
+import functools
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from detector.console import plural, printable
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@functools.cache
+def _environment():
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES, encoding="utf-8"), autoescape=True, undefined=StrictUndefined, finalize=_displayable,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"plural": plural, "thousands": "{:,}".format}
+    return environment
+
+
+def _displayable(value):
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def render(template, **values):
+    """Return a template of `templates/`, filled with the values, as text.
+
+    Raises:
+        jinja2.UndefinedError: the template uses a value that is not given.
+    """
+    return _environment().get_template(template).render(values)
+
+
+def data_uri(content, kind):
+    """Return bytes as a data URI for `src`; `kind` is the subtype of image/, such as 'png'."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
