@@ -206,7 +206,7 @@ def check(parser, args):
         if path and not path.parent.is_dir():
             raise InputError(f"{path}: expected a folder to write to, found no {path.parent}; make it or give another {option}")
     if args.trust_list:
-        from detector.provenance.c2pa import check_trust_list
+        from detector.provenance.trust_list import check_trust_list
 
         check_trust_list(args.trust_list)
 

@@ -1,9 +1,11 @@
 """Image files that say something of themselves, drawn for tests, and what holds of all that is read from them."""
+
 import io
 import json
 import struct
 import zlib
 
+import pytest
 from PIL import Image, PngImagePlugin
 from PIL.TiffImagePlugin import IFDRational
 
@@ -12,7 +14,7 @@ from tests.conftest import ROOT
 
 SAMPLES = ROOT.parent / "shared" / "data" / "provenance"
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-KEYS = {"says", "signed", "because", "has_c2pa", "c2pa", "generator", "digital_source_type", "xmp", "camera", "software", "notes"}
+KEYS = set(provenance.KEYS)
 PARAMETERS = (
     "a lighthouse at dawn, <lora:sea:0.7>\nfog\nNegative prompt: people\n"
     'Steps: 30, Sampler: DPM++ 2M, CFG scale: 7, Seed: 1703765458, Size: 64x64, Model: drawn_xl, Lora hashes: "a: 1, b: 2", '
@@ -102,7 +104,7 @@ def harmless(found):
     assert found.keys() == KEYS
     assert found["says"] in ("made by AI", "camera", "edited", "nothing") and isinstance(found["signed"], bool)
     json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
-    lines = provenance.describe(found)
+    lines = provenance.summarise(found)
     assert len(lines) <= 12 and all(line.isprintable() and len(line) <= 600 and not set("<>") & set(line) for line in lines)
     return lines
 
@@ -120,3 +122,69 @@ def store(active, state="Valid", failure=(), success=(), **others):
     codes = {name: [{"code": code} for code in listed] for name, listed in (("failure", failure), ("success", success))}
     manifests, results = {"a": active, **others}, {"activeManifest": codes}
     return {"active_manifest": "a", "manifests": manifests, "validation_state": state, "validation_results": results}
+
+
+class Workshop:
+    """Signs images with a certificate of its own; `root` is a PEM file with the root that it descends from."""
+
+    def __init__(self, folder):
+        self.c2pa = pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+        pytest.importorskip("cryptography", reason="cryptography, which c2pa-python brings, is not installed")
+        root, root_key = self.certificate("Root of the test")
+        self.leaf, self.key = self.certificate("Signer <b>of the test", root, root_key)
+        self.chain = self.pem(self.leaf) + self.pem(root)
+        self.root = folder / "root.pem"
+        listed = f"Subject\tCN=Root of the test\n{self.pem(root)}\n"  # as the official list is written
+        self.root.write_text(listed, encoding="utf-8")
+
+    def certificate(self, name, by=None, by_key=None):
+        import datetime
+
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        named = [x509.NameAttribute(x509.NameOID.COMMON_NAME, name), x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Drawn")]
+        subject, now, root = x509.Name(named), datetime.datetime.now(datetime.UTC), by is None
+        builder = x509.CertificateBuilder(by.subject if by else subject, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=9))
+        purpose = x509.ExtendedKeyUsage([x509.ObjectIdentifier("1.3.6.1.4.1.62558.2.1")])
+        for extension, critical in [
+            (x509.BasicConstraints(root, None), True),
+            (x509.KeyUsage(not root, False, False, False, False, root, root, False, False), True),
+            (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+            (x509.AuthorityKeyIdentifier.from_issuer_public_key((by_key or key).public_key()), False),
+            *([] if root else [(purpose, False)]),
+        ]:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(by_key or key, hashes.SHA256()), key
+
+    @staticmethod
+    def pem(certificate):
+        from cryptography.hazmat.primitives import serialization
+
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def signature(self, data):
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+        r, s = utils.decode_dss_signature(self.key.sign(data, ec.ECDSA(hashes.SHA256())))
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+    def sign(self, image, told, kind="image/png", parent=None, part=None, remote=None):
+        context = self.c2pa.Context.from_dict({"verify": {"verify_after_sign": False}})
+        signer = self.c2pa.Signer.from_callback(self.signature, self.c2pa.C2paSigningAlg.ES256, self.chain, None)
+        with signer, self.c2pa.Builder(told, context=context) as builder:
+            if parent:
+                builder.set_intent(self.c2pa.C2paBuilderIntent.EDIT)
+                builder.add_ingredient({"title": "parent", "relationship": "parentOf"}, kind, io.BytesIO(parent))
+            if part:
+                builder.add_ingredient({"title": "part", "relationship": "componentOf"}, kind, io.BytesIO(part))
+            if remote:
+                builder.set_remote_url(remote)
+                builder.set_no_embed()
+            signed = io.BytesIO()
+            builder.sign(signer, kind, io.BytesIO(image), signed)
+        return signed.getvalue()

@@ -266,7 +266,7 @@ def origin(found):
     """Return lines on what a file says of itself: what a valid signature says first, then as detector.provenance tells it."""
     from detector import provenance
 
-    lines = provenance.describe(found)
+    lines = provenance.summarise(found)
     if found["signed"]:
         signed = f"A valid signature says: {found['says']}."
         lines.insert(0, f"{signed} It is stronger evidence than the score, as far as its signer can be trusted.")

@@ -12,9 +12,12 @@ texts in it are cut and hold no control characters (a page must escape `<` and `
     c2pa                 None or {signer, issuer, time, generator, digital_source_type, ai_generated (None: not said), ai_edited,
                          position (True: it holds one), signature ('valid' | 'invalid'), trusted, trust_list (True where one was
                          given), actions, edited_after, changed_since_signing, ingredients (their number), problems (in words)}
-    generator            list of {kind, prompt, negative_prompt, model, seed, settings (dict), partly (True: it edits with AI)}
+    generator            list of {kind, prompt, negative_prompt, model, seed, settings (dict), partly (True: it edits with AI),
+                         name_only (True: no more than the name of a program)}
     digital_source_type  None or {term, meaning, source ('C2PA' | 'XMP')}: IPTC's vocabulary
-    xmp                  None or {creator_tool, software (list), history (list), credit, ai_system, ai_prompt, manifest_link}
+    aigc                 None or {label, meaning, producer}: China's label of AI content (GB 45438-2025)
+    xmp                  None or {creator_tool, software (list), history (list), credit, ai_system, ai_prompt, manifest_link,
+                         digital_source_type (of XMP, whatever the manifest says)}
     camera               None or {make, model, lens, exposure, f_number, iso, focal_length, time, position (True: there is one)}
     software             name of the program that wrote the file, or None
     notes                list of lines: what could not be read, what is missing
@@ -22,6 +25,7 @@ texts in it are cut and hold no control characters (a page must escape `<` and `
 Only headers are read (detector.provenance.containers); a manifest is looked at (detector.provenance.c2pa) only where there is one.
 Nothing is ever fetched from a network.
 """
+
 import io
 import os
 import re
@@ -33,6 +37,9 @@ from detector.provenance.containers import Metadata
 from detector.provenance.fields import SOURCE_TYPES, line_of, reason, source_type
 from detector.provenance.generators import CUT_PROMPT, read_generators
 
+KEYS = (
+    "says", "signed", "because", "has_c2pa", "c2pa", "generator", "digital_source_type", "aigc", "xmp", "camera", "software", "notes",
+)  # fmt: skip
 CUT_LINE, LINES = 600, 12  # characters, and lines of a description
 EDITORS = re.compile(
     r"photoshop|lightroom|\bgimp\b|affinity photo|capture one|paint\.net|paint shop|picasa|snapseed|darktable|rawtherapee|acorn"
@@ -56,9 +63,7 @@ def read(source, trust_list=None):
         trust_list: path of a PEM file with the roots that a C2PA signer must descend from to be `trusted`; c2pa-python brings
             none. The official one is C2PA-TRUST-LIST.pem of github.com/c2pa-org/conformance-public.
     """
-    found = dict.fromkeys(
-        ("says", "signed", "because", "has_c2pa", "c2pa", "generator", "digital_source_type", "xmp", "camera", "software", "notes")
-    )
+    found = dict.fromkeys(KEYS)
     found.update(says="nothing", signed=False, has_c2pa=False, generator=[], notes=[])
     try:
         with _opened(source) as file:
@@ -108,12 +113,13 @@ def _interpret(metadata, found):
         "ai_system": line_of(system),
         "ai_prompt": line_of(first.get("AIPromptInformation"), CUT_PROMPT),
         "manifest_link": line_of(link) if link.startswith(("http://", "https://")) else None,
+        "digital_source_type": source_type(first.get("DigitalSourceType") or first.get("digitalsourcetype"), "XMP"),
     }
     found["xmp"] = xmp if any(xmp.values()) else None
     found["camera"] = _camera(exif)
     program = exif.get("Software") or metadata.texts.get("Software") or first.get("CreatorTool") or iptc.get((2, 65))
     found["software"] = line_of(program)
-    found["digital_source_type"] = source_type(first.get("DigitalSourceType") or first.get("digitalsourcetype"), "XMP")
+    found["digital_source_type"] = xmp["digital_source_type"]
     makers = [name for name in (found["software"], xmp["creator_tool"]) if name]
     found["generator"] = read_generators(metadata.texts, xmp, makers, [name for name in xmp["software"] if name])
 
@@ -184,8 +190,8 @@ def _typed(found):
     made = [entry for entry in found["generator"] if not entry["partly"]]
     if made:
         yield "made by AI", f"the notes of {made[0]['kind']}", False
-    kind = found["digital_source_type"]
-    says = SOURCE_TYPES[kind["term"]][0] if kind and kind["source"] == "XMP" else "nothing"
+    kind = (found["xmp"] or {}).get("digital_source_type")
+    says = SOURCE_TYPES[kind["term"]][0] if kind else "nothing"
     if says == "made by AI":
         yield says, f"IPTC's source type {kind['term']}", False
     yield from _claimed(found["c2pa"], valid=False)
@@ -202,15 +208,14 @@ def _typed(found):
         yield "camera", "the camera's name in EXIF", False
 
 
-def describe(found):
+def summarise(found):
     """Return what `read` found as lines for a person: plain text, each line cut, no angle brackets or control characters.
 
     `<` and `>` come out as ‹ and ›, so that a line is harmless on a page that forgets to escape it.
     """
     lines = [*_describe_c2pa(found.get("c2pa"))]
     lines += [_describe_generator(entry) for entry in (found.get("generator") or [])[:3]]
-    kind = found.get("digital_source_type")
-    if kind and kind["source"] == "XMP":
+    if kind := (found.get("xmp") or {}).get("digital_source_type"):
         lines.append(f"IPTC source type (XMP, not signed): {kind['term']}, that is {kind['meaning']}.")
     lines += _describe_rest(found)
     unsigned = bool(lines) and not (found.get("c2pa") and len(lines) <= 3)

@@ -2,20 +2,18 @@
 
 Nothing is ever fetched from a network: neither manifests nor lists of revoked certificates.
 """
+
 import functools
 import io
 import json
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
-from detector.console import InputError
-from detector.provenance.fields import SOURCE_TYPES, inside, line_of, reason, source_type
+from detector.provenance.fields import AI_TERMS, PARTLY_AI_TERMS, SOURCE_TYPES, inside, line_of, reason, source_type
 
 MANIFEST_LIMIT = 32 << 20  # bytes of a manifest; larger ones are not handed to c2pa-python
 SIGNED_LIMIT = 512 << 20  # bytes of a file with one: all of it is hashed
 INSTALL = "run: pip install -r requirements-app.txt (c2pa-python comes for Linux with glibc, macOS and Windows on x86-64 and ARM)"
-PARTLY_AI = {"compositeWithTrainedAlgorithmicMedia", "compositeSynthetic", "trainedAlgorithmicMedia"}
 # What a signer's certificate may be for: C2PA claim signing, document signing, e-mail protection, Microsoft's C2PA signing.
 # Left to itself, c2pa-python (0.38) does not know the first, which the standard asks for, and calls OpenAI's manifests invalid.
 PURPOSES = "1.3.6.1.4.1.62558.2.1\n1.3.6.1.5.5.7.3.36\n1.3.6.1.5.5.7.3.4\n1.3.6.1.4.1.311.76.59.1.9\n"
@@ -49,25 +47,6 @@ def _context(anchors):
         "trust": trust,
         "cawg_trust": {"verify_trust_list": True},
     })  # fmt: skip
-
-
-def check_trust_list(path):
-    """Raise InputError unless a file holds certificates in PEM, all of them whole, and c2pa-python is there to use them.
-
-    c2pa-python itself takes a file without certificates for an empty list, and with a damaged one can read no manifest.
-    """
-    import ssl
-
-    if not Path(path).is_file():
-        found = "a folder" if Path(path).is_dir() else "nothing of that name"
-        raise InputError(f"{path}: expected a trust list (certificates in PEM), found {found}; check the path")
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        found = "another kind of file, or a damaged certificate in it"
-        raise InputError(f"{path}: expected a trust list (certificates in PEM), found {found}; get the list again") from None
-    if find_spec("c2pa") is None:
-        raise InputError(f"a trust list is of use with the package c2pa-python alone, which is not installed; {INSTALL}")
 
 
 def read_manifest(file, metadata, trust_list):
@@ -159,7 +138,7 @@ def _origin(actions, parts):
     kinds = [(_name(action), kind) for action in actions if (kind := _kind(action))]
     made = next((kind for name, kind in kinds if name in ("created", "")), None)
     says = made and SOURCE_TYPES[made["term"]][0]
-    partly = parts or any(kind["term"] in PARTLY_AI for _, kind in kinds)
+    partly = parts or any(kind["term"] in PARTLY_AI_TERMS | AI_TERMS for _, kind in kinds)
     return {
         "digital_source_type": made or (kinds[0][1] if kinds else None),
         "ai_generated": True if says == "made by AI" else False if says == "camera" and not partly else None,

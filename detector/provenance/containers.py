@@ -2,6 +2,7 @@
 
 Only headers are read, and of those at most BUDGET bytes and PIECES pieces: a file may claim what it likes.
 """
+
 import io
 import zlib
 

@@ -2,6 +2,7 @@
 
 Nothing read here is trusted: every reader takes what it knows by name, up to LIMIT bytes of it, and passes over the rest.
 """
+
 import io
 import re
 import struct
@@ -47,6 +48,8 @@ SOURCE_TYPES = {
     "softwareImage": ("nothing", "created by software"),
     "virtualRecording": ("nothing", "recorded in a virtual place"),
 }
+AI_TERMS = {term for term, (says, _) in SOURCE_TYPES.items() if says == "made by AI"}
+PARTLY_AI_TERMS = {"compositeWithTrainedAlgorithmicMedia", "compositeSynthetic"}
 
 
 def source_type(value, source):

@@ -2,6 +2,7 @@
 
 `read_generators` looks for it in the texts of a file. None of it is signed: anybody can type it.
 """
+
 import json
 import re
 
@@ -36,14 +37,14 @@ def read_generators(texts, xmp, makers, editors):
         entries.append(_entry("Google AI", partly=google[1].lower() == "edited"))
     named = [name for name in [*makers, *editors] if NAMES.search(name)]
     if named and not entries:
-        entries.append(_entry(named[0], partly=named[0] not in makers))
+        entries.append(_entry(named[0], partly=named[0] not in makers, name_only=True))
     unique = {}
     for entry in entries:
         unique.setdefault(entry["kind"], entry)
     return list(unique.values())[:5]
 
 
-def _entry(kind, prompt=None, negative=None, model=None, seed=None, settings=None, partly=False):
+def _entry(kind, prompt=None, negative=None, model=None, seed=None, settings=None, partly=False, name_only=False):
     told = {"c", "uc", "seed", "noise_seed", "model"}  # elsewhere
     listed = {line_of(name, 40): line_of(value) for name, value in list((settings or {}).items())[:40] if name.lower() not in told}
     return {
@@ -54,6 +55,7 @@ def _entry(kind, prompt=None, negative=None, model=None, seed=None, settings=Non
         "seed": line_of(seed, 40),
         "settings": {name: value for name, value in listed.items() if name and value and "prompt" not in name.lower()},
         "partly": partly,
+        "name_only": name_only,
     }
 
 

@@ -1,0 +1,8 @@
+import pytest
+
+from tests.saying import Workshop
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory):
+    return Workshop(tmp_path_factory.mktemp("workshop"))
