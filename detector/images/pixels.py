@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from detector.console import InputError
-from detector.images.tag_limit import limit_tags
+from detector.images.exif import limit_tags
 
 MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded): it takes more for a decompression bomb
 SMALL = 64  # data sets whose median shorter side is at most this are judged at 32 px, others at 224 px

@@ -217,7 +217,7 @@ def _walk_avif(file, found):
     try:
         from PIL import Image
 
-        from detector.images.tag_limit import limit_tags
+        from detector.images.exif import limit_tags
 
         limit_tags()
         with Image.open(file, formats=["AVIF"]) as image:

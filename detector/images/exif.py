@@ -1,0 +1,108 @@
+"""EXIF: its tags, and protection against directories of tags that name the same bytes over and over.
+
+Pillow loads the value of every tag of EXIF and TIFF, mostly as soon as a file is opened (TIFF, AVIF), and 65,535 tags may name the
+same megabyte: a file of 2 MB would take 64 GB. In an honest file the values do not overlap.
+"""
+import contextlib
+import functools
+import io
+import struct
+import warnings
+
+FACTOR = 2  # bytes read for one directory, at most, per byte of the file: once, and once more for a value of damaged length
+ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
+
+
+class _LimitedFile:
+    """A file that refuses to be read more than FACTOR times its length."""
+
+    def __init__(self, file):
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+        position = file.tell()
+        self.left = FACTOR * file.seek(0, io.SEEK_END)
+        file.seek(position)
+
+    def read(self, size):
+        """Read as a file does. Raises ValueError beyond the limit."""
+        data = self.file.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            # No OSError: Pillow would use the tags so far, and pass a TIFF to libtiff, which reads them all again.
+            raise ValueError("its tags name more data than there is")
+        return data
+
+
+@functools.cache
+def limit_tags():
+    """Make Pillow refuse (ValueError), in the whole process, a directory of tags that names more data than there is."""
+    from PIL import TiffImagePlugin  # importing it takes longer than importing the rest of Pillow
+
+    original = TiffImagePlugin.ImageFileDirectory_v2.load
+
+    def load(self, fp):
+        return original(self, _LimitedFile(fp))
+
+    TiffImagePlugin.ImageFileDirectory_v2.load = load
+
+
+def read_exif(source):
+    """Read the tags of EXIF.
+
+    Args:
+        source: bytes that begin with a TIFF header (`Exif\\0\\0` before it is skipped), or a binary file that does, such as a TIFF.
+
+    Returns:
+        {tag number: value} of the main directory and of the EXIF directory (0x8769); if both have a tag, the EXIF directory's
+        value counts. Under 0x8825 there is the GPS directory as a dict of its own. Values as Pillow decodes them: str (Latin-1),
+        bytes, int, float, IFDRational, or tuples of these. Tags that cannot be decoded are left out; {} if there is no TIFF header.
+
+    Raises:
+        ValueError: the tags name more data than there is.
+    """
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of every damaged tag
+        file, head, main = _open(source)
+        found = _values(main)
+        if isinstance(found.get(EXIF_IFD), int):
+            found |= _values(_directory(file, head, found[EXIF_IFD], EXIF_IFD))
+        if isinstance(found.get(GPS_IFD), int):
+            found[GPS_IFD] = _values(_directory(file, head, found[GPS_IFD], GPS_IFD))
+    return found
+
+
+def read_orientation(exif):
+    """Return the orientation, 1 to 8, of EXIF bytes; 1 if they are None, damaged, or have another value or none."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            value = _open(exif or b"")[2].get(ORIENTATION)
+    except (ValueError, struct.error):
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _open(source):
+    """Return (file, its first eight bytes, its main directory)."""
+    file = io.BytesIO(source[6:] if source.startswith(b"Exif\0\0") else source) if isinstance(source, bytes) else source
+    file.seek(0)
+    head = file.read(8)
+    if head[:4] not in (b"II*\0", b"MM\0*") or len(head) < 8:
+        return file, head, {}
+    return file, head, _directory(file, head, int.from_bytes(head[4:], "little" if head[:1] == b"I" else "big"))
+
+
+def _directory(file, head, offset, group=None):
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    limit_tags()
+    directory = ImageFileDirectory_v2(head, group=group)
+    file.seek(offset)
+    directory.load(file)
+    return directory
+
+
+def _values(directory):
+    found = {}
+    for tag in directory:
+        with contextlib.suppress(ValueError, TypeError, struct.error):  # the bytes do not fit the tag's type
+            value = directory[tag]
+            found[tag] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return found

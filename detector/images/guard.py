@@ -1,0 +1,41 @@
+"""The guard around the work on one file: whatever fails, the other files keep their results."""
+import contextlib
+import errno
+
+from detector.console import InputError, describe_os_error
+
+NOT_THE_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # concern the machine: every file would fail
+
+
+@contextlib.contextmanager
+def one_file(name):
+    """Turn whatever is raised while one file is decoded, or its metadata read, into an InputError with one line.
+
+    Decoders and parsers raise all kinds of exceptions on files of strangers, so this catches Exception: the only place that does.
+    KeyboardInterrupt, MemoryError and errors of the machine (disk full, too many open files) pass through. A model must not run
+    inside: its failure concerns every image.
+
+        try:
+            with one_file(path):
+                image = pixels.read_image(path)
+        except InputError as error:
+            ...  # report str(error), continue with the next file
+
+    Args:
+        name: what the message calls the file.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno in NOT_THE_FILE:
+            raise
+        raise InputError(describe_os_error(error) if error.errno else _unreadable(name, error)) from None
+    except Exception as error:
+        raise InputError(_unreadable(name, error)) from error
+
+
+def _unreadable(name, error):
+    reason = " ".join(str(error).split())[:120] or "no reason given"
+    return f"{name}: expected a readable image, found a damaged one ({type(error).__name__}: {reason}); get the file again or leave it out"
