@@ -253,8 +253,7 @@ def test_provenance_of_few_images_and_where_it_is_asked_for(model, small_data, t
 
 def test_trust_list(model, tmp_path, run, monkeypatch):
     from detector.web import server
-    from tests.provenance.test_c2pa import Workshop
-    from tests.saying import SHOT, drawn
+    from tests.saying import SHOT, Workshop, drawn
 
     workshop, image = Workshop(tmp_path), tmp_path / "signed.png"
     image.write_bytes(workshop.sign(drawn(), SHOT))
@@ -268,9 +267,8 @@ def test_trust_list(model, tmp_path, run, monkeypatch):
     rows = json.loads(run(app.main, *[image] * 21, *model, "--json", "--trust-list", workshop.root)[1])
     assert all(row["provenance"]["c2pa"]["trusted"] for row in rows)  # more than are read where nothing is asked for
     nothing = tmp_path / "nothing.pem"
-    assert run(app.main, image, *model, "--trust-list", nothing) == (
-        1, "", f"error: {nothing}: expected a trust list (certificates in PEM), found nothing of that name; check the path\n"
-    )  # fmt: skip
+    code, _, err = run(app.main, image, *model, "--trust-list", nothing)
+    assert code == 1 and str(nothing) in err
     code, _, err = run(app.main, image, *model, "--trust-list", workshop.root, "--no-provenance")
     assert code == 2 and err.endswith("error: --trust-list is of no use with --no-provenance\n")
     opened = []

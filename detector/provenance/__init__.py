@@ -38,7 +38,8 @@ from detector.provenance.fields import SOURCE_TYPES, line_of, reason, source_typ
 from detector.provenance.generators import CUT_PROMPT, read_generators
 
 KEYS = (
-    "says", "signed", "because", "has_c2pa", "c2pa", "generator", "digital_source_type", "aigc", "xmp", "camera", "software", "notes",
+    "says", "signed", "because", "has_c2pa", "c2pa", "generator", "digital_source_type", "aigc", "xmp", "camera", "software",
+    "notes",
 )  # fmt: skip
 CUT_LINE, LINES = 600, 12  # characters, and lines of a description
 EDITORS = re.compile(
