@@ -132,7 +132,7 @@ def show(rows, judge, args, total, counts):
     if total > FEW:
         print("\n".join(counts.told()))
     for name in counts.detectors:
-        print(about(judge.candidate(name)))
+        print(about(judge.find_detector(name)))
 
 
 def explain(judge, row, source, path):
@@ -141,7 +141,7 @@ def explain(judge, row, source, path):
     from detector.inference import attribution
 
     image = pixels.read_image(source)
-    attribution.save(path, image, attribution.explain(judge.candidate(row["detector"]).open(), image))
+    attribution.save(path, image, attribution.explain(judge.find_detector(row["detector"]).open(), image))
 
 
 # --- the command line ----------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Scored(NamedTuple):
     items: list  # of evaluation.Item
     is_fake: object  # (n,) bool
     p_fake: object  # (n,) float64, calibrated
-    margins: object  # (1 + d, n) float64: undamaged, then after each damage
+    logits: object  # (1 + d, n) float64: undamaged, then after each damage
     unlike_seen: int
     unreadable: list  # of lines
 
@@ -64,7 +64,7 @@ class Scored(NamedTuple):
 
 
 def open_engine(model, engine):
-    """Return what scores images: a detector.model.runtime.Detector (engine 'litert') or a detector.model.runtime.KerasDetector."""
+    """Return what scores images: a detector.model.runtime.LiteRTDetector (engine 'litert') or KerasDetector."""
     if engine == "keras":
         from detector.model.runtime import KerasDetector
 
@@ -83,8 +83,9 @@ def score_items(detector, data, items, ways=()):
     import numpy as np
 
     from detector.inference.scoring import score_files
+    from detector.model.scores import out_of_range
 
-    readable, p_fake, margins, unreadable, unlike = [], [], [], [], 0
+    readable, p_fake, logits, unreadable, unlike = [], [], [], [], 0
     scores = score_files(detector, (os.path.join(data, item.path) for item in items), damages=ways)
     for item, score in zip(items, progress(scores, total=len(items)), strict=True):
         if score.error:
@@ -92,14 +93,14 @@ def score_items(detector, data, items, ways=()):
             continue
         readable.append(item)
         p_fake.append(score.p_fake)
-        margins.append((score.margin, *score.damaged))
-        unlike += detector.unlike_seen(score.width, score.height, score.blank) is not None
+        logits.append((score.logit, *score.damaged))
+        unlike += out_of_range(detector.metadata, score.width, score.height, score.blank) is not None
     is_fake = np.array([item.is_fake for item in readable], bool)
     for name, there in zip(data_tree.CLASSES, (is_fake, ~is_fake), strict=True):
         if not there.any():
             first = next(item.path for item in items if item.is_fake == (name == data_tree.CLASSES[0]))
             raise InputError(f"{data / first}: expected images of class {name} that can be read, found none; run data_audit.py")
-    return Scored(readable, is_fake, np.array(p_fake), np.array(margins).T, unlike, unreadable)
+    return Scored(readable, is_fake, np.array(p_fake), np.array(logits).T, unlike, unreadable)
 
 
 def evaluate_split(detector, data, split, scored, known, ways=()):
@@ -114,12 +115,12 @@ def evaluate_split(detector, data, split, scored, known, ways=()):
     from detector.evaluation.intervals import figures_with_intervals
     from detector.model.scores import p_fake_of
 
-    facts = detector.facts
-    raw = p_fake_of(scored.margins, 1.0)
-    calibrated = [scored.p_fake, *p_fake_of(scored.margins[1:], facts["temperature"])]
+    metadata = detector.metadata
+    raw = p_fake_of(scored.logits, 1.0)
+    calibrated = [scored.p_fake, *p_fake_of(scored.logits[1:], metadata["temperature"])]
 
     def measure(which=slice(None), way=0):
-        return figures_with_intervals(scored.is_fake[which], calibrated[way][which], facts["thresholds"], raw[way][which])
+        return figures_with_intervals(scored.is_fake[which], calibrated[way][which], metadata["thresholds"], raw[way][which])
 
     whole, groups = measure(), np.array([item.group for item in scored.items])
     rows = [
@@ -163,8 +164,8 @@ def versus(detector, scored, other, other_scored, seen=None):
     from detector.evaluation.intervals import compare, figures_with_intervals
     from detector.model.scores import p_fake_of
 
-    limits, other_limits = detector.facts["thresholds"], other.facts["thresholds"]
-    raw = p_fake_of(other_scored.margins[0], 1.0)
+    limits, other_limits = detector.metadata["thresholds"], other.metadata["thresholds"]
+    raw = p_fake_of(other_scored.logits[0], 1.0)
     found = {
         "model": os.fspath(other.path),
         "model_sha256": files.digest_of(other.path),
@@ -370,8 +371,8 @@ def describe(args, detector, splits, lines):
         "engine": args.engine,
         "device": getattr(detector, "device", "litert on cpu"),
         "versions": versions,
-        "thresholds": detector.facts["thresholds"],
-        "temperature": detector.facts["temperature"],
+        "thresholds": detector.metadata["thresholds"],
+        "temperature": detector.metadata["temperature"],
         "splits": splits,
     }
 

@@ -147,7 +147,7 @@ def counts_of(splits):
 
 
 def score_validation(model, validation):
-    """Return (is_fake, margins) of the validation images with the model's current weights, both (n,)."""
+    """Return (is_fake, logits) of the validation images with the model's current weights, both (n,)."""
     import numpy as np
 
     from detector.model import backend, scores
@@ -155,9 +155,9 @@ def score_validation(model, validation):
 
     output, is_fake = validation.output, []
     if isinstance(validation, PatchScores):
-        with backend.giving_logits(model):
-            labels, margins = validation.score(lambda batch: scores.margins_of(model.predict_on_batch(batch), output))
-        return labels == 0, margins
+        with backend.linear_output(model):
+            labels, logits = validation.score(lambda batch: scores.fake_logits(model.predict_on_batch(batch), output))
+        return labels == 0, logits
 
     def batches():
         for index in range(len(validation)):
@@ -165,11 +165,11 @@ def score_validation(model, validation):
             is_fake.append(targets[:, 0] == (1 if output == "softmax" else 0))
             yield images
 
-    margins = backend.keras_margins(model, batches(), output)
+    logits = backend.keras_logits(model, batches(), output)
     is_fake = np.concatenate(is_fake)
     if is_fake.all() or not is_fake.any():
         raise InputError("expected validation images of both classes that can be read, found those of one; run data_audit.py")
-    return is_fake, margins
+    return is_fake, logits
 
 
 def write_history(history, folder):
@@ -237,8 +237,8 @@ def trained_on(args, counts, sizes, started_from=()):
 NOBODYS = ("coordinator", "process_id", "join_timeout")  # arguments that say how a run was started, not what it did
 
 
-def make_facts(args, what, made, temperature, thresholds):
-    """Return the facts that detector.model.file keeps in the .h5."""
+def make_metadata(args, what, made, temperature, thresholds):
+    """Return the metadata that detector.model.file keeps in the .h5."""
     from detector.model import backend
     from detector.model import file as model_file
 
@@ -252,12 +252,12 @@ def make_facts(args, what, made, temperature, thresholds):
         "architecture": args.architecture,
         "class_names": list(data_tree.CLASSES),
         "output": ARCHITECTURES[args.architecture].output,
-        "fitting": args.fitting,
+        "preprocessing": args.fitting,
         **({"patches": args.patches} if args.fitting == "patches" else {}),
         "image_size": args.image_size,
         "temperature": temperature,
         "thresholds": thresholds,
-        "seen": seen_sizes(what["sizes"], args),
+        "training_range": training_range(what["sizes"], args),
         "trained_on": trained_on(args, what["counts"], what["sizes"], what["started_from"]),
         "made": {
             "arguments": arguments, "counts": what["counts"], "started_from": what["started_from"], **made,
@@ -312,7 +312,7 @@ def prepare(args, team=None, engine=None):
     feed, validation = team.first_then_all(lambda: make_feeds(args, splits, part))
     print(f"{args.architecture}: {model.count_params():,} parameters, {args.image_size} px, ", end="")
     print(f"{plural(feed.steps, 'step')} an epoch", flush=True)
-    what |= {"sizes": pixels.sizes_seen(sizes), **seen_before(args, splits)}
+    what |= {"sizes": pixels.training_range(sizes), **seen_before(args, splits)}
     return model, feed, validation, what
 
 
@@ -329,8 +329,8 @@ def seen_before(args, splits):
     digests, validation = ([splits[name].digests[:, : model_file.DIGEST_BYTES]] for name in ("train", "validation"))
     started_from = []
     for path in detectors_among(args.weights):
-        facts, its = model_file.read_facts(path), model_file.read_train_digests(path)
-        started_from.append({"name": Path(path).name, "sha256": digest_of(path), "trained_on": facts["trained_on"]})
+        metadata, its = model_file.read_metadata(path), model_file.read_train_digests(path)
+        started_from.append({"name": Path(path).name, "sha256": digest_of(path), "trained_on": metadata["trained_on"]})
         digests = None if digests is None or its is None else [*digests, its]
         known = set() if its is None else set(map(bytes, its))
         if seen := sum(bytes(digest) in known for digest in validation[0]):
@@ -362,8 +362,8 @@ def make_feeds(args, splits, part):
     return feed, validation
 
 
-def seen_sizes(sizes, args):
-    """Return the sizes that a detector gives verdicts for, from pixels.sizes_seen of its train images.
+def training_range(sizes, args):
+    """Return the sizes that a detector gives verdicts for, from pixels.training_range of its train images.
 
     A resize before cropping makes larger and smaller images of them; --judge-sides replaces what came out.
     """
@@ -574,7 +574,7 @@ def check_own(args, checkpoint):
     """Raise InputError where another run's model would be replaced unasked: Ctrl-C leaves one that the same run replaces."""
     from detector.model import file as model_file
 
-    if args.output.exists() and not args.overwrite and model_file.read_facts(args.output)["made"].get("run") != checkpoint.run:
+    if args.output.exists() and not args.overwrite and model_file.read_metadata(args.output)["made"].get("run") != checkpoint.run:
         raise InputError(f"{args.output}: another run's model is there; give another --output, or --overwrite")
 
 
@@ -636,16 +636,16 @@ def finish(model, feed, validation, args, what, rule, checkpoint, interrupted):
     draw_architecture(model, args.log_dir)
     if args.test_time_flip:
         model = with_test_time_flip(model)
-    is_fake, margins = score_validation(model, validation)
-    temperature, thresholds = calibrate(is_fake, margins, args.max_error)
+    is_fake, logits = score_validation(model, validation)
+    temperature, thresholds = calibrate(is_fake, logits, args.max_error)
     made = {"best_epoch": rule.best_epoch, "epochs_run": len(checkpoint.history), "data_fingerprint": what["fingerprint"]}
     made |= {"run": checkpoint.run}
-    facts = make_facts(args, what, made, temperature, thresholds)
-    model_file.save(model, args.output, facts, what["train_digests"])
+    metadata = make_metadata(args, what, made, temperature, thresholds)
+    model_file.save(model, args.output, metadata, what["train_digests"])
     if checkpoint.history:
         write_history(with_f1(checkpoint.history), args.log_dir)
     not_read = validation.unreadable if args.fitting == "patches" else validation.images.unreadable
-    report(args, is_fake, margins, facts, {**feed.images.unreadable, **not_read})
+    report(args, is_fake, logits, metadata, {**feed.images.unreadable, **not_read})
     if interrupted:
         raise KeyboardInterrupt
     remove_checkpoint(args.log_dir)
@@ -683,20 +683,20 @@ def told(rule, history, args, interrupted):
     return f"stopped after epoch {rule.stopped_epoch} of {epochs}: {why} ({plain}); {kept}"
 
 
-def report(args, is_fake, margins, facts, unreadable):
+def report(args, is_fake, logits, metadata, unreadable):
     """Print what came out, on validation, and what could not be read."""
     from detector.evaluation import metrics
     from detector.model import scores
 
-    found = metrics.figures(is_fake, scores.p_fake_of(margins, facts["temperature"]), facts["thresholds"])
+    found = metrics.figures(is_fake, scores.p_fake_of(logits, metadata["temperature"]), metadata["thresholds"])
     for path, reason in list(unreadable.items())[:10]:
         print(f"not read: {reason or path}")
     if unreadable:
         print(f"{plural(len(unreadable), 'image')} could not be read and were left out")
-    limits = facts["thresholds"]
+    limits = metadata["thresholds"]
     print(
         f"validation: accuracy {found['accuracy']:.4f}, AUC {found['auc']:.4f}, ECE {found['ece']:.4f}; temperature "
-        f"{facts['temperature']:.3f}, Fake from {limits['fake']:.4f}, Real up to {limits['real']:.4f}"
+        f"{metadata['temperature']:.3f}, Fake from {limits['fake']:.4f}, Real up to {limits['real']:.4f}"
     )
     print(f"{args.output} written ({args.output.stat().st_size / 2**20:.1f} MiB), history in {args.log_dir}")
 
@@ -714,7 +714,7 @@ def make_parser():
              "as keras.applications saves them; of several files the mean (default: none for compact, else imagenet)")  # fmt: skip
     add("--image-size", type=input_side, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
     add("--fitting", choices=("resize", "patches"), default="resize",
-        help="how an image becomes an input: whole and resized, or as squares at its own resolution, whose margins are "
+        help="how an image becomes an input: whole and resized, or as squares at its own resolution, whose logits are "
              "pooled")  # fmt: skip
     add("--patches", type=patch_count, default=9, help="squares of an image at most, of validation and when it is used")
     add("--resize-range", type=above_0, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"),

@@ -101,17 +101,17 @@ def by_page(model, paths, work):
 def from_keras(model, paths):
     """Return how far LiteRT is from Keras at most: (in logits, in P(Fake) before calibration)."""
     detector = export.open_detector(model)
-    network, facts = model_file.load(model)
+    network, metadata = model_file.load(model)
     ours, counts = [], []
 
     def batches():
         for start in range(0, len(paths), detector.batch):
-            stack = [pixels.inputs(pixels.read_image(path), facts) for path in paths[start : start + detector.batch]]
-            ours.append(scoring.pooled_margins(detector, stack))
+            stack = [pixels.preprocess(pixels.read_image(path), metadata) for path in paths[start : start + detector.batch]]
+            ours.append(scoring.pooled_logits(detector, stack))
             counts.extend(len(inputs) for inputs in stack)
             yield np.concatenate(stack)
 
-    each = backend.keras_margins(network, batches(), facts["output"])
+    each = backend.keras_logits(network, batches(), metadata["output"])
     theirs = np.array([part.mean() for part in np.split(each, np.cumsum(counts)[:-1])])
     ours = np.concatenate(ours)
     return abs(ours - theirs).max(), abs(scores.p_fake_of(ours, 1.0) - scores.p_fake_of(theirs, 1.0)).max()

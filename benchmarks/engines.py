@@ -131,10 +131,10 @@ def prepare(path, size, folder, engines):
     None is returned where there is no such network. What is to be known of the converted one stands beside it and is written last:
     <stem>.json {name, size, batch, output, margins}.
     """
-    facts = model_file.read_facts(path)
-    if size == facts["image_size"]:
+    metadata = model_file.read_metadata(path)
+    if size == metadata["image_size"]:
         return None
-    size = size or facts["image_size"]
+    size = size or metadata["image_size"]
     stem = Path(folder, f"{Path(path).stem}-{size}")
     for_onnx = "ONNX Runtime" in engines
     if stem.with_suffix(".json").is_file() and (stem.with_suffix(".onnx").is_file() or not for_onnx):
@@ -143,12 +143,12 @@ def prepare(path, size, folder, engines):
     if model is None:
         return None
     batch = runtime.batch_of({"image_size": size})
-    margins = backend.keras_margins(model, drawn(size, batch), facts["output"])
+    margins = backend.keras_logits(model, drawn(size, batch), metadata["output"])
     if for_onnx:
-        with backend.giving_logits(model), backend.quiet_stderr():
+        with backend.linear_output(model), backend.quiet_stderr():
             model.export(f"{stem}.onnx", format="onnx", verbose=False)
     stem.with_suffix(".tflite").write_bytes(export._to_flatbuffer(model))
-    told = {"name": f"{facts['architecture']}, {size} px", "size": size, "batch": batch, "output": facts["output"],
+    told = {"name": f"{metadata['architecture']}, {size} px", "size": size, "batch": batch, "output": metadata["output"],
             "margins": margins.tolist()}  # fmt: skip
     stem.with_suffix(".json").write_text(json.dumps(told), "utf-8")
     return stem
@@ -158,12 +158,12 @@ def network(path, size):
     """Return the Keras network of a detector with an input of `size`; None where its weights depend on that."""
     from detector.model.architectures import ARCHITECTURES
 
-    model, facts = model_file.load(path)
-    if size == facts["image_size"]:
+    model, metadata = model_file.load(path)
+    if size == metadata["image_size"]:
         return model
-    one = ARCHITECTURES[facts["architecture"]]
-    stem = facts["made"].get("arguments", {}).get("stem") or "standard"
-    if facts["architecture"] == "compact" or stem.startswith("small"):
+    one = ARCHITECTURES[metadata["architecture"]]
+    stem = metadata["made"].get("arguments", {}).get("stem") or "standard"
+    if metadata["architecture"] == "compact" or stem.startswith("small"):
         return None  # made for small images: of a larger one they compute far too much
     larger = one.build(size, "none", 0.0)
     try:
@@ -189,7 +189,7 @@ def compare(stem, engines, rounds, seconds):
             found[engine].append(json.loads(done.stdout.splitlines()[-1]))
     rows = []
     for engine, measured in found.items():
-        margins = scores.margins_of(measured[0]["logits"], told["output"])
+        margins = scores.fake_logits(measured[0]["logits"], told["output"])
         apart = abs(margins - expected).max()
         p_apart = abs(scores.p_fake_of(margins, 1.0) - scores.p_fake_of(expected, 1.0)).max()
         start, rate = (statistics.median(one[name] for one in measured) for name in ("start", "rate"))

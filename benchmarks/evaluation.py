@@ -39,9 +39,9 @@ def ways(args, items):
 
     detector = export.open_detector(args.model)
     paths = [os.path.join(args.data, item.path) for item in items]
-    model, facts = model_file.load(args.model)
+    model, metadata = model_file.load(args.model)
     batches = -(-len(items) // detector.batch)
-    dataset = folder_dataset(Path(args.data, args.split), facts["image_size"], detector.batch).take(batches)
+    dataset = folder_dataset(Path(args.data, args.split), metadata["image_size"], detector.batch).take(batches)
     return {
         **parts(detector, paths),
         "scoring": (lambda: evaluate.score_items(detector, args.data, items), len(items)),

@@ -103,7 +103,7 @@ def moved(detector, images, maps, draws):
     Returns:
         {"logits", "P(Fake)"} -> (fills, images, 1 + rivals) float64.
     """
-    margins, temperature = detector.margins(images), detector.facts["temperature"]
+    margins, temperature = detector.logits(images), detector.metadata["temperature"]
     found = {"logits": [], "P(Fake)": []}
     for fill in FILLS:
         rng = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def moved(detector, images, maps, draws):
         for image, heat, margin in zip(images, maps, margins, strict=True):
             sign = 1 if margin > 0 else -1
             masks = all_masks(image, sign * heat, draws, rng)
-            after = detector.margins(filled(image, masks, fill, rng))
+            after = detector.logits(filled(image, masks, fill, rng))
             p, p_after = (scores.p_fake_of(value, temperature) for value in (margin, after))
             rows["logits"].append(by_rival(sign * (margin - after), draws))
             rows["P(Fake)"].append(by_rival(sign * (p - p_after), draws))
@@ -135,12 +135,12 @@ def with_interval(values, is_fake):
 def curves(detector, images, maps):
     """Return {(deletion or insertion, order): (n,) margin in the verdict's favour, averaged over the curve}; in mean colour."""
     found, rng = {}, np.random.default_rng(0)
-    for image, heat, margin in zip(images, maps, detector.margins(images), strict=True):
+    for image, heat, margin in zip(images, maps, detector.logits(images), strict=True):
         sign = 1 if margin > 0 else -1
         for order, values in (("hottest first", sign * heat), ("at random", rng.random(heat.shape))):
             first = np.stack([highest(values, step) for step in STEPS])
             for kind, masks in (("deletion", first), ("insertion", ~first)):
-                area = np.trapezoid(sign * detector.margins(filled(image, masks, FILLS[0], rng)), STEPS)
+                area = np.trapezoid(sign * detector.logits(filled(image, masks, FILLS[0], rng)), STEPS)
                 found.setdefault((kind, order), []).append(area)
     return {key: np.array(values) for key, values in found.items()}
 
@@ -170,7 +170,7 @@ def speed(detector, image, runs):
         attribution.explain(detector, image)
         times.append(time.perf_counter() - began)
     spent = [f"{seconds:.2f}" for seconds in times]
-    print(f"{detector.facts['architecture']}, {detector.size} px: {statistics.median(times):.2f} s a map ({', '.join(spent)})")
+    print(f"{detector.metadata['architecture']}, {detector.size} px: {statistics.median(times):.2f} s a map ({', '.join(spent)})")
 
 
 def report(found, is_fake):
@@ -229,7 +229,7 @@ def read_some(args, size):
     for name in ("Fake", "Real"):
         of_class = [item for item in items if item.is_fake == (name == "Fake")]
         drawn += [of_class[i] for i in rng.permutation(len(of_class))[: args.images // 2]]
-    images = np.stack([pixels.read_fitted(args.data / item.path, size) for item in drawn])
+    images = np.stack([pixels.read_resized(args.data / item.path, size) for item in drawn])
     return images, np.array([item.is_fake for item in drawn])
 
 

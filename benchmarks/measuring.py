@@ -35,17 +35,17 @@ def parts(detector, paths):
     from detector.images import pixels
 
     cores = os.cpu_count() or 1
-    batch = np.stack([pixels.read_fitted(path, detector.size) for path in paths[: detector.batch]])
+    batch = np.stack([pixels.read_resized(path, detector.size) for path in paths[: detector.batch]])
     turns = max(1, len(paths) // len(batch) // 4 // cores)  # a quarter of the images says as much
 
     def engine_for_each_core():
         with ThreadPoolExecutor(cores) as pool:
-            list(pool.map(lambda _: detector.margins(batch, cores), range(cores * turns)))
+            list(pool.map(lambda _: detector.logits(batch, cores), range(cores * turns)))
 
     return {
-        "engine on all cores": (lambda: [detector.margins(batch) for _ in range(cores * turns)], cores * turns * len(batch)),
+        "engine on all cores": (lambda: [detector.logits(batch) for _ in range(cores * turns)], cores * turns * len(batch)),
         "engine for each core": (engine_for_each_core, cores * turns * len(batch)),
-        "decoding": (lambda: [pixels.read_fitted(path, detector.size) for path in paths[::4]], len(paths[::4])),
+        "decoding": (lambda: [pixels.read_resized(path, detector.size) for path in paths[::4]], len(paths[::4])),
     }
 
 

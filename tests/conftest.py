@@ -174,13 +174,13 @@ def trained(small_data, tmp_path_factory, own_cache):
         "--data", str(small_data), "--output", str(folder / "detector.h5"), "--log-dir", str(folder / "training"),
         "--architecture", "compact", "--epochs", "6", "--batch-size", "16", "--stop-after-epoch", "6", "--flip",
     ])  # fmt: skip
-    export.open_detector(folder / "detector.h5")  # compiled here, so that no test sees it told on stderr
+    export.open_detector(folder / "detector.h5")  # exported here, so that no test sees the message on stderr
     return folder / "detector.h5", folder / "training"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    """Keep the compiled detectors of the tests out of the user's cache."""
+    """Keep the exported models of the tests out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME") if sys.platform == "darwin" else ("XDG_CACHE_HOME", "LOCALAPPDATA"):
             patch.setenv(name, str(tmp_path_factory.mktemp("cache")))

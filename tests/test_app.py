@@ -23,9 +23,9 @@ def test_one_image_in_words(model, small_data, run, trained):
     path = small_data / "test" / "Fake" / "3.png"
     code, out, err = run(app.main, path, *model)
     assert (code, err) == (0, "")
-    facts = model_file.read_facts(trained[0])
+    metadata = model_file.read_metadata(trained[0])
     p_fake = json.loads(run(app.main, path, *model, "--json")[1])[0]["p_fake"]
-    verdict = scores.verdict_of(p_fake, facts["thresholds"])
+    verdict = scores.verdict_of(p_fake, metadata["thresholds"])
     first, second, third, fourth, last = out.splitlines()
     assert first == f"{path}: {verdict}, P(Fake) = {p_fake:.4f}"
     assert second.startswith("  Fake is said from ")
@@ -178,8 +178,8 @@ def test_what_ships_is_compiled_from_the_h5_beside_it():
     shipped = sorted(export.SHIPPED.glob("*.h5"))
     assert shipped and shipped == default_models()
     for path in shipped:
-        facts, flatbuffer = export._shipped(path)
-        assert facts == model_file.read_facts(path)
+        metadata, flatbuffer = export._shipped(path)
+        assert metadata == model_file.read_metadata(path)
         assert flatbuffer.is_file()
         assert sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) <= 12 * 2**20
 
@@ -363,12 +363,12 @@ def test_the_scores_are_those_of_evaluate_and_of_keras(model, trained, small_dat
     by_shell = {row["path"]: row["p_fake"] for row in rows}
     paths = [tmp_path / "data" / name for name in evaluated]
     assert [by_shell[str(path)] for path in paths] == pytest.approx(list(evaluated.values()), abs=1e-6)
-    network, facts = model_file.load(trained[0])
-    fitted = np.stack([pixels.read_fitted(path, 32) for path in paths])
-    margins = backend.keras_margins(network, fitted, facts["output"])
-    by_litert = export.open_detector(trained[0]).margins(fitted)
-    assert np.abs(margins - by_litert).max() < 1e-3
-    assert np.abs(scores.p_fake_of(margins, 1.0) - scores.p_fake_of(by_litert, 1.0)).max() < 1e-5
+    network, metadata = model_file.load(trained[0])
+    fitted = np.stack([pixels.read_resized(path, 32) for path in paths])
+    logits = backend.keras_logits(network, fitted, metadata["output"])
+    by_litert = export.open_detector(trained[0]).logits(fitted)
+    assert np.abs(logits - by_litert).max() < 1e-3
+    assert np.abs(scores.p_fake_of(logits, 1.0) - scores.p_fake_of(by_litert, 1.0)).max() < 1e-5
     assert [by_shell[str(path)] for path in paths] == pytest.approx(
-        scores.p_fake_of(margins, facts["temperature"]).tolist(), abs=1e-5
+        scores.p_fake_of(logits, metadata["temperature"]).tolist(), abs=1e-5
     )

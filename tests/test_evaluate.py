@@ -22,12 +22,12 @@ REPORT = {"metrics.json", "predictions.csv", "report.html"}
 @pytest.fixture(scope="module")
 def other(trained, tmp_path_factory):
     """A second detector: the first, its last layer half as certain and a little askew."""
-    model, facts = model_file.load(trained[0])
+    model, metadata = model_file.load(trained[0])
     path = tmp_path_factory.mktemp("other") / "other.h5"
     layer = model.layers[-1]
     kernel, bias = layer.get_weights()
     layer.set_weights([kernel * 0.5, bias + np.array([0.5, 0.0])])
-    model_file.save(model, path, facts)
+    model_file.save(model, path, metadata)
     return path
 
 
@@ -75,12 +75,12 @@ def test_what_is_written_down_of_model_and_engine(report, trained):
     import hashlib
 
     figures, _ = read(report)
-    facts = model_file.read_facts(trained[0])
+    metadata = model_file.read_metadata(trained[0])
     assert (figures["tool"], figures["engine"], figures["device"]) == ("evaluate.py", "litert", "litert on cpu")
     assert (figures["split"], list(figures["splits"])) == ("test", ["test", "validation"])
     assert figures["data"] == str(report.parent / "data")
     assert {"numpy", "scikit-learn", "ai-edge-litert", "opencv-python-headless"} <= set(figures["versions"])
-    assert (figures["thresholds"], figures["temperature"]) == (facts["thresholds"], facts["temperature"])
+    assert (figures["thresholds"], figures["temperature"]) == (metadata["thresholds"], metadata["temperature"])
     assert figures["model_sha256"] == hashlib.sha256(trained[0].read_bytes()).hexdigest()
 
 
@@ -129,7 +129,7 @@ def test_raw_figures_are_those_without_the_temperature(report):
 
 def test_verdicts_follow_the_thresholds_of_the_model(report, trained):
     _, rows = read(report)
-    limits = model_file.read_facts(trained[0])["thresholds"]
+    limits = model_file.read_metadata(trained[0])["thresholds"]
     for row in rows:
         p = float(row["p_fake"])
         assert row["verdict"] == ("Fake" if p >= limits["fake"] else "Real" if p <= limits["real"] else "uncertain")
@@ -211,8 +211,9 @@ def test_damaged_figures_are_those_of_the_damaged_images(report, trained):
     detector = export.open_detector(trained[0])
     for name in ("blur 2", "noise 0.05"):
         way = dataset.damages()[name]
-        images = np.stack([pixels.fit(way(pixels.read_image(report.parent / "data" / row["path"])), 32) for row in rows])
-        expected = metrics.figures(is_fake, detector.p_fake(images), detector.facts["thresholds"])
+        images = np.stack([pixels.resize(way(pixels.read_image(report.parent / "data" / row["path"])), 32) for row in rows])
+        p_expected = scores.p_fake_of(detector.logits(images), detector.metadata["temperature"])
+        expected = metrics.figures(is_fake, p_expected, detector.metadata["thresholds"])
         found = figures["splits"]["test"]["damage"][name]
         assert found["brier"] == pytest.approx(expected["brier"], abs=1e-5)
         assert found["confusion"] == expected["confusion"]
@@ -225,7 +226,8 @@ def test_against_another_model(report, other):
     theirs = export.open_detector(other)
     from detector.images import pixels
 
-    p_other = theirs.p_fake(np.stack([pixels.read_fitted(report.parent / "data" / row["path"], 32) for row in rows]))
+    images = np.stack([pixels.read_resized(report.parent / "data" / row["path"], 32) for row in rows])
+    p_other = scores.p_fake_of(theirs.logits(images), theirs.metadata["temperature"])
     right, other_right = (p_fake >= 0.5) == is_fake, (p_other >= 0.5) == is_fake
     assert versus["model"] == str(other) and versus["in_train_of_other"] is None
     assert versus["difference"]["accuracy"] == pytest.approx(right.mean() - other_right.mean())
@@ -398,7 +400,7 @@ def test_a_model_without_facts(small_data, tmp_path, run):
         code, out, err = run(evaluate.main, path, "--data", small_data, "--report", tmp_path / "r", "--engine", engine)
         assert (code, out) == (1, "")
         assert err == (
-            f"error: {path}: expected a detector that model_training.py saved, found a Keras model without a detector's facts; "
+            f"error: {path}: expected a detector that model_training.py saved, found a Keras model without a detector's metadata; "
             "train it with model_training.py\n"
         )
 

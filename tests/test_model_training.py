@@ -18,7 +18,7 @@ from detector.data import tree as data_tree
 from detector.model import export
 from detector.model import file as model_file
 from detector.model.architectures import ARCHITECTURES
-from detector.model.backend import import_keras, keras_margins
+from detector.model.backend import import_keras, keras_logits
 from detector.model.scores import p_fake_of
 from tests.conftest import ROOT, draw
 
@@ -37,16 +37,16 @@ def test_what_a_run_leaves(trained, small_data):
     with (log / "history.csv").open() as file:
         history = list(csv.DictReader(file))
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
-    facts = model_file.read_facts(path)
-    assert facts["image_size"] == 32
-    assert facts["seen"] == {"shorter_side": [32, 32], "aspect": [1.0, 1.0]}
-    assert facts["made"]["counts"] == {"train": {"Fake": 64, "Real": 64}, "validation": {"Fake": 32, "Real": 32}}
-    assert facts["made"]["arguments"]["epochs"] == 6
-    assert facts["made"]["arguments"]["data"] == small_data.name  # no folder of this machine goes into the file
-    assert str(small_data.parent) not in json.dumps(facts)
-    assert facts["thresholds"]["n_fake"] == 32
+    metadata = model_file.read_metadata(path)
+    assert metadata["image_size"] == 32
+    assert metadata["training_range"] == {"shorter_side": [32, 32], "aspect": [1.0, 1.0]}
+    assert metadata["made"]["counts"] == {"train": {"Fake": 64, "Real": 64}, "validation": {"Fake": 32, "Real": 32}}
+    assert metadata["made"]["arguments"]["epochs"] == 6
+    assert metadata["made"]["arguments"]["data"] == small_data.name  # no folder of this machine goes into the file
+    assert str(small_data.parent) not in json.dumps(metadata)
+    assert metadata["thresholds"]["n_fake"] == 32
     losses = [float(row["val_loss"]) for row in history]
-    assert facts["made"]["best_epoch"] == losses.index(min(losses)) + 1
+    assert metadata["made"]["best_epoch"] == losses.index(min(losses)) + 1
 
 
 def test_the_loss_is_the_cross_entropy_of_the_probabilities_plus_the_penalty():
@@ -152,12 +152,12 @@ def test_the_file_holds_the_weights_of_the_best_epoch(small_data, tmp_path, run,
     assert run(model_training.main, *arguments(small_data, tmp_path, *more))[0] == 0
     with (tmp_path / "log" / "history.csv").open() as file:
         losses = [float(row["val_cross_entropy"]) for row in csv.DictReader(file)]
-    model, facts = model_file.load(tmp_path / "d.h5")
-    assert facts["made"]["best_epoch"] == 2
+    model, metadata = model_file.load(tmp_path / "d.h5")
+    assert metadata["made"]["best_epoch"] == 2
     paths, labels = data_tree.read_tree(small_data, ("validation",))["validation"]
     images = dataset.Decoded(dataset.look_at(small_data, "validation", paths, labels), 32)
-    is_fake, margins = model_training.score_validation(model, batches.ImageFeed(images, "softmax", 16))
-    found = np.logaddexp(0, np.where(is_fake, -margins, margins)).mean()
+    is_fake, logits = model_training.score_validation(model, batches.ImageFeed(images, "softmax", 16))
+    found = np.logaddexp(0, np.where(is_fake, -logits, logits)).mean()
     assert found == pytest.approx(losses[1], rel=1e-4)
     assert found != pytest.approx(losses[-1], rel=1e-2)
 
@@ -165,10 +165,10 @@ def test_the_file_holds_the_weights_of_the_best_epoch(small_data, tmp_path, run,
 def test_saving_and_loading_keeps_the_scores(tmp_path):
     model = ARCHITECTURES["resnet50v2"].build(32, "none", 1e-3)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    facts = {**model_file.read_facts(ROOT / "models" / "compact.h5"), "output": "sigmoid_real", "architecture": "resnet50v2"}
-    model_file.save(model, tmp_path / "r.h5", facts)
+    metadata = {**model_file.read_metadata(ROOT / "models" / "compact.h5"), "output": "sigmoid_real", "architecture": "resnet50v2"}
+    model_file.save(model, tmp_path / "r.h5", metadata)
     again, _ = model_file.load(tmp_path / "r.h5")
-    one, other = (keras_margins(m, images, "sigmoid_real") for m in (model, again))
+    one, other = (keras_logits(m, images, "sigmoid_real") for m in (model, again))
     assert one.tolist() == other.tolist() and len(set(one)) == 2
 
 
@@ -200,7 +200,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, run, small_data):
     assert (tmp_path / "d.h5").read_text() == "mine"
     log = tmp_path / "log"
     log.mkdir()
-    (log / "state.json").write_text(json.dumps({"facts": {"--epochs": "7"}}))
+    (log / "state.json").write_text(json.dumps({"metadata": {"--epochs": "7"}}))
     code, _, err = run(model_training.main, *short)
     assert code == 1
     assert err.startswith(f"error: {log}: expected the checkpoint of this run, found one that differs in --arch")
@@ -250,7 +250,7 @@ def test_an_interrupted_run_says_so_and_goes_on(epoch, tmp_path, run, small_data
     code, out, _ = run(model_training.main, *command)
     assert code == 0
     assert ("taking up the run in" in out) == (epoch > 0)
-    assert model_file.read_facts(tmp_path / "d.h5")["made"]["epochs_run"] == 3
+    assert model_file.read_metadata(tmp_path / "d.h5")["made"]["epochs_run"] == 3
 
 
 def test_ctrl_c_is_not_lost_in_a_library(tmp_path, run, small_data, monkeypatch):
@@ -274,7 +274,7 @@ def test_ctrl_c_is_not_lost_in_a_library(tmp_path, run, small_data, monkeypatch)
     finally:
         signal.signal(signal.SIGINT, before)
     assert (code, err, steps[-1], len(steps)) == (1, "error: interrupted; run the same command again to finish it\n", 1, 6)
-    assert model_file.read_facts(tmp_path / "d.h5")["made"]["epochs_run"] == 1
+    assert model_file.read_metadata(tmp_path / "d.h5")["made"]["epochs_run"] == 1
 
 
 @pytest.mark.parametrize("option, value, said", [
@@ -379,16 +379,16 @@ def test_trained_on_jax_without_tensorflow_it_scores_the_same_on_tensorflow(smal
     subprocess.run(command(small_data, folder, *more), check=True, capture_output=True, env=environment)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np; from detector.model import backend, file as m\n"
-        "model, facts = m.load(sys.argv[2]); import keras; assert keras.backend.backend() == 'jax'\n"
-        "print(backend.keras_margins(model, np.load(sys.argv[3]), facts['output']).tolist())"
+        "model, metadata = m.load(sys.argv[2]); import keras; assert keras.backend.backend() == 'jax'\n"
+        "print(backend.keras_logits(model, np.load(sys.argv[3]), metadata['output']).tolist())"
     )
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
     np.save(tmp_path / "images.npy", images)
     given = [sys.executable, "-c", code, str(ROOT), str(folder / "d.h5"), str(tmp_path / "images.npy")]
     there = subprocess.run(given, check=True, capture_output=True, text=True, env=environment)
-    model, facts = model_file.load(folder / "d.h5")
-    here = keras_margins(model, images, facts["output"])
-    assert facts["made"]["versions"]["jax"]
+    model, metadata = model_file.load(folder / "d.h5")
+    here = keras_logits(model, images, metadata["output"])
+    assert metadata["made"]["versions"]["jax"]
     assert p_fake_of(here, 1) == pytest.approx(p_fake_of(json.loads(there.stdout), 1), abs=1e-5)
 
 
@@ -418,9 +418,9 @@ def test_the_head_is_trained_first_and_then_all_layers(small_data, tmp_path, mob
     more = ["--architecture", "mobilenetv2", "--weights", str(mobilenet_weights), "--stop-rule", "never", "--batch-size", "32"]
     model_training.main([*places, *more, "--head-epochs", "2", "--epochs", "1", "--learning-rate", "5e-4"])
     assert trained == [(0, 2, False, 0.001), (2, 3, True, 0.0005)]
-    facts = model_file.read_facts(tmp_path / "d.h5")
-    assert facts["made"]["epochs_run"] == 3
-    assert facts["made"]["arguments"]["head_epochs"] == 2
+    metadata = model_file.read_metadata(tmp_path / "d.h5")
+    assert metadata["made"]["epochs_run"] == 3
+    assert metadata["made"]["arguments"]["head_epochs"] == 2
 
 
 def test_a_run_killed_between_its_two_phases_ends_the_same(small_data, tmp_path, mobilenet_weights):
@@ -439,9 +439,9 @@ def test_a_run_killed_between_its_two_phases_ends_the_same(small_data, tmp_path,
 def test_what_was_trained_in_16_bits_is_saved_in_32(precision, small_data, tmp_path, run):
     code, _, err = run(model_training.main, *arguments(small_data, tmp_path, "--epochs", "1", "--mixed-precision", precision))
     assert (code, err) == (0, "")
-    model, facts = model_file.load(tmp_path / "d.h5")
+    model, metadata = model_file.load(tmp_path / "d.h5")
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
-    assert facts["made"]["arguments"]["mixed_precision"] == precision
+    assert metadata["made"]["arguments"]["mixed_precision"] == precision
     assert import_keras().config.dtype_policy().name == "float32"  # nothing is left behind for the next one
 
 
@@ -452,8 +452,8 @@ def test_a_changed_data_set_is_not_gone_on_with(small_data, tmp_path, run):
     log = tmp_path / "log"
     log.mkdir()
     assert run(model_training.main, *more)[0] == 0
-    facts = model_file.read_facts(tmp_path / "d.h5")["made"]
-    state = {"facts": {"the images": facts["data_fingerprint"]}, "step": 0, "history": [], "rule": {}}
+    metadata = model_file.read_metadata(tmp_path / "d.h5")["made"]
+    state = {"metadata": {"the images": metadata["data_fingerprint"]}, "step": 0, "history": [], "rule": {}}
     (log / "state.json").write_text(json.dumps(state))
     draw("another").save(data / "train/Fake/0.png")
     code, _, err = run(model_training.main, *more)
@@ -485,16 +485,16 @@ def test_memory_that_runs_out_is_one_line(small_data, tmp_path, run, monkeypatch
 def test_the_mean_of_trained_detectors_with_test_time_flip(trained, small_data, tmp_path, run):
     one, _ = model_file.load(trained[0])
     other = ARCHITECTURES["compact"].build(32, "none", 1e-3)
-    model_file.save(other, tmp_path / "other.h5", model_file.read_facts(trained[0]))
+    model_file.save(other, tmp_path / "other.h5", model_file.read_metadata(trained[0]))
     mean = [(a + b) / 2 for a, b in zip(one.get_weights(), other.get_weights(), strict=True)]
     more = ["--weights", trained[0], tmp_path / "other.h5", "--epochs", "0", "--test-time-flip"]
     assert run(model_training.main, *arguments(small_data, tmp_path, *more))[::2] == (0, "")
-    made, facts = model_file.load(tmp_path / "d.h5")
-    assert facts["made"]["arguments"]["weights"] == [trained[0].name, "other.h5"]
+    made, metadata = model_file.load(tmp_path / "d.h5")
+    assert metadata["made"]["arguments"]["weights"] == [trained[0].name, "other.h5"]
     other.set_weights(mean)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    straight, mirrored = (keras_margins(other, some, "softmax") for some in (images, images[:, :, ::-1].copy()))
-    assert np.abs(keras_margins(made, images, "softmax") - (straight + mirrored) / 2).max() < 1e-3
+    straight, mirrored = (keras_logits(other, some, "softmax") for some in (images, images[:, :, ::-1].copy()))
+    assert np.abs(keras_logits(made, images, "softmax") - (straight + mirrored) / 2).max() < 1e-3
     # such a file is where training can go on from, as any other
     again = ["--data", small_data, "--output", tmp_path / "e.h5", "--log-dir", tmp_path / "again", "--architecture", "compact"]
     assert run(model_training.main, *again, "--weights", tmp_path / "d.h5", "--epochs", "0")[::2] == (0, "")
@@ -504,14 +504,14 @@ def test_the_mean_of_trained_detectors_with_test_time_flip(trained, small_data, 
 
 def test_a_detector_gives_the_head_too(small_data, tmp_path, run):
     model = ARCHITECTURES["mobilenetv2"].build(32, "none", 1e-3)
-    facts = {**model_file.read_facts(ROOT / "models" / "compact.h5"), "architecture": "mobilenetv2"}
-    model_file.save(model, tmp_path / "before.h5", facts)
+    metadata = {**model_file.read_metadata(ROOT / "models" / "compact.h5"), "architecture": "mobilenetv2"}
+    model_file.save(model, tmp_path / "before.h5", metadata)
     more = ["--architecture", "mobilenetv2", "--image-size", "32", "--weights", tmp_path / "before.h5", "--epochs", "0"]
     places = ["--data", small_data, "--output", tmp_path / "d.h5", "--log-dir", tmp_path / "log"]
     assert run(model_training.main, *places, *more)[::2] == (0, "")
-    after, facts = model_file.load(tmp_path / "d.h5")
+    after, metadata = model_file.load(tmp_path / "d.h5")
     assert all((a == b).all() for a, b in zip(model.get_weights(), after.get_weights(), strict=True))
-    assert facts["made"]["arguments"]["head_epochs"] == 0
+    assert metadata["made"]["arguments"]["head_epochs"] == 0
 
 
 def test_what_was_seen_before_is_known_and_told(trained, small_data, make_tree, tmp_path, run):
@@ -527,11 +527,11 @@ def test_what_was_seen_before_is_known_and_told(trained, small_data, make_tree, 
         f"warning: {trained[0]} was trained on 64 images of these validation images: what is fitted on them, temperature, "
         "thresholds and the best epoch, will look better than it is\n"
     ) in out
-    facts, before = model_file.read_facts(tmp_path / "d.h5"), model_file.read_facts(trained[0])
-    assert facts["made"]["started_from"] == [
+    metadata, before = model_file.read_metadata(tmp_path / "d.h5"), model_file.read_metadata(trained[0])
+    assert metadata["made"]["started_from"] == [
         {"name": trained[0].name, "sha256": files.digest_of(trained[0]), "trained_on": before["trained_on"]}
     ]
-    assert facts["trained_on"] == (
+    assert metadata["trained_on"] == (
         f"the images of data: 4 Fake and 4 Real images with a shorter side of 32 pixels; before that: {before['trained_on']}"
     )
     images = [*(small_data / "train").rglob("*.png"), *(data / "train").rglob("*.png")]
@@ -540,8 +540,8 @@ def test_what_was_seen_before_is_known_and_told(trained, small_data, make_tree, 
 
 
 def test_without_digests_of_what_it_started_from_a_detector_has_none(trained, small_data, tmp_path, run):
-    model, facts = model_file.load(trained[0])
-    model_file.save(model, tmp_path / "older.h5", facts)
+    model, metadata = model_file.load(trained[0])
+    model_file.save(model, tmp_path / "older.h5", metadata)
     more = ["--weights", trained[0], tmp_path / "older.h5", "--epochs", "0"]
     code, out, _ = run(model_training.main, *arguments(small_data, tmp_path, *more))
     assert code == 0 and "warning" not in out
@@ -551,8 +551,8 @@ def test_without_digests_of_what_it_started_from_a_detector_has_none(trained, sm
 @pytest.mark.parametrize("stem", ["standard", "small", "small_7x7"])
 def test_a_resnets_detector_given_back_keeps_its_stem(stem, small_data, tmp_path, run):
     model = ARCHITECTURES["resnet50v2"].build(32, "none", 0.0, stem=stem)
-    facts = model_file.read_facts(ROOT / "models" / "compact.h5") | {"architecture": "resnet50v2", "output": "sigmoid_real"}
-    model_file.save(model, tmp_path / "before.h5", facts)
+    metadata = model_file.read_metadata(ROOT / "models" / "compact.h5") | {"architecture": "resnet50v2", "output": "sigmoid_real"}
+    model_file.save(model, tmp_path / "before.h5", metadata)
     more = ["--architecture", "resnet50v2", "--image-size", "32", "--weights", tmp_path / "before.h5", "--epochs", "0"]
     places = ["--data", small_data, "--output", tmp_path / "d.h5", "--log-dir", tmp_path / "log"]
     other = "small" if stem == "standard" else "standard"
@@ -560,15 +560,15 @@ def test_a_resnets_detector_given_back_keeps_its_stem(stem, small_data, tmp_path
         1, f"error: --stem {other}: expected that of {tmp_path / 'before.h5'}, {stem.removesuffix('_7x7')}; leave it out\n"
     )  # fmt: skip
     assert run(model_training.main, *places, *more)[::2] == (0, "")
-    after, facts = model_file.load(tmp_path / "d.h5")
-    assert facts["made"]["arguments"]["stem"] == stem
+    after, metadata = model_file.load(tmp_path / "d.h5")
+    assert metadata["made"]["arguments"]["stem"] == stem
     assert all((a == b).all() for a, b in zip(model.get_weights(), after.get_weights(), strict=True))
 
 
 def test_a_detector_and_a_backbone_together_are_one_line(small_data, tmp_path, run):
     model = ARCHITECTURES["mobilenetv2"].build(32, "none", 1e-3)
-    facts = model_file.read_facts(ROOT / "models" / "compact.h5") | {"architecture": "mobilenetv2"}
-    model_file.save(model, tmp_path / "whole.h5", facts)
+    metadata = model_file.read_metadata(ROOT / "models" / "compact.h5") | {"architecture": "mobilenetv2"}
+    model_file.save(model, tmp_path / "whole.h5", metadata)
     backbone = tmp_path / "backbone.weights.h5"
     model.save_weights(backbone)
     more = ["--architecture", "mobilenetv2", "--weights", backbone, tmp_path / "whole.h5"]
@@ -606,8 +606,8 @@ def test_the_second_start_decodes_nothing(small_data, tmp_path, run, monkeypatch
 
     data = tmp_path / "data"
     shutil.copytree(small_data, data, ignore=shutil.ignore_patterns(".*"))
-    decoded, whole = [], pixels.read_fitted
-    monkeypatch.setattr(pixels, "read_fitted", lambda *given: decoded.append(given) or whole(*given))
+    decoded, whole = [], pixels.read_resized
+    monkeypatch.setattr(pixels, "read_resized", lambda *given: decoded.append(given) or whole(*given))
     counts = []
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
@@ -724,33 +724,33 @@ def test_patches_are_validated_and_calibrated_as_the_app_scores(trained_on_patch
     from detector.evaluation import thresholds
     from detector.inference import scoring
 
-    facts = model_file.read_facts(trained_on_patches / "d.h5")
-    assert (facts["fitting"], facts["patches"], facts["image_size"]) == ("patches", 3, 16)
+    metadata = model_file.read_metadata(trained_on_patches / "d.h5")
+    assert (metadata["preprocessing"], metadata["patches"], metadata["image_size"]) == ("patches", 3, 16)
     detector = export.open_detector(trained_on_patches / "d.h5")
     paths, labels = data_tree.read_tree(small_data, ("validation",))["validation"]
     scores = list(scoring.score_files(detector, [small_data / path for path in paths]))
-    is_fake, margins = np.array(labels) == 0, np.array([score.margin for score in scores])
-    temperature, limits = thresholds.calibrate(is_fake, margins)
-    assert facts["temperature"] == pytest.approx(temperature, rel=1e-3)
-    assert [facts["thresholds"][name] for name in ("fake", "real")] == pytest.approx([limits["fake"], limits["real"]], abs=1e-4)
+    is_fake, logits = np.array(labels) == 0, np.array([score.logit for score in scores])
+    temperature, limits = thresholds.calibrate(is_fake, logits)
+    assert metadata["temperature"] == pytest.approx(temperature, rel=1e-3)
+    assert [metadata["thresholds"][name] for name in ("fake", "real")] == pytest.approx([limits["fake"], limits["real"]], abs=1e-4)
     with (trained_on_patches / "log" / "history.csv").open() as file:
-        best = list(csv.DictReader(file))[facts["made"]["best_epoch"] - 1]
-    loss = np.logaddexp(0, np.where(is_fake, -margins, margins)).mean()
+        best = list(csv.DictReader(file))[metadata["made"]["best_epoch"] - 1]
+    loss = np.logaddexp(0, np.where(is_fake, -logits, logits)).mean()
     assert float(best["val_cross_entropy"]) == pytest.approx(loss, rel=1e-3)
-    assert float(best["val_accuracy"]) == pytest.approx(((margins >= 0) == is_fake).mean())
+    assert float(best["val_accuracy"]) == pytest.approx(((logits >= 0) == is_fake).mean())
 
 
 def test_what_was_seen_is_what_the_resize_made_of_the_images(trained_on_patches):
-    facts = model_file.read_facts(trained_on_patches / "d.h5")
-    assert facts["seen"] == {"shorter_side": [24, 48], "aspect": [1.0, 1.0]}
-    assert facts["trained_on"].endswith("with a shorter side of 32 pixels")
+    metadata = model_file.read_metadata(trained_on_patches / "d.h5")
+    assert metadata["training_range"] == {"shorter_side": [24, 48], "aspect": [1.0, 1.0]}
+    assert metadata["trained_on"].endswith("with a shorter side of 32 pixels")
 
 
 def test_the_sizes_to_judge_can_be_given(small_data, tmp_path):
     model_training.main(arguments(small_data, tmp_path, "--epochs", "0", "--judge-sides", "20", "4000"))
-    facts = model_file.read_facts(tmp_path / "d.h5")
-    assert facts["seen"] == {"shorter_side": [20, 4000], "aspect": [1.0, 1.0]}
-    assert facts["trained_on"].endswith("with a shorter side of 32 pixels")
+    metadata = model_file.read_metadata(tmp_path / "d.h5")
+    assert metadata["training_range"] == {"shorter_side": [20, 4000], "aspect": [1.0, 1.0]}
+    assert metadata["trained_on"].endswith("with a shorter side of 32 pixels")
 
 
 def test_of_patches_whole_train_images_alone_are_kept(trained_on_patches, small_data):

@@ -8,8 +8,8 @@ from detector.model.scores import p_fake_of
 
 
 # --- calibration and thresholds, fitted on validation ----------------------------------------------------------------------
-def fit_temperature(is_fake, margins):
-    """Return the T that minimises the log loss of sigmoid(margin / T) (Guo et al. 2017, arXiv 1706.04599).
+def fit_temperature(is_fake, logits):
+    """Return the T that minimises the log loss of sigmoid(logit / T) (Guo et al. 2017, arXiv 1706.04599).
 
     Both classes weigh the same, as in training. T is 0.5 to 20: a few images that are told apart without error do not make
     the detector more certain than twice what it says.
@@ -17,7 +17,7 @@ def fit_temperature(is_fake, margins):
     from scipy.optimize import minimize_scalar
 
     is_fake = np.asarray(is_fake, bool)
-    signed = np.where(is_fake, margins, -np.asarray(margins, np.float64))
+    signed = np.where(is_fake, logits, -np.asarray(logits, np.float64))
     weights = np.where(is_fake, 1 / max(1, is_fake.sum()), 1 / max(1, (~is_fake).sum()))
 
     def log_loss(log_temperature):
@@ -89,7 +89,7 @@ def upper_bound(errors, n, confidence=0.95):
     return 1.0 if errors >= n else float(betaincinv(errors + 1, n - errors, confidence))
 
 
-def calibrate(is_fake, margins, max_error=0.01):
-    """Return (temperature, thresholds) fitted on validation margins."""
-    temperature = fit_temperature(is_fake, margins)
-    return temperature, fit_thresholds(is_fake, p_fake_of(margins, temperature), max_error)
+def calibrate(is_fake, logits, max_error=0.01):
+    """Return (temperature, thresholds) fitted on validation logits."""
+    temperature = fit_temperature(is_fake, logits)
+    return temperature, fit_thresholds(is_fake, p_fake_of(logits, temperature), max_error)

@@ -1,6 +1,6 @@
-"""How a file becomes RGB uint8, and how an image is fitted to the network's input.
+"""Decoding of image files to RGB uint8, and preprocessing to the network's input.
 
-One decoding and one fitting for training, evaluation and the app: a score is the same wherever it is computed.
+Training, evaluation and the app share both, so that a score is the same wherever it is computed.
 """
 import contextlib
 import io
@@ -169,7 +169,7 @@ def _to_8_bit(image):
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
-def fit(image, size):
+def resize(image, size):
     """Resize an image to the network's input with Pillow's antialiasing; an image of that size is returned as it is.
 
     Args:
@@ -199,7 +199,7 @@ def patches(image, size, most):
         (k, size, size, 3) uint8, RGB; k is between 1 and `most`.
     """
     boxes = patch_boxes(*image.shape[:2], size, most)
-    return np.stack([fit(image[top : top + side, left : left + side], size) for top, left, side in boxes])
+    return np.stack([resize(image[top : top + side, left : left + side], size) for top, left, side in boxes])
 
 
 def patch_boxes(height, width, size, most):
@@ -220,24 +220,24 @@ def _spread(length, side, number):
     return [round(i * (length - side) / max(number - 1, 1)) for i in range(number)]
 
 
-def inputs(image, facts):
-    """Turn a decoded image into what a detector's network takes, as its facts say ('fitting'); a score is pooled over them.
+def preprocess(image, metadata):
+    """Return the network's inputs for a decoded image, as a detector's metadata say; the image's score is the mean over them.
 
     Args:
         image: (h, w, 3) uint8, RGB.
-        facts: dict, as detector.model.file describes it.
+        metadata: dict, as detector.model.file describes it.
 
     Returns:
         (k, s, s, 3) uint8, RGB: one for 'resize', several for 'patches'.
     """
-    if facts["fitting"] == "patches":
-        return patches(image, facts["image_size"], facts["patches"])
-    return fit(image, facts["image_size"])[None]
+    if metadata["preprocessing"] == "patches":
+        return patches(image, metadata["image_size"], metadata["patches"])
+    return resize(image, metadata["image_size"])[None]
 
 
-def read_fitted(source, size):
-    """Decode a file and fit it: (size, size, 3) uint8, RGB. Raises as `read_image`."""
-    return fit(read_image(source), size)
+def read_resized(source, size):
+    """Decode a file and resize it: (size, size, 3) uint8, RGB. Raises as `read_image`."""
+    return resize(read_image(source), size)
 
 
 def choose_size(sizes):
@@ -245,7 +245,7 @@ def choose_size(sizes):
     return 32 if np.median(sizes.min(axis=1)) <= SMALL else 224
 
 
-def sizes_seen(sizes):
+def training_range(sizes):
     """Return {'shorter_side': [lowest, highest] in pixels, 'aspect': [lowest, highest], longer by shorter side}."""
     shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
     aspect = longer / shorter

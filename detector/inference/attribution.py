@@ -1,20 +1,20 @@
 """Where in an image a verdict comes from: a heat map from forward passes alone, through the whole network and its head.
 
-Random parts of what the network sees are masked, a fifth at a time, and the margin is noted each time (RISE, arXiv 1806.07421).
-What each place is worth is then fitted to these margins by ridge regression, as LIME and KernelSHAP do (arXiv 1602.04938,
+Random parts of what the network sees are masked, a fifth at a time, and the logit is noted each time (RISE, arXiv 1806.07421).
+What each place is worth is then fitted to these logits by ridge regression, as LIME and KernelSHAP do (arXiv 1602.04938,
 1705.07874), with a prior that neighbours are alike, since masks are few. What is masked is replaced by two fills in turn, a blur,
 which takes the fine traces away, and noise, which puts others in their place: with one of them alone the map says more about that
 fill than about the image.
 
 The heat is in logits of Fake, and its unit is that of the whole image:
 
-- Its mean is the margin, the score of the image: mostly above 0 where the verdict is Fake, mostly below where it is Real.
+- Its mean is the logit, the score of the image: mostly above 0 where the verdict is Fake, mostly below where it is Real.
 - Its differences from place to place are measured: a part that covers a share a of the image and is hotter than the rest by d
-  lowers the margin by about a * d more when it is masked than as large a part elsewhere.
+  lowers the logit by about a * d more when it is masked than as large a part elsewhere.
 
-A detector of 'patches' has a map for each patch, whose mean is the margin of that patch; where patches overlap their maps are
+A detector of 'patches' has a map for each patch, whose mean is the logit of that patch; where patches overlap their maps are
 averaged, and where there is none the heat is 0. With many patches there are few masks for each; below a few nothing is said of
-where in it a patch gets its margin from. NumPy and Pillow.
+where in it a patch gets its logit from. NumPy and Pillow.
 """
 import functools
 import math
@@ -45,19 +45,19 @@ def explain(detector, image):
     """Make the heat map of an image; the same one each time.
 
     Args:
-        detector: detector.model.runtime.Detector; of it `margins` and `facts` are used.
+        detector: detector.model.runtime.Detector; of it `logits` and `metadata` are used.
         image: (h, w, 3) uint8, RGB.
 
     Returns:
         (h, w) float32, logits of Fake: above 0 where the image speaks for Fake, below 0 where it speaks for Real.
     """
-    seen, boxes = pixels.inputs(image, detector.facts), _boxes(image, detector.facts)
-    margins = detector.margins(seen)
+    seen, boxes = pixels.preprocess(image, detector.metadata), _boxes(image, detector.metadata)
+    logits = detector.logits(seen)
     each = (SMALL_PASSES if seen.shape[1] <= pixels.SMALL else PASSES) // len(seen)
     heat = np.zeros(image.shape[:2], np.float32)
     with progress((), total=each * len(seen) if each >= FEWEST else 0, unit="masked image", delay=1) as bar:
-        for patch, margin, (top, left, height, width) in zip(seen, margins, boxes, strict=True):
-            cells = margin + (_differences(detector, patch, each, bar) if each >= FEWEST else np.zeros((1, 1)))
+        for patch, logit, (top, left, height, width) in zip(seen, logits, boxes, strict=True):
+            cells = logit + (_differences(detector, patch, each, bar) if each >= FEWEST else np.zeros((1, 1)))
             part = heat[top : top + height, left : left + width]
             if len(boxes) == 1:
                 _enlarge(cells, height, width, out=part)
@@ -71,12 +71,13 @@ def explain(detector, image):
     return heat
 
 
-def _boxes(image, facts):
-    """Return [(top, left, height, width)] in pixels: where what the network sees comes from, as pixels.inputs gives it."""
+def _boxes(image, metadata):
+    """Return [(top, left, height, width)] in pixels: where what the network sees comes from, as pixels.preprocess gives it."""
     height, width = image.shape[:2]
-    if facts["fitting"] != "patches":
+    if metadata["preprocessing"] != "patches":
         return [(0, 0, height, width)]
-    return [(top, left, side, side) for top, left, side in pixels.patch_boxes(height, width, facts["image_size"], facts["patches"])]
+    boxes = pixels.patch_boxes(height, width, metadata["image_size"], metadata["patches"])
+    return [(top, left, side, side) for top, left, side in boxes]
 
 
 def _differences(detector, image, passes, bar):
@@ -94,13 +95,13 @@ def _differences(detector, image, passes, bar):
     masks, to_cells, to_weights, own = _design(min(size, CELLS), passes)
     fills, at = _fills(image), np.arange(size) * masks.shape[1] // size
     batch = getattr(detector, "batch", 64)
-    margins = []
+    logits = []
     for start in range(0, passes, batch):
         some = masks[start : start + batch][:, at][:, :, at, None]
         filled = np.stack([fills[(start + i) % len(fills)] for i in range(len(some))])
-        margins.append(detector.margins(np.where(some, filled, image)))
+        logits.append(detector.logits(np.where(some, filled, image)))
         bar.update(len(some))
-    drops = -np.concatenate(margins)
+    drops = -np.concatenate(logits)
     weights = to_weights @ drops
     # The penalty makes differences too small. By how much, that tells how well the other masks foretell the drop of each (a ridge
     # regression gives that for nothing); where they foretell nothing, the map is flat.
@@ -121,8 +122,8 @@ def _design(cells, passes):
 
     Returns:
         masks: (passes, cells, cells) bool, True is masked; the fills take turns.
-        to_cells: (cells ** 2, passes) float64, from weights of masks to a drop of the margin for each cell.
-        to_weights: (passes, passes) float64, from drops of the margin to weights of masks.
+        to_cells: (cells ** 2, passes) float64, from weights of masks to a drop of the logit for each cell.
+        to_weights: (passes, passes) float64, from drops of the logit to weights of masks.
         own: (passes,) float64, its diagonal.
     """
     masks = _draw_masks(cells, passes, np.random.default_rng(0))

@@ -88,28 +88,27 @@ def default_models():
     return found
 
 
-class Candidate:
-    """A detector that may be asked: its facts are known, and it is opened when it is first needed.
+class LazyDetector:
+    """A detector.model.runtime.Detector that reads its metadata at once and opens its network on first use.
 
     Attributes:
         path: the .h5.
-        name: what rows call it: its file name; the path where several are called the same.
-        facts: dict, as in the .h5.
-        batch: so many fitted images are computed at a stretch.
+        name: its name in results: the file name, or the path if several files have the same name.
+        metadata, batch: as in Detector.
     """
 
     def __init__(self, path, name, threads=None):
         self.path, self.name = Path(path), name
-        self.facts = export.known_facts(path)
-        self.batch = runtime.batch_of(self.facts)
+        self.metadata = export.known_metadata(path)
+        self.batch = runtime.batch_of(self.metadata)
         self._threads, self._opening = threads, threading.Lock()
         self._detector = self._failure = None
 
     def open(self):
-        """Return the detector.model.runtime.Detector; the first call opens it.
+        """Return the detector.model.runtime.LiteRTDetector; the first call opens it.
 
         Raises:
-            InputError: as detector.model.export.open_detector; the same again at every further call.
+            InputError: as detector.model.export.open_detector; every further call raises the same.
         """
         with self._opening:
             if self._failure is None and self._detector is None:
@@ -121,21 +120,21 @@ class Candidate:
             raise InputError(self._failure)
         return self._detector
 
-    def margins(self, images, share=1):
-        """Return what the opened detector does."""
-        return self.open().margins(images, share)
+    def logits(self, images, concurrency=1):
+        """Return the logit of Fake of each input, as Detector.logits."""
+        return self.open().logits(images, concurrency)
 
 
 class Judge:
     """Gives verdicts, to several threads at once if need be; of several detectors, each image goes to the one made for its size.
 
     Attributes:
-        detectors: list of Candidate.
+        detectors: list of LazyDetector.
         trust_list: as given.
     """
 
     def __init__(self, models, threads=None, trust_list=None):
-        """Read the facts of the detectors; each is opened, and compiled where that was never done, when an image needs it.
+        """Read the metadata of the detectors; each is opened, and exported if that was never done, when an image needs it.
 
         Args:
             models: path of a .h5, or list of paths.
@@ -150,12 +149,12 @@ class Judge:
         names = [path.name for path in paths]
         self.threads = threads
         self.detectors = [
-            Candidate(path, name if names.count(name) == 1 else os.fspath(path), threads)
+            LazyDetector(path, name if names.count(name) == 1 else os.fspath(path), threads)
             for path, name in zip(paths, names, strict=True)
         ]
 
-    def candidate(self, name):
-        """Return the Candidate of that name.
+    def find_detector(self, name):
+        """Return the LazyDetector of that name.
 
         Raises:
             InputError: there is none.
@@ -166,8 +165,8 @@ class Judge:
         raise InputError(f"{name}: expected one of the detectors {', '.join(one.name for one in self.detectors)}")
 
     def choose(self, width, height):
-        """Return the Candidate made for images of a size: the most special of several, the nearest where there is none."""
-        return min(self.detectors, key=lambda one: _strangeness(one.facts["seen"], width, height))
+        """Return the LazyDetector made for images of a size: the most special of several, the nearest where there is none."""
+        return min(self.detectors, key=lambda one: _strangeness(one.metadata["training_range"], width, height))
 
     def judge(self, sources, force=False, threshold=None, provenance=False, names=None, detector=None):
         """Yield a dict of COLUMNS for each image file, in order; files are decoded while others are scored.
@@ -187,8 +186,8 @@ class Judge:
 
         sources = [source if isinstance(source, WHOLE) else source.read() for source in sources]
         names = [_name(source) for source in sources] if names is None else list(names)
-        asked = functools.lru_cache(SIZES)(self.choose) if detector is None else self.candidate(detector)
-        unlike = functools.lru_cache(SIZES)(lambda one, *shown: scores.unlike_seen(one.facts, *shown))
+        asked = functools.lru_cache(SIZES)(self.choose) if detector is None else self.find_detector(detector)
+        unlike = functools.lru_cache(SIZES)(lambda one, *shown: scores.out_of_range(one.metadata, *shown))
         limits = None if threshold is None else {"fake": threshold, "real": np.nextafter(threshold, -1)}
         batch = min(scoring.images_at_a_stretch(one) for one in self.detectors)
         for name, score in zip(names, scoring.score_files(asked, sources, self.threads, batch=batch), strict=True):
@@ -196,7 +195,7 @@ class Judge:
             if error is None:
                 note = unlike(one, score.width, score.height, score.blank)
                 sure = force or note is None
-                verdict = scores.verdict_of(score.p_fake, limits or one.facts["thresholds"]) if sure else "uncertain"
+                verdict = scores.verdict_of(score.p_fake, limits or one.metadata["thresholds"]) if sure else "uncertain"
             yield {
                 "path": name,
                 "verdict": verdict,
@@ -252,7 +251,7 @@ def describe(row, judge, force=False, threshold=None):
         lines[0] += f", P(Fake) = {row['p_fake']:.4f}"
         if row["note"]:
             lines.append(f"  Do not rely on it: {row['note']}.")
-        lines.append(f"  {limits_in_words(judge.candidate(row['detector']).facts, threshold)}")
+        lines.append(f"  {limits_in_words(judge.find_detector(row['detector']).metadata, threshold)}")
     return lines + _origin(row["provenance"])
 
 
@@ -283,21 +282,22 @@ def claim(found):
     return f"{said}, {signed if found['signed'] else unsigned}"
 
 
-def limits_in_words(facts, threshold=None):
+def limits_in_words(metadata, threshold=None):
     """Return the sentence that says from where on an image is called Fake or Real."""
     if threshold is not None:
         return f"Fake is said from {threshold:g} on, Real below it, as it was asked for."
-    limits = facts["thresholds"]
+    limits = metadata["thresholds"]
     return f"Fake is said from {limits['fake']:.4f} on, Real up to {limits['real']:.4f}, uncertain between them."
 
 
 def about(detector):
-    """Return a line on a detector (a Candidate, or a Detector): its name, what it has seen and what its verdicts are worth."""
-    facts = detector.facts
-    architecture, trained_on = (printable(facts[name][:TOLD]) for name in ("architecture", "trained_on"))
-    low, high = facts["seen"]["shorter_side"]
+    """Return a line on a LazyDetector: its name, what it was trained on and the error guarantees of its verdicts."""
+    metadata = detector.metadata
+    architecture, trained_on = (printable(metadata[name][:TOLD]) for name in ("architecture", "trained_on"))
+    low, high = metadata["training_range"]["shorter_side"]
     judged = f"{low}" if low == high else f"{low} to {high}"
-    accused, missed = (f"{100 * facts['thresholds'][name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
+    limits = metadata["thresholds"]
+    accused, missed = (f"{100 * limits[name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
     return (
         f"detector: {architecture} ({printable(detector.path.name)}), trained on {trained_on}. It judges images with a shorter "
         f"side of {judged} pixels. Of images like those its thresholds come from, at most {accused} of the Real are called Fake, "

@@ -21,17 +21,17 @@ class Score(NamedTuple):
     Attributes:
         source: the path, as given.
         p_fake: calibrated P(Fake) in 0..1; None where the file could not be read.
-        margin: logit of Fake before calibration; None likewise.
+        logit: logit of Fake before calibration; None likewise.
         width, height: in pixels, as a viewer would show it; None likewise.
         blank: whether it shows hardly anything: fitted, the levels of each channel span less than BLANK.
         error: one line, where the file could not be read; else None.
-        damaged: the margins of the image after each of the damages that were asked for.
+        damaged: the logits of the image after each of the damages that were asked for.
         detector: the one that scored it; None likewise.
     """
 
     source: object
     p_fake: float | None = None
-    margin: float | None = None
+    logit: float | None = None
     width: int | None = None
     height: int | None = None
     blank: bool = False
@@ -47,26 +47,26 @@ def score_files(detector, sources, threads=None, damages=(), batch=None):
     the threads that decode at every layer.
 
     Args:
-        detector: detector.model.runtime.Detector, or KerasDetector, or a function (width, height) -> such a detector.
+        detector: detector.model.runtime.Detector, or a function (width, height) -> such a detector.
         sources: iterable of paths or binary files.
         threads: that decode and score; the number of cores where it is None.
         damages: functions from an image, (h, w, 3) uint8, to a damaged one. Each image is decoded once, then damaged in each way
             as it is, and only then fitted: so is a file that reaches the detector damaged.
-        batch: fitted images that a thread handles at a stretch; needed where `detector` is a function.
+        batch: inputs that a thread handles at a time; required if `detector` is a function.
     """
     threads = threads or os.cpu_count() or 1
     choose = detector if callable(detector) else lambda width, height: detector
     at_a_stretch = max(1, (batch or images_at_a_stretch(detector)) // (1 + len(damages)))
     sources = iter(sources)
     first = list(islice(sources, BULK * threads * at_a_stretch))
-    share = threads if len(first) == BULK * threads * at_a_stretch else 1
+    concurrency = threads if len(first) == BULK * threads * at_a_stretch else 1
     sources = chain(first, sources)
     del first
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
         while True:
             while len(waiting) < 2 * threads and (some := list(islice(sources, at_a_stretch))):
-                waiting.append(pool.submit(_score_some, some, choose, damages, share))
+                waiting.append(pool.submit(_score_some, some, choose, damages, concurrency))
             if not waiting:
                 return
             yield from waiting.popleft().result()
@@ -74,10 +74,10 @@ def score_files(detector, sources, threads=None, damages=(), batch=None):
 
 def images_at_a_stretch(detector):
     """Return how many images a thread decodes and scores at a stretch."""
-    return max(1, detector.batch // detector.facts.get("patches", 1))
+    return max(1, detector.batch // detector.metadata.get("patches", 1))
 
 
-def _score_some(sources, choose, damages, share):
+def _score_some(sources, choose, damages, concurrency):
     """Return a list of Score; images that go to the same detector are scored together."""
     decoded = [_decode(source, choose, damages) for source in sources]
     stacks = {}
@@ -86,17 +86,17 @@ def _score_some(sources, choose, damages, share):
             stacks.setdefault(item[0], []).extend(item[1])
     scored = {}
     for detector, stack in stacks.items():
-        margins = pooled_margins(detector, stack, share)
-        scored[detector] = zip(margins.tolist(), p_fake_of(margins, detector.facts["temperature"]).tolist(), strict=True)
+        logits = pooled_logits(detector, stack, concurrency)
+        scored[detector] = zip(logits.tolist(), p_fake_of(logits, detector.metadata["temperature"]).tolist(), strict=True)
     scores = []
     for source, item in zip(sources, decoded, strict=True):
         if isinstance(item, str):
             scores.append(Score(source, error=item))
             continue
         detector, stack, width, height, blank = item
-        margin, p_fake = next(scored[detector])
-        damaged = tuple(margin for margin, _ in islice(scored[detector], len(damages)))
-        scores.append(Score(source, p_fake, margin, width, height, blank, damaged=damaged, detector=detector))
+        logit, p_fake = next(scored[detector])
+        damaged = tuple(logit for logit, _ in islice(scored[detector], len(damages)))
+        scores.append(Score(source, p_fake, logit, width, height, blank, damaged=damaged, detector=detector))
     return scores
 
 
@@ -110,16 +110,16 @@ def _decode(source, choose, damages=()):
         return str(error)
     except OSError as error:
         return describe_os_error(error)
-    inputs = pixels.inputs(image, detector.facts)
-    damaged = [pixels.inputs(damage(image), detector.facts) for damage in damages]
+    inputs = pixels.preprocess(image, detector.metadata)
+    damaged = [pixels.preprocess(damage(image), detector.metadata) for damage in damages]
     blank = all(channel.max() - channel.min() < BLANK for channel in inputs.T)  # a wall may be red
     return detector, [inputs, *damaged], width, height, blank
 
 
-def pooled_margins(detector, stack, share=1):
-    """Return the margins, (n,) float64, of n images given by their inputs, (k, s, s, 3) uint8 each: the mean over the k."""
-    margins = detector.margins(np.concatenate(stack), share)
-    if len(margins) == len(stack):
-        return margins
+def pooled_logits(detector, stack, concurrency=1):
+    """Return the logits, (n,) float64, of n images given by their inputs, (k, s, s, 3) uint8 each: the mean over the k."""
+    logits = detector.logits(np.concatenate(stack), concurrency)
+    if len(logits) == len(stack):
+        return logits
     ends = np.cumsum([len(inputs) for inputs in stack])
-    return np.array([part.mean() for part in np.split(margins, ends[:-1])])
+    return np.array([part.mean() for part in np.split(logits, ends[:-1])])

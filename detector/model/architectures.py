@@ -293,7 +293,7 @@ def _weights_in(path, model):
                 warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that find nothing in the file
                 model.load_weights(path)
             return model.get_weights()
-        made_as = model_file.read_facts(path)["architecture"]
+        made_as = model_file.read_metadata(path)["architecture"]
         if made_as != model.name:
             raise ValueError(f"a detector of {made_as}")
         with undistributed():

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from detector.console import InputError
-from detector.model.scores import margins_of
+from detector.model.scores import fake_logits
 
 BACKENDS = {"tensorflow": "requirements.txt", "jax": "requirements-jax.txt"}  # of Keras, and what installs them
 
@@ -51,12 +51,12 @@ def quiet_stderr():
 
 
 @contextlib.contextmanager
-def giving_logits(model):
-    """Make a model give logits: within, its last layer has no activation."""
+def linear_output(model):
+    """Within the context, a model's last layer has no activation: the model returns its outputs before the activation."""
     keras = import_keras()
     layer = model.layers[-1]
     layer.activation, activation = keras.activations.linear, layer.activation
-    model.predict_function = None  # one made before would go on with the old activation
+    model.predict_function = None  # a cached one would keep the old activation
     try:
         yield model
     finally:
@@ -76,24 +76,21 @@ def compute_in_float32():
         jax.config.update("jax_default_matmul_precision", "float32")
 
 
-def keras_margins(model, images, output, batch_size=128):
-    """Return the margins of fitted images with Keras.
+def keras_logits(model, images, output, batch_size=128):
+    """Return the logits of Fake, (n,) float64, of preprocessed images with Keras.
 
     Args:
         model: a Keras model, as `load` returns it.
         images: (n, s, s, 3) uint8, or an iterable of such batches.
-
-    Returns:
-        (n,) float64.
     """
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] if isinstance(images, np.ndarray) else images
-    with giving_logits(model):
-        logits = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in batches]
-    return margins_of(np.concatenate(logits), output)
+    with linear_output(model):
+        outputs = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in batches]
+    return fake_logits(np.concatenate(outputs), output)
 
 
 def versions():
-    """Return {package: version} of what made a model, for its facts."""
+    """Return {package: version} of what a model was made with, for its metadata."""
     from importlib import metadata
 
     names = ("keras", "tensorflow", "jax", "numpy", "pillow")

@@ -1,26 +1,25 @@
-"""The second contract: what a saved .h5 holds, how it is saved, loaded, compiled and turned into P(Fake).
+"""The detector file (.h5): saving, loading, and the metadata beside the network.
 
-The graph takes (n, s, s, 3) float32, RGB, 0-255. The HDF5 attribute 'detector' holds a JSON object, the facts:
+The network takes (n, s, s, 3) float32, RGB, 0-255. The HDF5 attribute 'detector' holds its metadata, a JSON object:
 
-    format          1
+    format          2
     architecture    'resnet101', 'compact', ...
     class_names     ['Fake', 'Real']
     output          'softmax' (columns Fake, Real) or 'sigmoid_real' (one column, P(Real))
-    fitting         'resize': the whole image, by detector.images.pixels.fit; 'patches': squares at the image's own resolution, by
-                    detector.images.pixels.patches, and the mean of their margins
-    patches         so many at most; with 'patches' alone
+    preprocessing   'resize': the whole image, by detector.images.pixels.resize; 'patches': squares at the image's own resolution,
+                    by detector.images.pixels.patches, and the mean of their logits
+    patches         maximum number of squares; only with 'patches'
     image_size      s, in pixels
     temperature     divides the logit of Fake before the sigmoid; fitted on validation
     thresholds      {'fake': t_F, 'real': t_R, ...} on the calibrated P(Fake); fitted on validation
-    seen            {'shorter_side': [lowest, highest], 'aspect': [lowest, highest]} of the train images
+    training_range  {'shorter_side': [lowest, highest], 'aspect': [lowest, highest]} of the train images
     trained_on      a sentence for people
     made            arguments, counts, versions
 
-The dataset 'train_digests', (n, 8) uint8, holds the first bytes of the SHA-256 of each train image: whether an image that is
-evaluated was trained on can be told without the train images.
+Format 1 named 'preprocessing' 'fitting' and 'training_range' 'seen'; such files load, with the new names.
 
-The margin of an image is its logit of Fake: log P(Fake) - log P(Real), before calibration. All scores come from it.
-A compiled detector is the same graph up to the margin as a LiteRT flatbuffer; the .h5 stays what counts.
+The dataset 'train_digests', (n, 8) uint8, holds the first bytes of the SHA-256 of each train image. It shows whether an image
+was trained on without the train images at hand.
 """
 import errno
 import json
@@ -35,10 +34,11 @@ from detector.data.tree import CLASSES
 from detector.files import UNFINISHED
 from detector.model.backend import import_keras
 
-FORMAT = 1
+FORMAT = 2
+RENAMED = {"fitting": "preprocessing", "seen": "training_range"}  # format 1 -> 2
 DIGEST_BYTES = 8  # of a train image's SHA-256: among 10^5 and 10^5 images, two that differ agree once in 10^9 models
 MAX_IMAGE_SIZE = 4096  # pixels
-LIMITS = ("fake", "real", "max_error", "real_called_fake_bound", "fake_called_real_bound")  # numbers of facts["thresholds"]
+LIMITS = ("fake", "real", "max_error", "real_called_fake_bound", "fake_called_real_bound")  # numbers of metadata["thresholds"]
 MAX_PATCHES = 256  # of an image
 OUTPUTS = ("softmax", "sigmoid_real")
 # Only what the project's own architectures are made of: a model from a stranger cannot bring code.
@@ -53,27 +53,27 @@ _HELPERS = {
 
 
 # --- saving and loading --------------------------------------------------------------------------------------------------
-def save(model, path, facts, train_digests=None):
-    """Write a Keras model and its facts to one .h5, beside and then renamed; no optimizer.
+def save(model, path, metadata, train_digests=None):
+    """Write a Keras model and its metadata to one .h5, atomically; without the optimizer.
 
     Args:
         train_digests: (n, DIGEST_BYTES) uint8, or None: the first bytes of the SHA-256 of each train image.
 
     Raises:
-        ValueError: the facts lack something, or the path does not end in .h5.
+        ValueError: the metadata are incomplete, or the path does not end in .h5.
     """
     import h5py
 
     path = Path(path)
     if path.suffix != ".h5":
         raise ValueError(f"{path}: expected a name that ends in .h5")
-    check_facts(facts, path)
+    check_metadata(metadata, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}{UNFINISHED}.h5")
     check_room(path, model.variables)
     model.save(unfinished, include_optimizer=False)
     with h5py.File(unfinished, "r+") as file:
-        file.attrs["detector"] = json.dumps(facts)
+        file.attrs["detector"] = json.dumps(metadata)
         if train_digests is not None:
             file["train_digests"] = train_digests
     os.replace(unfinished, path)
@@ -86,26 +86,36 @@ def check_room(path, variables):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
 
 
-def check_facts(facts, path):
-    """Raise InputError unless `facts` is a detector's facts that this version understands."""
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
+def upgrade(metadata):
+    """Return metadata with the names of the present format; of another format than 1, they are returned as they are."""
+    if not isinstance(metadata, dict) or metadata.get("format") != 1:
+        return metadata
+    return {RENAMED.get(name, name): value for name, value in metadata.items()} | {"format": FORMAT}
+
+
+def check_metadata(metadata, path):
+    """Raise InputError unless `metadata` is a detector's metadata that this version understands."""
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        found = metadata.get("format") if isinstance(metadata, dict) else type(metadata).__name__
         raise InputError(f"{path}: expected a detector of format {FORMAT}, found {found}; train it again with model_training.py")
     wanted = (
-        "architecture", "class_names", "output", "fitting", "image_size", "temperature", "thresholds", "seen", "trained_on", "made"
+        "architecture", "class_names", "output", "preprocessing", "image_size", "temperature", "thresholds", "training_range",
+        "trained_on", "made",
     )  # fmt: skip
-    missing = [name for name in wanted if name not in facts]
+    missing = [name for name in wanted if name not in metadata]
     if missing:
         raise InputError(
-            f"{path}: expected a detector's facts, {', '.join(missing)} missing; "
+            f"{path}: expected a detector's metadata, {', '.join(missing)} missing; "
             "train it again with model_training.py"
         )
-    if not _sound(facts):
-        raise InputError(f"{path}: expected a detector's facts, found some of another kind; train it again with model_training.py")
+    if not _sound(metadata):
+        raise InputError(
+            f"{path}: expected a detector's metadata, found values of another type or range; train it again with model_training.py"
+        )
 
 
-def _sound(facts):
-    """Tell whether the facts that scoring relies on are of the right kind and range: they can come from a stranger."""
+def _sound(metadata):
+    """Tell whether the metadata that scoring relies on have the right types and ranges. (The file may come from a stranger.)"""
 
     def number(value, low, high):
         return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
@@ -114,24 +124,25 @@ def _sound(facts):
         return isinstance(value, int) and number(value, 1, high)
 
     try:
-        limits, seen = facts["thresholds"], facts["seen"]
+        limits, extent = metadata["thresholds"], metadata["training_range"]
         return (
-            facts["class_names"] == list(CLASSES)
-            and facts["output"] in OUTPUTS
-            and (facts["fitting"] == "resize" or (facts["fitting"] == "patches" and count(facts["patches"], MAX_PATCHES)))
-            and count(facts["image_size"], MAX_IMAGE_SIZE)
-            and number(facts["temperature"], 1e-3, 1e3)
+            metadata["class_names"] == list(CLASSES)
+            and metadata["output"] in OUTPUTS
+            and metadata["preprocessing"] in ("resize", "patches")
+            and (metadata["preprocessing"] != "patches" or count(metadata["patches"], MAX_PATCHES))
+            and count(metadata["image_size"], MAX_IMAGE_SIZE)
+            and number(metadata["temperature"], 1e-3, 1e3)
             and all(number(limits[name], 0, 2) for name in LIMITS)
-            and all(number(value, 0, 1e9) for name in ("shorter_side", "aspect") for value in seen[name])
-            and len(seen["shorter_side"]) == len(seen["aspect"]) == 2
-            and all(isinstance(facts[name], str) for name in ("architecture", "trained_on"))
+            and all(number(value, 0, 1e9) for name in ("shorter_side", "aspect") for value in extent[name])
+            and len(extent["shorter_side"]) == len(extent["aspect"]) == 2
+            and all(isinstance(metadata[name], str) for name in ("architecture", "trained_on"))
         )
     except (KeyError, TypeError):
         return False
 
 
-def read_facts(path):
-    """Return the facts in a .h5 as a dict, without loading the network.
+def read_metadata(path):
+    """Return the metadata in a .h5 as a dict, without loading the network.
 
     Raises:
         InputError: there is no such file, it is no HDF5 file, is cut off, or is no detector of this project.
@@ -149,14 +160,14 @@ def read_facts(path):
             "get it again or train it again"
         ) from None
     if text is None:
-        came = "a Keras model without a detector's facts" if is_model else "an HDF5 file that is no model"
+        came = "a Keras model without a detector's metadata" if is_model else "an HDF5 file that is no model"
         raise InputError(f"{path}: expected a detector that model_training.py saved, found {came}; train it with model_training.py")
     try:
-        facts = json.loads(text)
+        metadata = upgrade(json.loads(text))
     except (ValueError, TypeError, RecursionError):
-        raise InputError(f"{path}: expected a detector's facts as JSON, found something else; train it again") from None
-    check_facts(facts, path)
-    return facts
+        raise InputError(f"{path}: expected a detector's metadata as JSON, found something else; train it again") from None
+    check_metadata(metadata, path)
+    return metadata
 
 
 def read_train_digests(path):
@@ -167,7 +178,7 @@ def read_train_digests(path):
     """
     import h5py
 
-    read_facts(path)
+    read_metadata(path)
     with h5py.File(path, "r") as file:
         digests = file.get("train_digests")
         if digests is None:
@@ -199,19 +210,19 @@ def load(path):
     """Load a detector's network for use or further training.
 
     Returns:
-        (model, facts): the Keras model, not compiled, and the dict of facts.
+        (model, metadata): the Keras model, not compiled, and its metadata as a dict.
 
     Raises:
-        InputError: as `read_facts`, or a layer is none that this project uses (a model must not bring code).
+        InputError: as `read_metadata`, or a layer is none that this project uses (a model must not bring code).
     """
     import h5py
 
-    facts = read_facts(path)
+    metadata = read_metadata(path)
     keras = import_keras()
     try:
         with h5py.File(path, "r") as file:
             _check_layers(json.loads(file.attrs["model_config"]), path)
-        return keras.models.load_model(path, compile=False), facts
+        return keras.models.load_model(path, compile=False), metadata
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: expected a whole detector, found one that does not load ({reason}); train it again") from None

@@ -1,86 +1,89 @@
-"""Predictors: the exported LiteRT model on the CPU, and Keras on any backend."""
+"""Detectors that score images: an exported LiteRT model on the CPU, and Keras on any backend, behind one Protocol."""
 import contextlib
 import os
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from detector.console import InputError
-from detector.model import backend, scores
+from detector.model import backend
 from detector.model import file as model_file
 from detector.model.backend import quiet_stderr
-from detector.model.scores import margins_of, p_fake_of, unlike_seen, verdict_of
+from detector.model.scores import fake_logits
 
-BATCH = 64  # fitted images at a stretch at most, and for large ones as many as have so many pixels:
+BATCH = 64  # inputs in a batch at most; for large inputs, as many as have this many pixels:
 BATCH_PIXELS = 4 * 224 * 224
-ENGINES_BYTES = 512 << 20  # of networks in memory for several threads: each engine keeps a copy of the weights
+ENGINES_BYTES = 512 << 20  # memory for the copies of the weights when several threads each have an engine
 
 
-def batch_of(facts):
-    """Return how many fitted images a detector computes at a stretch."""
-    return max(1, min(BATCH, BATCH_PIXELS // facts["image_size"] ** 2))
-
-
-class Detector:
-    """A compiled detector, ready to score images on the CPU with LiteRT, from several threads at once if need be.
+class Detector(Protocol):
+    """What scoring, attribution and evaluation need of a detector.
 
     Attributes:
-        facts: dict, as in the .h5.
-        path: the .h5 it was made from.
-        size: side of the network's input, in pixels.
-        batch: so many fitted images are computed at a stretch.
+        metadata: dict, as detector.model.file describes it.
+        batch: number of inputs that are computed together.
     """
 
-    def __init__(self, path, facts, flatbuffer, threads=None):
-        self.path, self.facts = Path(path), facts
-        self.size = facts["image_size"]
-        self.batch = batch_of(facts)
-        self._flatbuffer, self._threads = flatbuffer, threads or os.cpu_count() or 1
-        self._making, self._idle = threading.Lock(), {}
+    metadata: dict
+    batch: int
 
-    @contextlib.contextmanager
-    def _lent(self, share):
-        """Lend an engine to one of `share` callers at once: each has that part of the cores, and waits where none is idle."""
-        share = max(1, min(share, self._threads, ENGINES_BYTES // max(os.path.getsize(self._flatbuffer), 1)))
-        with self._making:
-            if share not in self._idle:
-                self._idle[share] = queue.LifoQueue()  # one that was used comes before one that is yet to be made
-                for _ in range(share):
-                    self._idle[share].put(None)
-        engine = self._idle[share].get()
-        try:
-            engine = engine or _Engine(self._flatbuffer, max(1, self._threads // share))
-            yield engine
-        finally:
-            self._idle[share].put(engine)
-
-    def margins(self, images, share=1):
-        """Return the margins, (n,) float64, of fitted images.
+    def logits(self, images: np.ndarray, concurrency: int = 1) -> np.ndarray:
+        """Return the logit of Fake, (n,) float64, of each input.
 
         Args:
-            images: (n, s, s, 3) uint8, RGB.
-            share: number of threads that call this at once, each to have its part of the cores. The margins do not depend on it.
+            images: (n, s, s, 3) uint8, RGB, as detector.images.pixels.preprocess returns them.
+            concurrency: number of threads that call this at the same time; the logits do not depend on it.
         """
-        with self._lent(share) as engine:
-            logits = [engine.logits(images[start : start + self.batch]) for start in range(0, len(images), self.batch)]
-        return margins_of(np.concatenate(logits), self.facts["output"])
-
-    def p_fake(self, images):
-        """Return the calibrated P(Fake), (n,) float64, of fitted images: (n, s, s, 3) uint8, RGB."""
-        return p_fake_of(self.margins(images), self.facts["temperature"])
-
-    def verdict(self, p_fake):
-        """Return 'Fake', 'Real' or 'uncertain' for a calibrated P(Fake)."""
-        return verdict_of(p_fake, self.facts["thresholds"])
-
-    def unlike_seen(self, width, height, blank=False):
-        """Return why an image is unlike what this detector was trained on, in words, or None."""
-        return unlike_seen(self.facts, width, height, blank)
 
 
-# --- the compiled form ---------------------------------------------------------------------------------------------------
+def batch_of(metadata):
+    """Return the number of inputs that a detector computes together."""
+    return max(1, min(BATCH, BATCH_PIXELS // metadata["image_size"] ** 2))
+
+
+class LiteRTDetector:
+    """A Detector that runs an exported model on the CPU with LiteRT. Several threads may use it at once.
+
+    Attributes:
+        metadata, batch: as in Detector.
+        path: the .h5 that the model was exported from.
+        size: side of the network's input, in pixels.
+    """
+
+    def __init__(self, path, metadata, flatbuffer, threads=None):
+        self.path, self.metadata = Path(path), metadata
+        self.size = metadata["image_size"]
+        self.batch = batch_of(metadata)
+        self._flatbuffer, self._threads = flatbuffer, threads or os.cpu_count() or 1
+        self._lock, self._idle = threading.Lock(), {}
+
+    @contextlib.contextmanager
+    def _engine(self, concurrency):
+        """Give one of `concurrency` callers an engine with its part of the cores; wait if all engines are in use."""
+        number = max(1, min(concurrency, self._threads, ENGINES_BYTES // max(os.path.getsize(self._flatbuffer), 1)))
+        with self._lock:
+            if number not in self._idle:
+                self._idle[number] = queue.LifoQueue()  # an engine that exists is taken before a new one is made
+                for _ in range(number):
+                    self._idle[number].put(None)
+        engine = self._idle[number].get()
+        try:
+            engine = engine or _Engine(self._flatbuffer, max(1, self._threads // number))
+            yield engine
+        finally:
+            self._idle[number].put(engine)
+
+    def logits(self, images, concurrency=1):
+        """Return the logit of Fake of each input, as Detector.logits."""
+        with self._engine(concurrency) as engine:
+            outputs = [engine.outputs(images[start : start + self.batch]) for start in range(0, len(images), self.batch)]
+        return fake_logits(np.concatenate(outputs), self.metadata["output"])
+
+
 class _Engine:
     """A LiteRT interpreter, for one thread at a time."""
 
@@ -89,8 +92,7 @@ class _Engine:
             from ai_edge_litert.interpreter import Interpreter
         except ModuleNotFoundError:
             raise InputError(
-                "judging an image needs the package ai-edge-litert; "
-                "run: pip install -r requirements-app.txt"
+                "classifying an image needs the package ai-edge-litert; run: pip install -r requirements-app.txt"
             ) from None
         with quiet_stderr():
             self._interpreter = self._opened(Interpreter, flatbuffer, threads)
@@ -103,8 +105,7 @@ class _Engine:
             return interpreter(model_path=os.fspath(flatbuffer), num_threads=threads)
         except (ValueError, RuntimeError, OSError):
             raise InputError(
-                f"{flatbuffer}: expected a compiled detector, found none or a damaged one; "
-                "delete it and run the same command again"
+                f"{flatbuffer}: expected an exported model, but it is missing or damaged; delete it and run the same command again"
             ) from None
 
     def _allocate(self, shape):
@@ -112,20 +113,46 @@ class _Engine:
         self._interpreter.resize_tensor_input(self._input, shape)
         self._interpreter.allocate_tensors()
 
-    def logits(self, images):
-        """Return the network's logits, (n, outputs) float32, of (n, s, s, 3) uint8."""
+    def outputs(self, images):
+        """Return the network's outputs before the activation, (n, outputs) float32, of (n, s, s, 3) uint8."""
         if images.shape != self._shape:
             self._allocate(images.shape)
-        self._interpreter.tensor(self._input)()[:] = images  # straight to where the network reads, as float32
+        self._interpreter.tensor(self._input)()[:] = images  # written as float32 to where the network reads
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output)
 
 
-class KerasDetector(Detector):
-    """A detector that scores with Keras, on whatever backend is chosen and on a GPU where there is one.
+class FunctionDetector:
+    """A Detector that computes with a function, one caller at a time.
+
+    Args:
+        function: from (batch, s, s, 3) float32 in 0..255 to (batch,) logits of Fake. The last batch is filled up with zeros,
+            so that the shape is always the same and a backend compiles for one shape only.
+        metadata, batch: as in Detector.
+    """
+
+    def __init__(self, function: Callable, metadata, batch=BATCH):
+        self.metadata, self.batch = metadata, batch
+        self._function, self._lock = function, threading.Lock()
+
+    def logits(self, images, concurrency=1):
+        """Return the logit of Fake of each input, as Detector.logits."""
+        found = []
+        for start in range(0, len(images), self.batch):
+            some = images[start : start + self.batch]
+            batch = np.zeros((self.batch, *images.shape[1:]), np.float32)
+            batch[: len(some)] = some
+            with self._lock:
+                found.append(np.asarray(self._function(batch), np.float64)[: len(some)])
+        return np.concatenate(found)
+
+
+class KerasDetector(FunctionDetector):
+    """A Detector that runs the .h5 with Keras, on any backend and on a GPU if there is one.
 
     Attributes:
-        facts, path, size: as of detector.model.runtime.Detector.
+        metadata, batch: as in Detector.
+        path, size: as in LiteRTDetector.
         device: such as 'tensorflow on cpu'.
     """
 
@@ -133,21 +160,12 @@ class KerasDetector(Detector):
         keras = backend.import_keras()
         backend.compute_in_float32()
         self.path = Path(path)
-        self._model, self.facts = model_file.load(path)
-        self.size, self.batch = self.facts["image_size"], BATCH
-        self._one_at_a_time = threading.Lock()
-        self._giving_logits = contextlib.ExitStack()  # for good: this model is used for nothing else
-        self._giving_logits.enter_context(backend.giving_logits(self._model))
+        self._model, metadata = model_file.load(path)
+        super().__init__(self._compute, metadata)
+        self.size = metadata["image_size"]
+        self._linear_output = contextlib.ExitStack()  # never closed: the model serves nothing else
+        self._linear_output.enter_context(backend.linear_output(self._model))
         self.device = f"{keras.backend.backend()} on {keras.distribution.list_devices()[0].split(':')[0]}"
 
-    def margins(self, images, share=1):
-        """Return the margins, (n,) float64, of fitted images: (n, s, s, 3) uint8, RGB; `share` as of the other detector."""
-        found = []
-        for start in range(0, len(images), self.batch):
-            some = images[start : start + self.batch]
-            batch = np.zeros((self.batch, *images.shape[1:]), np.float32)  # always as many: no backend compiles for another number
-            batch[: len(some)] = some
-            with self._one_at_a_time:
-                logits = np.asarray(self._model.predict_on_batch(batch))[: len(some)]
-            found.append(scores.margins_of(logits, self.facts["output"]))
-        return np.concatenate(found)
+    def _compute(self, batch):
+        return fake_logits(self._model.predict_on_batch(batch), self.metadata["output"])

@@ -29,7 +29,7 @@ class Crop:
         height, width = image.shape[:2]
         side = max(1, min(round(side), height, width))
         top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
-        return pixels.fit(image[top : top + side, left : left + side], self.size)
+        return pixels.resize(image[top : top + side, left : left + side], self.size)
 
 
 @dataclass(frozen=True)

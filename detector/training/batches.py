@@ -1,6 +1,5 @@
 """Batches for `fit`. Imports Keras at once: import this module inside functions."""
 import os
-import threading
 
 import cv2
 import keras
@@ -8,6 +7,7 @@ import numpy as np
 
 from detector.console import InputError
 from detector.inference import scoring
+from detector.model.runtime import FunctionDetector
 
 WORKERS = max(2, (os.cpu_count() or 1) // 2)  # threads that read and augment; OpenCV does not hold the interpreter's lock
 NOBODY = -1  # in an order of images: a row that none of them takes
@@ -127,54 +127,43 @@ class ImageFeed(keras.utils.PyDataset):
 
 
 class PatchScores:
-    """The images of a split, each scored as the app will: by patches of it on a grid, pooled by the mean of their margins.
+    """Scores of a split's images as the app computes them: patches on a grid, pooled by the mean of their logits.
 
     Args:
         split: detector.training.dataset.Split.
         output: 'softmax' or 'sigmoid_real'.
         size: side of the network's input, in pixels.
-        patches: so many of an image at most.
-        batch_size: patches computed at a stretch.
+        patches: maximum number of patches of an image.
+        batch_size: number of patches that are computed together.
 
     Attributes:
-        unreadable: {path: why}, of the images that could not be read the last time.
-        failure: None; as of ImageFeed.
+        unreadable: {path: reason} of the images that could not be read by the last call of `score`.
+        failure: None; as in ImageFeed.
     """
 
     def __init__(self, split, output, size, patches, batch_size):
         self.split, self.output, self.batch = split, output, batch_size
-        self.facts = {"fitting": "patches", "patches": patches, "image_size": size, "temperature": 1.0}  # what scoring asks for
+        self.metadata = {"preprocessing": "patches", "patches": patches, "image_size": size, "temperature": 1.0}
         self.unreadable, self.failure = {}, None
-        self._one_at_a_time = threading.Lock()
 
-    def score(self, margins_of):
-        """Return (labels, pooled margins), both (n,), of the images that can be read.
+    def score(self, logits_of):
+        """Return (labels, pooled logits), both (n,), of the images that can be read.
 
         Args:
-            margins_of: function from (b, s, s, 3) float32 to (b,) margins.
+            logits_of: function from (b, s, s, 3) float32 to (b,) logits of Fake.
         """
-        self._margins_of, self.unreadable, labels, margins = margins_of, {}, [], []
+        detector = FunctionDetector(logits_of, self.metadata, self.batch)
+        self.unreadable, labels, logits = {}, [], []
         paths = [os.path.join(self.split.data, path) for path in self.split.paths]
-        for path, label, score in zip(self.split.paths, self.split.labels, scoring.score_files(self, paths), strict=True):
+        for path, label, score in zip(self.split.paths, self.split.labels, scoring.score_files(detector, paths), strict=True):
             if score.error:
                 self.unreadable[path] = score.error
             else:
                 labels.append(label)
-                margins.append(score.margin)
+                logits.append(score.logit)
         if len(set(labels)) < 2:
             raise InputError("expected validation images of both classes that can be read, found those of one; run data_audit.py")
-        return np.array(labels), np.array(margins)
-
-    def margins(self, images, share=1):
-        """Return the margins of (n, s, s, 3) uint8 inputs: what detector.inference.scoring asks of a detector."""
-        found = []
-        for start in range(0, len(images), self.batch):
-            some = images[start : start + self.batch]
-            batch = np.zeros((self.batch, *images.shape[1:]), np.float32)  # always as many: nothing is compiled twice
-            batch[: len(some)] = some
-            with self._one_at_a_time:
-                found.append(self._margins_of(batch)[: len(some)])
-        return np.concatenate(found)
+        return np.array(labels), np.array(logits)
 
 
 def class_weights(labels):

@@ -37,8 +37,8 @@ class PatchValidation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs):
         """Score the images and add val_loss and the others."""
         output = self.scores.output
-        labels, margins = self.scores.score(self._margins)
-        p_fake = p_fake_of(margins, 1.0).astype(np.float32)
+        labels, logits = self.scores.score(self._logits)
+        p_fake = p_fake_of(logits, 1.0).astype(np.float32)
         given = np.stack([p_fake, 1 - p_fake], axis=1) if output == "softmax" else 1 - p_fake[:, None]
         targets, weights = targets_of(labels, output), class_weights(labels)[labels]
         penalties = sum(float(penalty) for penalty in self.model.losses)
@@ -48,8 +48,8 @@ class PatchValidation(keras.callbacks.Callback):
                 metric.update_state(targets, given, weights if kind == "weighted_metrics" else None)
                 logs[f"val_{metric.name}"] = float(metric.result())
 
-    def _margins(self, batch):
-        """Return margins from probabilities: a network within `fit` is not taken apart for its logits."""
+    def _logits(self, batch):
+        """Return logits from probabilities: a network within `fit` is not taken apart for its logits."""
         p = np.clip(np.asarray(self.model.predict_on_batch(batch), np.float64), 1e-30, 1 - 1e-16)
         return np.log(p[:, 0]) - np.log(p[:, 1]) if self.scores.output == "softmax" else np.log1p(-p[:, 0]) - np.log(p[:, 0])
 

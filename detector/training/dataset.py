@@ -213,7 +213,7 @@ class Decoded:
 
 
 def _read(path, size):
-    return pixels.read_fitted(path, size) if size else pixels.read_image(path)
+    return pixels.read_resized(path, size) if size else pixels.read_image(path)
 
 
 def _packed(image, size):

@@ -317,7 +317,7 @@ def heat_map(judge, row, path):
     from detector.inference import attribution
 
     image = _read(path)
-    return attribution.overlay(image, attribution.explain(judge.candidate(row["detector"]).open(), image))
+    return attribution.overlay(image, attribution.explain(judge.find_detector(row["detector"]).open(), image))
 
 
 def as_png(image):
@@ -363,16 +363,16 @@ class Answer:
 
     def html(self):
         """Return what the page shows."""
-        asked = {row["detector"]: self.judge.candidate(row["detector"]) for row in self.rows if row["detector"]}
-        facts = {name: one.facts for name, one in asked.items()}
+        asked = {row["detector"]: self.judge.find_detector(row["detector"]) for row in self.rows if row["detector"]}
+        metadata = {name: one.metadata for name, one in asked.items()}
         known = limits(asked.values()) if asked else []
         told = [_provenance(row) for row in self.rows]
         if len(self.rows) == 1:
             row = self.rows[0]
-            return views.card(row, facts.get(row["detector"]), known, self.shown[0], self.heat[0], told[0], self.force)
+            return views.card(row, metadata.get(row["detector"]), known, self.shown[0], self.heat[0], told[0], self.force)
         for_csv = [{**row, "provenance": "; ".join(lines)} for row, lines in zip(self.rows, told, strict=True)]
         link = views.csv_link(for_csv, predictor.COLUMNS)
-        return views.table(self.rows, facts, known, self.shown, self.heat, told, self.force, link)
+        return views.table(self.rows, metadata, known, self.shown, self.heat, told, self.force, link)
 
 
 def _read(path):

@@ -235,12 +235,12 @@ def welcome(limits):
 
 
 # --- one image -----------------------------------------------------------------------------------------------------------
-def card(row, facts, limits, image, heat, provenance, force):
+def card(row, metadata, limits, image, heat, provenance, force):
     """Return what the page shows of one image.
 
     Args:
         row: as Judge.judge yields it.
-        facts: of the detector that was asked, None where the file could not be read.
+        metadata: of the detector that was asked, None where the file could not be read.
         limits: lines on what that detector knows.
         image: the image, (h, w, 3) uint8, or None.
         heat: the heat map laid over it, (h, w, 3) uint8; PENDING while it is made; None where there is none.
@@ -255,7 +255,7 @@ def card(row, facts, limits, image, heat, provenance, force):
     parts = [
         f'<div class="rf rf-card {verdict or "unread"}"><div class="rf-pair">',
         f"<figure>{shown}<figcaption>{text(row['path'])}{size}</figcaption></figure>" if shown else "",
-        f'<div role="status"{"" if shown else WIDE}>{headline(verdict)}{reasons(row, facts, force)}{said}</div></div>',
+        f'<div role="status"{"" if shown else WIDE}>{headline(verdict)}{reasons(row, metadata, force)}{said}</div></div>',
         why(heat),
         f"<h2>What the file says of itself: {claimed(row)}</h2>{listed(provenance)}" if provenance else "",
         f"<h2>What this detector knows, and what it does not</h2>{listed(limits)}" if limits else "",
@@ -270,7 +270,7 @@ def headline(verdict):
     return f'<p class="rf-verdict"><small aria-hidden="true">{MARKS[verdict]}</small> {said} <span>{meaning}</span></p>'
 
 
-def reasons(row, facts, force):
+def reasons(row, metadata, force):
     """Return what stands below the verdict: the probability and its thresholds, or why there is none."""
     if row["error"]:
         return f'<p class="rf-note">{text(row["error"])}</p>'
@@ -280,7 +280,7 @@ def reasons(row, facts, force):
             'A verdict would be a guess.</p><button type="button" class="rf-button" id="rf-force">Judge it all the same</button>'
         )
     warned = f'<p class="rf-note">Do not rely on it: {text(row["note"])}.</p>' if row["note"] else ""
-    limits = facts["thresholds"]
+    limits = metadata["thresholds"]
     real, fake = percent(limits["real"]), percent(limits["fake"])
     return (
         f'<p class="rf-p">Probability that it is fake: <b>{percent(row["p_fake"])}</b></p>{bar(row["p_fake"], limits)}'
@@ -334,12 +334,12 @@ def listed(lines):
 
 
 # --- many images ---------------------------------------------------------------------------------------------------------
-def table(rows, facts_of, limits, images, heats, provenance, force, link):
+def table(rows, metadata_of, limits, images, heats, provenance, force, link):
     """Return what the page shows of several images: the counts, a CSV to download, and a line for each.
 
     Args:
         rows: list, as Judge.judge yields them.
-        facts_of: {name of a detector: its facts}.
+        metadata_of: {name of a detector: its metadata}.
         images, heats, provenance: for each row, as in `card`.
         link: of the CSV.
     """
@@ -348,7 +348,7 @@ def table(rows, facts_of, limits, images, heats, provenance, force, link):
         for name in HEADLINES if (number := sum(row["verdict"] == name for row in rows))
     )  # fmt: skip
     lines = "".join(
-        _line(row, facts_of.get(row["detector"]), *more, force, len(facts_of) > 1)
+        _line(row, metadata_of.get(row["detector"]), *more, force, len(metadata_of) > 1)
         for row, *more in zip(rows, images, heats, provenance, strict=True)
     )
     return (
@@ -359,10 +359,10 @@ def table(rows, facts_of, limits, images, heats, provenance, force, link):
     )
 
 
-def _line(row, facts, image, heat, provenance, force, name_detector):
+def _line(row, metadata, image, heat, provenance, force, name_detector):
     said = f"{MARKS[row['verdict']]} {HEADLINES[row['verdict']][0]}"
     judged = row["p_fake"] is not None and not (row["note"] and not force)
-    score = f"{percent(row['p_fake'])}{bar(row['p_fake'], facts['thresholds'])}" if judged else ""
+    score = f"{percent(row['p_fake'])}{bar(row['p_fake'], metadata['thresholds'])}" if judged else ""
     told = [f"{row['width']:,} × {row['height']:,} pixels"] if row["width"] else []
     told += [f"judged by {row['detector']}"] if name_detector and row["detector"] else []
     told = [", ".join(told), row["error"] or row["note"] or ""]

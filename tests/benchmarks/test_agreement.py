@@ -41,8 +41,8 @@ def test_what_keras_says_otherwise_is_told(converted, tmp_path, monkeypatch):
     path = tmp_path / "small.h5"
     model_file.save(bias_model([1.5, 0.5]), path, FACTS)
     assert max(agreement.from_keras(path, converted)) < 1e-6
-    margins = backend.keras_margins
-    monkeypatch.setattr(backend, "keras_margins", lambda *given: margins(*given) + 0.5)
+    margins = backend.keras_logits
+    monkeypatch.setattr(backend, "keras_logits", lambda *given: margins(*given) + 0.5)
     assert agreement.from_keras(path, converted) == pytest.approx((0.5, 1 / (1 + math.exp(-1.5)) - 1 / (1 + math.exp(-1))))
 
 

@@ -132,12 +132,12 @@ def test_calibration_error_never_exceeds_the_root_of_the_brier_score_with_ties_a
 
 def test_temperature_is_found_again():
     rng = np.random.default_rng(2)
-    margins = rng.normal(0, 3, 100_000)
-    is_fake = rng.random(100_000) < p_fake_of(margins, 1.0)
-    assert thresholds.fit_temperature(is_fake, margins * 2.5) == pytest.approx(2.5, rel=0.03)
+    logits = rng.normal(0, 3, 100_000)
+    is_fake = rng.random(100_000) < p_fake_of(logits, 1.0)
+    assert thresholds.fit_temperature(is_fake, logits * 2.5) == pytest.approx(2.5, rel=0.03)
     rare = is_fake & (rng.random(100_000) < 0.1)  # nine tenths of the Fake ones are missing: the answer is the same
     some = rare | ~is_fake
-    assert thresholds.fit_temperature(is_fake[some], margins[some] * 2.5) == pytest.approx(2.5, rel=0.06)
+    assert thresholds.fit_temperature(is_fake[some], logits[some] * 2.5) == pytest.approx(2.5, rel=0.06)
     assert thresholds.fit_temperature([True, False], [1.0, -1.0]) == pytest.approx(0.5, rel=1e-3)
 
 

@@ -15,13 +15,13 @@ from detector.images.pixels import (
     MAX_PIXELS,
     _read_any,
     choose_size,
-    fit,
     image_size,
-    inputs,
     patch_boxes,
     patches,
-    read_fitted,
+    preprocess,
     read_image,
+    read_resized,
+    resize,
 )
 from tests.conftest import draw
 
@@ -222,12 +222,12 @@ def test_an_error_of_the_file_system_keeps_its_kind():
 
 def test_fit_leaves_an_image_of_that_size_as_it_is():
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert fit(image, 32) is image
+    assert resize(image, 32) is image
 
 
 def test_fit_is_antialiased():
     board = np.indices((512, 512)).sum(0) % 2 * 255
-    fitted = fit(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 32)
+    fitted = resize(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 32)
     assert fitted.shape == (32, 32, 3) and fitted.dtype == np.uint8
     assert np.abs(fitted.astype(int) - 127.5).max() <= 1
 
@@ -236,7 +236,7 @@ def test_fit_is_antialiased():
 def test_fit_squeezes_the_whole_image_to_the_square(shape):
     image = np.zeros(shape, np.uint8)
     image[: shape[0] // 2] = 255
-    fitted = fit(image, 32)
+    fitted = resize(image, 32)
     assert fitted.shape == (32, 32, 3)
     assert fitted.mean() == pytest.approx(image.mean(), abs=3)
 
@@ -244,7 +244,7 @@ def test_fit_squeezes_the_whole_image_to_the_square(shape):
 def test_read_fitted_is_both(tmp_path, picture):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(picture))
-    assert np.array_equal(read_fitted(path, 32), fit(picture, 32))
+    assert np.array_equal(read_resized(path, 32), resize(picture, 32))
 
 
 # --- patches -----------------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_patches_of_a_small_image_are_scaled_up():
     image = np.random.default_rng(0).integers(0, 256, (4, 10, 3), np.uint8)
     cut = patches(image, 8, 9)
     assert cut.shape == (3, 8, 8, 3)
-    assert [np.array_equal(one, fit(image[:, left : left + 4], 8)) for one, left in zip(cut, (0, 3, 6), strict=True)] == [True] * 3
+    assert np.array_equal(cut, [resize(image[:, left : left + 4], 8) for left in (0, 3, 6)])
     assert patches(image[:1, :1], 8, 9).shape == (1, 8, 8, 3)
     assert patches(np.zeros((1, 100_000, 3), np.uint8), 224, 16).shape == (16, 224, 224, 3)  # not 224 x 22,400,000 in memory
 
@@ -298,8 +298,8 @@ def test_patches_lie_within_the_image_and_all_differ(height, width, size, most):
 
 def test_inputs_are_as_the_facts_say():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    assert np.array_equal(inputs(image, {"fitting": "resize", "image_size": 8}), fit(image, 8)[None])
-    assert np.array_equal(inputs(image, {"fitting": "patches", "image_size": 8, "patches": 4}), patches(image, 8, 4))
+    assert np.array_equal(preprocess(image, {"preprocessing": "resize", "image_size": 8}), resize(image, 8)[None])
+    assert np.array_equal(preprocess(image, {"preprocessing": "patches", "image_size": 8, "patches": 4}), patches(image, 8, 4))
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,18 @@ SIZE = 32
 
 
 class Stub:
-    """A detector whose margin is a known function of the fitted image."""
+    """A detector whose logit is a known function of the fitted image."""
 
     batch = 64
 
-    def __init__(self, margin, fitting="resize", most=9, size=SIZE):
-        self.facts = {"fitting": fitting, "image_size": size, "patches": most, "temperature": 1.0}
-        self.margin, self.seen = margin, 0
+    def __init__(self, logit, fitting="resize", most=9, size=SIZE):
+        self.metadata = {"preprocessing": fitting, "image_size": size, "patches": most, "temperature": 1.0}
+        self.logit, self.seen = logit, 0
 
-    def margins(self, images):
-        assert images.dtype == np.uint8 and len(images) <= max(self.batch, self.facts["patches"])
+    def logits(self, images):
+        assert images.dtype == np.uint8 and len(images) <= max(self.batch, self.metadata["patches"])
         self.seen += len(images)
-        return np.array([self.margin(image.astype(np.float64)) for image in images])
+        return np.array([self.logit(image.astype(np.float64)) for image in images])
 
 
 def picture(seed, size=(SIZE, SIZE)):
@@ -45,9 +45,9 @@ def two_sided(image):
 
 
 def test_it_is_hot_where_the_image_speaks_for_fake_and_cold_where_it_speaks_for_real():
-    # The masked margin is not linear in the mask: the fills have a grain of their own, and masks leave edges.
-    margins = lambda image: np.minimum(np.abs(np.diff(image, axis=0)), 30)  # noqa: E731
-    detector = Stub(lambda image: margins(image[:16, :16]).mean() - margins(image[16:, 16:]).mean())
+    # The masked logit is not linear in the mask: the fills have a grain of their own, and masks leave edges.
+    logits = lambda image: np.minimum(np.abs(np.diff(image, axis=0)), 30)  # noqa: E731
+    detector = Stub(lambda image: logits(image[:16, :16]).mean() - logits(image[16:, 16:]).mean())
     image = np.full((SIZE, SIZE, 3), 128, np.uint8)
     image[:16, :16, :] = np.where(np.arange(16)[:, None, None] % 2, 160, 96)
     image[16:, 16:, :] = image[:16, :16]
@@ -68,7 +68,7 @@ def test_a_linear_score_is_found_with_its_size():
     heat = attribution.explain(detector, image)
     there = worth > 0
     # What the part costs when it alone is masked, with one fill or the other; the map says that of it by its own unit.
-    drops = [detector.margin(image.astype(float)) - detector.margin(np.where(there[..., None], fill, image)) for fill in masked]
+    drops = [detector.logit(image.astype(float)) - detector.logit(np.where(there[..., None], fill, image)) for fill in masked]
     foretold = (heat[there].mean() - heat[~there].mean()) * there.mean() * (1 - there.mean())
     assert foretold == pytest.approx(np.mean(drops), rel=0.35)
     assert np.corrcoef(heat.ravel(), there.ravel())[0, 1] > 0.8
@@ -77,7 +77,7 @@ def test_a_linear_score_is_found_with_its_size():
 def test_its_mean_is_the_margin_and_it_is_the_same_each_time():
     detector, image = Stub(two_sided), picture(1)
     heat = attribution.explain(detector, image)
-    assert heat.mean() == pytest.approx(detector.margin(image.astype(np.float64)), abs=1e-4)
+    assert heat.mean() == pytest.approx(detector.logit(image.astype(np.float64)), abs=1e-4)
     assert detector.seen == attribution.SMALL_PASSES + 1
     attribution._design.cache_clear()
     assert np.array_equal(attribution.explain(detector, image), heat)
@@ -113,26 +113,26 @@ def hottest(values):
 
 @pytest.fixture(scope="module")
 def explained(trained):
-    """(detector, images, margins, maps) of composites, with the small trained detector."""
+    """(detector, images, logits, maps) of composites, with the small trained detector."""
     detector = export.open_detector(trained[0])
     images = np.stack(list(composites(16)))
-    return detector, images, detector.margins(images), [attribution.explain(detector, image) for image in images]
+    return detector, images, detector.logits(images), [attribution.explain(detector, image) for image in images]
 
 
-def drop(detector, image, margin, mask):
-    """How far masking moves the margin towards the other verdict, with a fill that the map was not made with: the mean colour."""
+def drop(detector, image, logit, mask):
+    """How far masking moves the logit towards the other verdict, with a fill that the map was not made with: the mean colour."""
     fill = np.rint(image.mean(axis=(0, 1))).astype(np.uint8)
-    return np.sign(margin) * (margin - detector.margins(np.where(mask[..., None], fill, image)[None])[0])
+    return np.sign(logit) * (logit - detector.logits(np.where(mask[..., None], fill, image)[None])[0])
 
 
 def test_masking_the_hottest_fifth_moves_the_score_more_than_a_random_fifth_or_that_with_most_edges(explained):
     rng, moved = np.random.default_rng(1), []
-    for image, margin, heat in zip(*explained[1:], strict=True):
-        hot = hottest(np.sign(margin) * heat)
+    for image, logit, heat in zip(*explained[1:], strict=True):
+        hot = hottest(np.sign(logit) * heat)
         edges = hottest(np.hypot(*np.gradient(image.astype(np.float64).mean(axis=2))))
         rivals = [edges, *(hottest(rng.random(heat.shape)) for _ in range(4))]
         rivals += [np.roll(hot, rng.integers(SIZE, size=2), axis=(0, 1)) for _ in range(4)]
-        drops = [drop(explained[0], image, margin, mask) for mask in (hot, *rivals)]
+        drops = [drop(explained[0], image, logit, mask) for mask in (hot, *rivals)]
         moved.append([drops[0], drops[1], np.mean(drops[2:6]), np.mean(drops[6:])])
     hot, edges, pixels_at_random, shape_elsewhere = np.mean(moved, axis=0)
     assert hot > edges + 0.3 and hot > pixels_at_random + 0.3 and hot > shape_elsewhere + 0.3, np.mean(moved, axis=0)
@@ -155,7 +155,7 @@ def test_the_detector_that_ships_explains():
     detector = export.open_detector(ROOT / "models" / "compact.h5")
     image = picture(3)
     heat = attribution.explain(detector, image)
-    assert heat.mean() == pytest.approx(detector.margins(image[None])[0], abs=1e-3)
+    assert heat.mean() == pytest.approx(detector.logits(image[None])[0], abs=1e-3)
 
 
 # --- large images --------------------------------------------------------------------------------------------------------
@@ -183,8 +183,8 @@ def test_within_a_patch_it_is_refined_unless_there_are_too_many(monkeypatch):
     detector.seen = 0
     heat = attribution.explain(detector, image)
     assert detector.seen == 4
-    margins = detector.margins(pixels.patches(image, SIZE, 9))
-    assert np.allclose(heat.reshape(SIZE, 4, SIZE).transpose(1, 0, 2), margins[:, None, None], atol=1e-5)
+    logits = detector.logits(pixels.patches(image, SIZE, 9))
+    assert np.allclose(heat.reshape(SIZE, 4, SIZE).transpose(1, 0, 2), logits[:, None, None], atol=1e-5)
 
 
 def test_where_no_patch_was_cut_it_is_0():

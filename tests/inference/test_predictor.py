@@ -13,9 +13,9 @@ from detector.inference.predictor import COLUMNS, Judge, about, describe, find_i
 from detector.model import export, scores
 from detector.model import file as model_file
 from tests.conftest import draw
-from tests.model.test_file import FACTS, bias_model
+from tests.model.test_file import METADATA, bias_model
 
-LARGE = {**FACTS, "seen": {"shorter_side": [200, 2000], "aspect": [1.0, 2.0]}, "trained_on": "photographs"}
+LARGE = {**METADATA, "training_range": {"shorter_side": [200, 2000], "aspect": [1.0, 2.0]}, "trained_on": "photographs"}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def judge(trained):
 
 @pytest.fixture(scope="module")
 def two(trained, tmp_path_factory):
-    """(Judge of `trained` and of one for large images that always finds a margin of 3, its path)."""
+    """(Judge of `trained` and of one for large images that always finds a logit of 3, its path)."""
     path = tmp_path_factory.mktemp("large") / "large.h5"
     model_file.save(bias_model([4.0, 1.0]), path, LARGE)
     return Judge([trained[0], path]), path
@@ -80,7 +80,7 @@ def test_a_row_is_what_the_detector_says(judge, small_data):
     (row,) = judge.judge([path])
     assert list(row) == COLUMNS
     score = next(scoring.score_files(judge.detectors[0].open(), [path]))
-    verdict = scores.verdict_of(score.p_fake, judge.detectors[0].facts["thresholds"])
+    verdict = scores.verdict_of(score.p_fake, judge.detectors[0].metadata["thresholds"])
     assert row == {
         **dict.fromkeys(COLUMNS), "path": str(path), "verdict": verdict, "p_fake": score.p_fake, "detector": "detector.h5",
         "width": 32, "height": 32,
@@ -115,8 +115,8 @@ def test_threshold_takes_the_place_of_the_detectors_own_two(judge, small_data):
     ((320, 200), None, "it is 320 x 200 pixels; the detector is made for images with a shorter side of 32 pixels"),
     ((32, 64), None, "its sides are 2 to 1; the detector is made for images of 1 to 1"),
     ((32, 33), None, "its sides are 1.03 to 1; the detector is made for images of 1 to 1"),
-    ((32, 32), (90, 91, 92), "it is blank: there is nothing in it to judge"),
-    ((32, 32), (200, 10, 10), "it is blank: there is nothing in it to judge"),
+    ((32, 32), (90, 91, 92), "it is blank: there is nothing in it to classify"),
+    ((32, 32), (200, 10, 10), "it is blank: there is nothing in it to classify"),
 ])  # fmt: skip
 def test_an_image_unlike_any_seen_is_uncertain_unless_forced(judge, tmp_path, size, colour, why):
     from PIL import Image
@@ -154,7 +154,7 @@ def test_each_image_goes_to_the_detector_made_for_its_size(two, small_data, tmp_
 def test_the_most_special_of_several_detectors_is_taken():
     seen = [{"shorter_side": side, "aspect": [1.0, 3.0]} for side in ([1, 4000], [200, 600], [32, 32])]
     judge = Judge([])
-    judge.detectors = [type("C", (), {"facts": {"seen": one}}) for one in seen]
+    judge.detectors = [type("C", (), {"metadata": {"training_range": one}}) for one in seen]
     sizes = [(300, 400), (32, 32), (100, 90), (5000, 5000), (300, 3000)]
     assert [judge.detectors.index(judge.choose(*size)) for size in sizes] == [1, 2, 0, 0, 1]
 
@@ -220,7 +220,7 @@ def test_a_score_does_not_depend_on_format_order_or_company(judge, small_data, t
 def test_in_words(judge, small_data):
     path = small_data / "test" / "Fake" / "3.png"
     (row,) = judge.judge([path])
-    limits = judge.detectors[0].facts["thresholds"]
+    limits = judge.detectors[0].metadata["thresholds"]
     assert describe(row, judge) == [
         f"{path}: {row['verdict']}, P(Fake) = {row['p_fake']:.4f}",
         f"  Fake is said from {limits['fake']:.4f} on, Real up to {limits['real']:.4f}, uncertain between them.",
@@ -233,8 +233,8 @@ def test_in_words(judge, small_data):
 
 
 def test_the_texts_of_a_strangers_detector_are_cut_and_harmless(judge):
-    facts = {**judge.detectors[0].facts, "architecture": "\x1b]0;x\x07", "trained_on": "\x1b[2J" + "x" * 10**6}
-    line = about(type("D", (), {"facts": facts, "path": Path("\x1b.h5")}))
+    metadata = {**judge.detectors[0].metadata, "architecture": "\x1b]0;x\x07", "trained_on": "\x1b[2J" + "x" * 10**6}
+    line = about(type("D", (), {"metadata": metadata, "path": Path("\x1b.h5")}))
     assert line.startswith("detector: \\x1b]0;x\\x07 (\\x1b.h5), trained on \\x1b[2Jxxx") and len(line) < 1000
 
 

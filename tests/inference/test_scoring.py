@@ -20,7 +20,7 @@ def test_the_score_of_a_file_does_not_depend_on_its_neighbours(trained, small_da
     together = list(score_files(detector, paths * 3))
     alone = [next(score_files(detector, [path])) for path in paths]
     assert [score.source for score in together] == paths * 3
-    assert np.abs([a.margin - b.margin for a, b in zip(alone, together[: len(paths)], strict=True)]).max() < 1e-4
+    assert np.abs([a.logit - b.logit for a, b in zip(alone, together[: len(paths)], strict=True)]).max() < 1e-4
     assert [score.p_fake for score in together[: len(paths)]] == [score.p_fake for score in together[-len(paths) :]]
 
 
@@ -29,9 +29,9 @@ def test_a_score_is_that_of_the_decoded_and_fitted_image(trained, tmp_path):
     path = tmp_path / "large.png"
     draw(1, (70, 50)).save(path)
     score = next(score_files(detector, [path]))
-    fitted = pixels.fit(pixels.read_image(path), 32)
+    fitted = pixels.resize(pixels.read_image(path), 32)
     assert (score.width, score.height, score.blank, score.error) == (70, 50, False, None)
-    assert score.p_fake == detector.p_fake(fitted[None])[0]
+    assert score.p_fake == p_fake_of(detector.logits(fitted[None]), detector.metadata["temperature"])[0]
     assert next(score_files(detector, [io.BytesIO(path.read_bytes())])).p_fake == score.p_fake
 
 
@@ -79,9 +79,10 @@ def test_damage_is_done_to_the_decoded_image_before_it_is_fitted(trained, tmp_pa
     for path, score in zip(paths, scores, strict=True):
         if not score.error:
             image = pixels.read_image(path)
-            fitted = np.stack([pixels.fit(one, 32) for one in (image, image[:, ::-1], image // 2)])
-            assert (score.margin, *score.damaged) == pytest.approx(detector.margins(fitted), abs=1e-4)
-            assert score.p_fake == pytest.approx(detector.p_fake(fitted[:1])[0], abs=1e-6)
+            fitted = np.stack([pixels.resize(one, 32) for one in (image, image[:, ::-1], image // 2)])
+            assert (score.logit, *score.damaged) == pytest.approx(detector.logits(fitted), abs=1e-4)
+            p_fake = p_fake_of(detector.logits(fitted[:1]), detector.metadata["temperature"])
+            assert score.p_fake == pytest.approx(p_fake[0], abs=1e-6)
 
 
 def test_an_image_is_decoded_once_for_all_damages(trained, small_data, monkeypatch):
@@ -120,10 +121,10 @@ def test_many_images_get_the_scores_of_few(trained, small_data):
 
 def test_each_image_goes_to_the_detector_that_is_chosen_for_it(trained, small_data, tmp_path):
     class Turned:
-        facts, batch = model_file.read_facts(trained[0]), 5
+        metadata, batch = model_file.read_metadata(trained[0]), 5
 
-        def margins(self, images, share=1):
-            return -detector.margins(images)
+        def logits(self, images, concurrency=1):
+            return -detector.logits(images)
 
     detector, turned = export.open_detector(trained[0]), Turned()
     paths = sorted((small_data / "test").rglob("*.png"))[:8]
@@ -133,16 +134,16 @@ def test_each_image_goes_to_the_detector_that_is_chosen_for_it(trained, small_da
     scores = list(score_files(lambda width, height: turned if width > 32 else detector, paths, batch=5))
     alone = [next(score_files(detector, [path])) for path in paths]
     assert [score.detector is turned for score in scores] == [i in (1, 4, 5) for i in range(8)]
-    expected = [-score.margin if i in (1, 4, 5) else score.margin for i, score in enumerate(alone)]
-    assert [score.margin for score in scores] == pytest.approx(expected, abs=1e-5)
+    expected = [-score.logit if i in (1, 4, 5) else score.logit for i, score in enumerate(alone)]
+    assert [score.logit for score in scores] == pytest.approx(expected, abs=1e-5)
 
 
 def test_patches_are_pooled_by_the_mean_of_their_margins(tmp_path):
     class Brightness:
         def __init__(self):
-            self.batch, self.facts = 64, {"fitting": "patches", "patches": 6, "image_size": 8, "temperature": 2.0}
+            self.batch, self.metadata = 64, {"preprocessing": "patches", "patches": 6, "image_size": 8, "temperature": 2.0}
 
-        def margins(self, images, share=1):
+        def logits(self, images, concurrency=1):
             assert images.shape[1:] == (8, 8, 3) and images.dtype == np.uint8
             return images.mean((1, 2, 3)).astype(np.float64)
 
@@ -152,10 +153,10 @@ def test_patches_are_pooled_by_the_mean_of_their_margins(tmp_path):
     darker = list(score_files(Brightness(), paths, damages=[lambda image: image // 2]))
     for path, score in zip(paths, darker, strict=True):
         cut = pixels.patches(pixels.read_image(path), 8, 6)
-        assert score.margin == pytest.approx(np.mean([one.mean() for one in cut]))
+        assert score.logit == pytest.approx(np.mean([one.mean() for one in cut]))
         assert score.damaged[0] == pytest.approx(np.mean([(pixels.patches(pixels.read_image(path) // 2, 8, 6)).mean()]))
-        assert score.p_fake == pytest.approx(p_fake_of(score.margin, 2.0))
-    assert darker[0].margin == pytest.approx(pixels.read_image(paths[0]).mean())  # six patches cover 24 x 16 exactly
+        assert score.p_fake == pytest.approx(p_fake_of(score.logit, 2.0))
+    assert darker[0].logit == pytest.approx(pixels.read_image(paths[0]).mean())  # six patches cover 24 x 16 exactly
 
 
 def test_an_engine_serves_threads_that_ask_at_once(trained):
@@ -163,12 +164,12 @@ def test_an_engine_serves_threads_that_ask_at_once(trained):
 
     detector = export.open_detector(trained[0], threads=2)
     images = np.random.default_rng(0).integers(0, 256, (40, 7, 32, 32, 3), np.uint8)
-    alone = [detector.margins(some) for some in images]
-    for share in (1, 2, 9):
+    alone = [detector.logits(some) for some in images]
+    for concurrency in (1, 2, 9):
         with ThreadPoolExecutor(8) as pool:
-            together = list(pool.map(lambda some, share=share: detector.margins(some, share), images))
+            together = list(pool.map(lambda some, concurrency=concurrency: detector.logits(some, concurrency), images))
         assert np.abs(np.array(alone) - np.array(together)).max() < 1e-6
-    assert {share: queue.qsize() for share, queue in detector._idle.items()} == {1: 1, 2: 2}
+    assert {concurrency: queue.qsize() for concurrency, queue in detector._idle.items()} == {1: 1, 2: 2}
 
 
 def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
@@ -176,12 +177,12 @@ def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
     paths = [*sorted((small_data / "test").rglob("*.png"))[:70], gone]
     keras = KerasDetector(trained[0])
     assert keras.device.startswith(f"{backend.import_keras().backend.backend()} on ")
-    assert (keras.size, keras.facts) == (32, model_file.read_facts(trained[0]))
+    assert (keras.size, keras.metadata) == (32, model_file.read_metadata(trained[0]))
     by_keras, by_litert = (list(score_files(detector, paths)) for detector in (keras, export.open_detector(trained[0])))
     assert by_keras[-1].error == by_litert[-1].error
     assert [a.p_fake for a in by_keras[:-1]] == pytest.approx([b.p_fake for b in by_litert[:-1]], abs=1e-4)
-    assert len({score.margin for score in by_keras}) > 60
-    assert keras.margins(np.zeros((BATCH + 3, 32, 32, 3), np.uint8)).shape == (BATCH + 3,)
+    assert len({score.logit for score in by_keras}) > 60
+    assert keras.logits(np.zeros((BATCH + 3, 32, 32, 3), np.uint8)).shape == (BATCH + 3,)
 
 
 def test_keras_computes_in_float32_on_gpus_too(trained):

@@ -44,8 +44,8 @@ def test_the_early_blocks_are_those_of_the_whole_backbone(tmp_path):
     images = np.random.default_rng(0).normal(0, 1, (2, 32, 32, 3)).astype(np.float32)
     same = keras.Model(whole.input, whole.get_layer("block_3_expand_relu").output)
     assert (inside.predict(images, verbose=0) == same.predict(images, verbose=0)).all()
-    facts = {**model_file.read_facts(ROOT / "models" / "compact.h5"), "architecture": "mobilenetv2_early"}
-    model_file.save(model, tmp_path / "m.h5", facts)
+    metadata = {**model_file.read_metadata(ROOT / "models" / "compact.h5"), "architecture": "mobilenetv2_early"}
+    model_file.save(model, tmp_path / "m.h5", metadata)
     again, _ = model_file.load(tmp_path / "m.h5")
     assert (again.predict(images, verbose=0) == model.predict(images, verbose=0)).all()
 
@@ -94,12 +94,12 @@ def moved(seed):
 
 
 def test_of_several_files_the_mean_is_taken(tmp_path):
-    facts = model_file.read_facts(ROOT / "models" / "compact.h5")
+    metadata = model_file.read_metadata(ROOT / "models" / "compact.h5")
     some = [moved(0), moved(1), moved(2)]
     some[0].save_weights(tmp_path / "0.weights.h5")
-    model_file.save(some[1], tmp_path / "1.h5", facts)
+    model_file.save(some[1], tmp_path / "1.h5", metadata)
     weights = [model.get_weights() for model in some]
-    model_file.save(architectures.with_test_time_flip(some[2]), tmp_path / "2.h5", facts)
+    model_file.save(architectures.with_test_time_flip(some[2]), tmp_path / "2.h5", metadata)
     mean = ARCHITECTURES["compact"].build(32, "none", 1e-3)
     architectures.load_files(mean, [tmp_path / name for name in ("0.weights.h5", "1.h5", "2.h5")])
     for found, *three in zip(mean.get_weights(), *weights, strict=True):
@@ -110,15 +110,15 @@ def test_of_several_files_the_mean_is_taken(tmp_path):
 def test_with_test_time_flip_a_mirror_image_gets_the_same_score(tmp_path, name):
     model, output = ARCHITECTURES[name].build(32, "none", 1e-3), ARCHITECTURES[name].output
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    straight, mirrored = (backend.keras_margins(model, some, output) for some in (images, images[:, :, ::-1].copy()))
+    straight, mirrored = (backend.keras_logits(model, some, output) for some in (images, images[:, :, ::-1].copy()))
     assert np.abs(straight - mirrored).max() > 1e-4
-    facts = {**model_file.read_facts(ROOT / "models" / "compact.h5"), "output": output, "architecture": name}
-    model_file.save(architectures.with_test_time_flip(model), tmp_path / "m.h5", facts)
+    metadata = {**model_file.read_metadata(ROOT / "models" / "compact.h5"), "output": output, "architecture": name}
+    model_file.save(architectures.with_test_time_flip(model), tmp_path / "m.h5", metadata)
     again, _ = model_file.load(tmp_path / "m.h5")
     for some in (images, images[:, :, ::-1].copy()):
-        assert np.abs(backend.keras_margins(again, some, output) - (straight + mirrored) / 2).max() < 1e-4
+        assert np.abs(backend.keras_logits(again, some, output) - (straight + mirrored) / 2).max() < 1e-4
     probabilities = again.predict(images.astype(np.float32), verbose=0)
     p_fake = probabilities[:, 0] if output == "softmax" else 1 - probabilities[:, 0]
     assert np.abs(p_fake - 1 / (1 + np.exp(-(straight + mirrored) / 2))).max() < 1e-5
     inside = architectures.without_test_time_flip(again)
-    assert np.abs(scores.margins_of(inside.predict(images.astype(np.float32), verbose=0), output) - straight).max() < 1e-4
+    assert np.abs(scores.fake_logits(inside.predict(images.astype(np.float32), verbose=0), output) - straight).max() < 1e-4

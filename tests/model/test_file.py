@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 
 from detector.console import InputError
-from detector.model import backend, export, runtime, scores
+from detector.model import backend, export, scores
 from detector.model import file as model_file
 from tests.conftest import ROOT
 
-FACTS = {
-    "format": 1,
+METADATA = {
+    "format": model_file.FORMAT,
     "architecture": "compact",
     "class_names": ["Fake", "Real"],
     "output": "softmax",
-    "fitting": "resize",
+    "preprocessing": "resize",
     "image_size": 8,
     "temperature": 2.0,
     "thresholds": {"fake": 0.9, "real": 0.2, "max_error": 0.01, "real_called_fake_bound": 0.009, "fake_called_real_bound": 0.008},
-    "seen": {"shorter_side": [8, 8], "aspect": [1.0, 1.0]},
+    "training_range": {"shorter_side": [8, 8], "aspect": [1.0, 1.0]},
     "trained_on": "nothing",
     "made": {},
 }
@@ -40,10 +40,10 @@ def bias_model(bias, activation="softmax"):
     return model
 
 
-def test_margin_of_both_kinds_of_output_by_hand():
+def test_logit_of_both_kinds_of_output_by_hand():
     # softmax: columns Fake, Real. sigmoid_real: the logit of Real.
-    assert scores.margins_of([[3.0, 1.0]], "softmax") == [2.0]
-    assert scores.margins_of([[-2.0]], "sigmoid_real") == [2.0]
+    assert scores.fake_logits([[3.0, 1.0]], "softmax") == [2.0]
+    assert scores.fake_logits([[-2.0]], "sigmoid_real") == [2.0]
     assert scores.p_fake_of(2.0, 1.0) == pytest.approx(np.exp(2) / (1 + np.exp(2)))
     assert scores.p_fake_of(2.0, 2.0) == pytest.approx(np.exp(1) / (1 + np.exp(1)))
 
@@ -56,46 +56,46 @@ def test_probabilities_do_not_saturate_before_the_temperature():
 
 @pytest.mark.parametrize("p, said", [(0.9, "Fake"), (0.89, "uncertain"), (0.2, "Real"), (0.21, "uncertain"), (0.0, "Real")])
 def test_three_way_verdict(p, said):
-    assert scores.verdict_of(p, FACTS["thresholds"]) == said
+    assert scores.verdict_of(p, METADATA["thresholds"]) == said
 
 
-@pytest.mark.parametrize("bias, activation, output, margin", [
+@pytest.mark.parametrize("bias, activation, output, logit", [
     ([1.5, 0.5], "softmax", "softmax", 1.0),
     ([0.75], "sigmoid", "sigmoid_real", -0.75),
 ])  # fmt: skip
-def test_score_direction_survives_saving_compiling_and_loading(tmp_path, bias, activation, output, margin):
+def test_score_direction_survives_saving_exporting_and_loading(tmp_path, bias, activation, output, logit):
     path = tmp_path / "m.h5"
-    model_file.save(bias_model(bias, activation), path, {**FACTS, "output": output})
+    model_file.save(bias_model(bias, activation), path, {**METADATA, "output": output})
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
     detector = export.open_detector(path)
-    assert detector.margins(images) == pytest.approx([margin] * 5, abs=1e-6)
-    assert detector.p_fake(images) == pytest.approx([1 / (1 + np.exp(-margin / 2))] * 5, abs=1e-6)
-    model, facts = model_file.load(path)
-    assert facts == {**FACTS, "output": output}
-    assert backend.keras_margins(model, images, output) == pytest.approx([margin] * 5, abs=1e-6)
+    assert detector.logits(images) == pytest.approx([logit] * 5, abs=1e-6)
+    assert detector.logits(images) == pytest.approx([logit] * 5, abs=1e-5)
+    model, metadata = model_file.load(path)
+    assert metadata == {**METADATA, "output": output}
+    assert backend.keras_logits(model, images, output) == pytest.approx([logit] * 5, abs=1e-6)
 
 
 def test_compiled_and_keras_agree_for_any_batch(trained):
     path, _ = trained
     images = np.random.default_rng(1).integers(0, 256, (70, 32, 32, 3), np.uint8)
     detector = export.open_detector(path)
-    model, facts = model_file.load(path)
-    by_keras = backend.keras_margins(model, images, facts["output"])
-    by_litert = detector.margins(images)
+    model, metadata = model_file.load(path)
+    by_keras = backend.keras_logits(model, images, metadata["output"])
+    by_litert = detector.logits(images)
     assert np.abs(by_keras - by_litert).max() < 1e-3
     assert np.abs(scores.p_fake_of(by_keras, 1.0) - scores.p_fake_of(by_litert, 1.0)).max() < 1e-5
-    assert np.concatenate([detector.margins(images[i : i + 1]) for i in range(70)]) == pytest.approx(by_litert, abs=1e-4)
+    assert np.concatenate([detector.logits(images[i : i + 1]) for i in range(70)]) == pytest.approx(by_litert, abs=1e-4)
 
 
 def test_a_fresh_process_gives_the_same_scores(trained, tmp_path):
     path, _ = trained
     images = np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    model, facts = model_file.load(path)
-    here = backend.keras_margins(model, images, facts["output"])
+    model, metadata = model_file.load(path)
+    here = backend.keras_logits(model, images, metadata["output"])
     np.save(tmp_path / "images.npy", images)
     program = (
-        "import sys, numpy as np; from detector.model import backend, file as m; model, facts = m.load(sys.argv[1]);"
-        "print(backend.keras_margins(model, np.load(sys.argv[2]), facts['output']).tolist())"
+        "import sys, numpy as np; from detector.model import backend, file as m; model, metadata = m.load(sys.argv[1]);"
+        "print(backend.keras_logits(model, np.load(sys.argv[2]), metadata['output']).tolist())"
     )
     command = [sys.executable, "-c", program, str(path), str(tmp_path / "images.npy")]
     there = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
@@ -107,12 +107,12 @@ def test_compiled_form_is_made_once_and_again_when_the_model_changes(trained, tm
     shutil.copy(trained[0], path)
     capfd.readouterr()
     export.open_detector(path)
-    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
     first = export.open_detector(path)
-    assert "compiling" in capfd.readouterr().err
+    assert "exporting" in capfd.readouterr().err
     second = export.open_detector(path)
     assert capfd.readouterr().err == ""
-    assert first.facts == second.facts == FACTS
+    assert first.metadata == second.metadata == METADATA
 
 
 @pytest.fixture
@@ -125,16 +125,16 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("small") / "small.h5"
-    model_file.save(bias_model([1.5, 0.5]), path, FACTS)
+    model_file.save(bias_model([1.5, 0.5]), path, METADATA)
     return path
 
 
 @pytest.fixture
-def compiled(small, tmp_path_factory, monkeypatch):
-    """A list of what was compiled; it is compiled at the first time only, and copied from then on, to be quick."""
-    folder, calls = tmp_path_factory.getbasetemp() / "compiled", []
+def exported(small, tmp_path_factory, monkeypatch):
+    """A list of what was exported; it is exported at the first time only, and copied from then on, to be quick."""
+    folder, calls = tmp_path_factory.getbasetemp() / "exported", []
     if not folder.exists():
-        export.compile_detector(small, folder / "form")
+        export.export_detector(small, folder / "form")
 
     def copy(path, stem):
         calls.append(path)
@@ -142,51 +142,51 @@ def compiled(small, tmp_path_factory, monkeypatch):
         for suffix in (".tflite", ".json"):
             shutil.copy(folder / f"form{suffix}", stem.with_name(stem.name + suffix))
 
-    monkeypatch.setattr(export, "_compile_in_subprocess", copy)
+    monkeypatch.setattr(export, "_export_in_subprocess", copy)
     return calls
 
 
-def margin(path):
-    return export.open_detector(path).margins(np.zeros((1, 8, 8, 3), np.uint8)).tolist()
+def logit(path):
+    return export.open_detector(path).logits(np.zeros((1, 8, 8, 3), np.uint8)).tolist()
 
 
-def test_a_compiled_form_that_is_deleted_or_damaged_is_made_again(cache, small, compiled):
-    assert margin(small) == margin(small) == pytest.approx([1.0])
-    assert compiled == [small]
+def test_a_compiled_form_that_is_deleted_or_damaged_is_made_again(cache, small, exported):
+    assert logit(small) == logit(small) == pytest.approx([1.0])
+    assert exported == [small]
     assert sorted(path.name[64:] for path in cache.iterdir() if "known" not in path.name) == ["-1.json", "-1.tflite"]
-    flatbuffer, facts, note = next(cache.glob("*.tflite")), next(cache.glob("*-1.json")), next(cache.glob("*.known.json"))
+    flatbuffer, metadata, note = next(cache.glob("*.tflite")), next(cache.glob("*-1.json")), next(cache.glob("*.known.json"))
     for damage in (
-        flatbuffer.unlink, facts.unlink, lambda: flatbuffer.write_bytes(b"cut"), lambda: facts.write_text("{}"),
-        lambda: facts.write_text("cut"), lambda: shutil.rmtree(cache),
+        flatbuffer.unlink, metadata.unlink, lambda: flatbuffer.write_bytes(b"cut"), lambda: metadata.write_text("{}"),
+        lambda: metadata.write_text("cut"), lambda: shutil.rmtree(cache),
     ):  # fmt: skip
-        compiled.clear()
+        exported.clear()
         damage()
-        assert margin(small) == margin(small) == pytest.approx([1.0])
-        assert compiled == [small]
-    compiled.clear()
+        assert logit(small) == logit(small) == pytest.approx([1.0])
+        assert exported == [small]
+    exported.clear()
     for damage in (note.unlink, lambda: note.write_text('{"file": 1'), lambda: note.write_text("{}")):
         damage()
-        assert margin(small) == pytest.approx([1.0])
-    assert compiled == []
+        assert logit(small) == pytest.approx([1.0])
+    assert exported == []
 
 
-def test_a_compiled_form_that_vanishes_in_use_is_one_line(cache, small, compiled):
+def test_a_compiled_form_that_vanishes_in_use_is_one_line(cache, small, exported):
     detector = export.open_detector(small)
     flatbuffer = next(cache.glob("*.tflite"))
     flatbuffer.write_bytes(b"x" * flatbuffer.stat().st_size)
     with pytest.raises(InputError) as caught:
-        detector.margins(np.zeros((1, 8, 8, 3), np.uint8))
+        detector.logits(np.zeros((1, 8, 8, 3), np.uint8))
     assert str(caught.value) == (
-        f"{flatbuffer}: expected a compiled detector, found none or a damaged one; delete it and run the same command again"
+        f"{flatbuffer}: expected an exported model, but it is missing or damaged; delete it and run the same command again"
     )
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_done_without(cache, small, compiled, capfd):
+def test_a_cache_that_cannot_be_written_is_told_and_done_without(cache, small, exported, capfd):
     cache.write_text("a file stands where the folder should be")
     capfd.readouterr()
-    assert margin(small) == pytest.approx([1.0])
-    assert capfd.readouterr().err == f"{cache}: File exists; the compiled detector is kept for this run alone\n"
-    assert compiled == [small] and cache.read_text().startswith("a file")
+    assert logit(small) == pytest.approx([1.0])
+    assert capfd.readouterr().err == f"{cache}: File exists; the exported model is kept for this run only\n"
+    assert exported == [small] and cache.read_text().startswith("a file")
 
 
 def test_a_temporary_compiled_form_goes_with_its_process(tmp_path, small):
@@ -197,15 +197,15 @@ def test_a_temporary_compiled_form_goes_with_its_process(tmp_path, small):
     )
     command = [sys.executable, "-c", program, str(small), str(tmp_path / "file")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stderr.splitlines()[1:] == [f"{small}: compiling it for fast use, once (about half a minute) ..."]
+    assert done.stderr.splitlines()[1:] == [f"{small}: exporting it for fast use, once (about half a minute) ..."]
     made = done.stdout.strip()
     assert "real-or-fake-detector-" in made and not os.path.exists(os.path.dirname(made))
 
 
-def test_two_processes_that_compile_at_once(tmp_path, small):
+def test_two_processes_that_export_at_once(tmp_path, small):
     program = (
         "import sys, pathlib, numpy; from detector.model import export as m; m._cache = lambda: pathlib.Path(sys.argv[2]);"
-        "print(m.open_detector(sys.argv[1]).margins(numpy.zeros((1, 8, 8, 3), numpy.uint8)).tolist())"
+        "print(m.open_detector(sys.argv[1]).logits(numpy.zeros((1, 8, 8, 3), numpy.uint8)).tolist())"
     )
     command = [sys.executable, "-c", program, str(small), str(tmp_path / "cache")]
     both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -214,7 +214,7 @@ def test_two_processes_that_compile_at_once(tmp_path, small):
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".json", ".tflite"]
 
 
-def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_compiled(cache, small, compiled, tmp_path, monkeypatch):
+def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_exported(cache, small, exported, tmp_path, monkeypatch):
     def name(path, days):
         path.write_text("x")
         os.utime(path, (time.time() - days * 86_400,) * 2)
@@ -227,57 +227,57 @@ def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_compiled(
         for suffix in ("-1.json", "-1.tflite", ".known.json"):
             name(cache / f"other{i}{suffix}", days)
     name(cache / "other3-1.123.part", 181)
-    margin(small)
-    assert compiled == [small]
+    logit(small)
+    assert exported == [small]
     assert there() == [f"other{i}{suffix}" for i in (0, 1) for suffix in ("-1.json", "-1.tflite", ".known.json")]
     form = next(path for path in cache.glob("*.tflite") if path.name not in there())
     for path in (form, form.with_suffix(".json")):
         os.utime(path, (0, 0))
-    margin(small)  # used again: it is not the oldest any more
-    assert compiled == [small] and time.time() - form.stat().st_mtime < 60
+    logit(small)  # used again: it is not the oldest any more
+    assert exported == [small] and time.time() - form.stat().st_mtime < 60
     monkeypatch.setattr(export, "KEPT_FORMS", 2)
     export._prune(cache)
     assert there() == ["other0-1.json", "other0-1.tflite", "other0.known.json", "other1.known.json"] and form.is_file()
     monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(PermissionError))
-    assert margin(small) == pytest.approx([1.0]) and compiled == [small]
+    assert logit(small) == pytest.approx([1.0]) and exported == [small]
 
 
 @pytest.mark.parametrize("damage", [
-    lambda facts, flatbuffer: facts.write_text('{"sha256": "12'),
-    lambda facts, flatbuffer: facts.write_text("[]"),
-    lambda facts, flatbuffer: facts.write_text(facts.read_text().replace('"format": 1', '"format": 99')),
-    lambda facts, flatbuffer: facts.write_text(facts.read_text().replace('"temperature": 2.0', '"temperature": "high"')),
-    lambda facts, flatbuffer: facts.unlink(),
-    lambda facts, flatbuffer: flatbuffer.write_bytes(flatbuffer.read_bytes()[:200]),
-    lambda facts, flatbuffer: flatbuffer.unlink(),
+    lambda metadata, flatbuffer: metadata.write_text('{"sha256": "12'),
+    lambda metadata, flatbuffer: metadata.write_text("[]"),
+    lambda metadata, flatbuffer: metadata.write_text(metadata.read_text().replace('"format": 2', '"format": 99')),
+    lambda metadata, flatbuffer: metadata.write_text(metadata.read_text().replace('"temperature": 2.0', '"temperature": "high"')),
+    lambda metadata, flatbuffer: metadata.unlink(),
+    lambda metadata, flatbuffer: flatbuffer.write_bytes(flatbuffer.read_bytes()[:200]),
+    lambda metadata, flatbuffer: flatbuffer.unlink(),
 ])  # fmt: skip
-def test_what_ships_damaged_is_compiled_anew_or_told(cache, small, compiled, tmp_path, monkeypatch, damage):
+def test_what_ships_damaged_is_compiled_anew_or_told(cache, small, exported, tmp_path, monkeypatch, damage):
     shipped = tmp_path / "models"
     shipped.mkdir()
     path = Path(shutil.copy(small, shipped / "small.h5"))
     monkeypatch.setattr(export, "SHIPPED", shipped.resolve())
-    export._compile_in_subprocess(path, path.with_suffix(""))
-    compiled.clear()
-    assert margin(path) == pytest.approx([1.0]) and compiled == []
+    export._export_in_subprocess(path, path.with_suffix(""))
+    exported.clear()
+    assert logit(path) == pytest.approx([1.0]) and exported == []
     damage(path.with_suffix(".json"), path.with_suffix(".tflite"))
     with pytest.raises(InputError) as caught, monkeypatch.context() as patch:
         patch.setitem(sys.modules, "h5py", None)
-        export.known_facts(path)
+        export.known_metadata(path)
     assert str(caught.value) == (
         f"{path}: expected small.json and small.tflite beside it, whole and made from it, found other ones or none; get the three "
         "files again, or let TensorFlow make them, which is not installed: pip install -r requirements.txt"
     )
-    assert export.known_facts(path) == FACTS
-    assert margin(path) == pytest.approx([1.0]) and compiled == [path]
+    assert export.known_metadata(path) == METADATA
+    assert logit(path) == pytest.approx([1.0]) and exported == [path]
 
 
-def test_known_facts_are_those_of_the_file_before_and_after_compiling(cache, small, compiled):
-    assert export.known_facts(small) == FACTS
+def test_known_metadata_are_those_of_the_file_before_and_after_exporting(cache, small, exported):
+    assert export.known_metadata(small) == METADATA
     assert not list(cache.glob("*.tflite"))
-    margin(small)
-    assert export.known_facts(small) == FACTS
+    logit(small)
+    assert export.known_metadata(small) == METADATA
     for path in export.SHIPPED.glob("*.h5"):
-        assert export.known_facts(path) == model_file.read_facts(path)
+        assert export.known_metadata(path) == model_file.read_metadata(path)
 
 
 def test_a_compiled_file_beside_a_strangers_model_is_not_trusted(tmp_path, trained):
@@ -285,7 +285,7 @@ def test_a_compiled_file_beside_a_strangers_model_is_not_trusted(tmp_path, train
     shutil.copy(trained[0], path)
     path.with_suffix(".tflite").write_bytes(b"not a flatbuffer")
     path.with_suffix(".json").write_text("{}")
-    assert export.open_detector(path).facts["architecture"] == "compact"
+    assert export.open_detector(path).metadata["architecture"] == "compact"
 
 
 def test_save_leaves_nothing_unfinished_and_no_optimizer(trained):
@@ -324,7 +324,7 @@ def test_what_is_no_detector_is_refused_in_one_line(tmp_path, trained):
     foreign = tmp_path / "foreign.h5"
     bias_model([1.0, 0.0]).save(foreign)
     assert refused(foreign) == (
-        "M: expected a detector that model_training.py saved, found a Keras model without a detector's facts; "
+        "M: expected a detector that model_training.py saved, found a Keras model without a detector's metadata; "
         "train it with model_training.py"
     )
 
@@ -335,14 +335,14 @@ def test_a_model_that_brings_code_is_refused(tmp_path):
     x = keras.layers.Lambda(lambda values: values / 255)(image)
     x = keras.layers.Dense(2, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
     path = tmp_path / "lambda.h5"
-    model_file.save(keras.Model(image, x), path, FACTS)
+    model_file.save(keras.Model(image, x), path, METADATA)
     assert refused(path) == "M: expected only layers that this project uses, found 'Lambda'; it could run code, so it is not loaded"
 
 
 def test_what_was_checked_is_what_is_loaded(tmp_path):
     """A file can be an HDF5 file and, from its end, a .keras archive; Keras would choose by the name."""
     good, other = tmp_path / "good.h5", tmp_path / "other.keras"
-    model_file.save(bias_model([1.0, 0.0]), good, FACTS)
+    model_file.save(bias_model([1.0, 0.0]), good, METADATA)
     bias_model([5.0, 0.0]).save(other)
     both = tmp_path / "both.keras"
     both.write_bytes(good.read_bytes() + other.read_bytes())
@@ -351,30 +351,31 @@ def test_what_was_checked_is_what_is_loaded(tmp_path):
     assert refused(both).startswith("M: expected a model file (.h5), found another kind of file")
 
 
-def test_compiling_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+def test_exporting_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
     path = tmp_path / "m.h5"
-    model_file.save(bias_model([2.5, 0.25]), path, FACTS)
+    model_file.save(bias_model([2.5, 0.25]), path, METADATA)
     (tmp_path / "detector" / "model").mkdir(parents=True)
     for name in ("detector/__init__.py", "detector/model/__init__.py", "numpy.py", "json.py"):
         (tmp_path / name).write_text("raise SystemExit('error: code of the current folder was run')")
     monkeypatch.chdir(tmp_path)
-    assert export.open_detector("m.h5").facts == FACTS
+    assert export.open_detector("m.h5").metadata == METADATA
 
 
 @pytest.mark.parametrize("change", [
-    {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"seen": {}}, {"output": "tanh"},
-    {"fitting": "patches"}, {"fitting": "patches", "patches": 0}, {"fitting": "patches", "patches": 10**6}, {"fitting": "crop"},
-    {"class_names": ["Real", "Fake"]}, {"thresholds": {**FACTS["thresholds"], "fake": float("nan")}},
+    {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"training_range": {}}, {"output": "tanh"},
+    {"preprocessing": "patches"}, {"preprocessing": "patches", "patches": 0}, {"preprocessing": "patches", "patches": 10**6},
+    {"preprocessing": "crop"},
+    {"class_names": ["Real", "Fake"]}, {"thresholds": {**METADATA["thresholds"], "fake": float("nan")}},
     {"architecture": {"a": 1}}, {"trained_on": None},
 ])  # fmt: skip
-def test_facts_out_of_their_range_are_refused(tmp_path, change):
+def test_metadata_out_of_their_range_are_refused(tmp_path, change):
     import h5py
 
     path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
     with h5py.File(path, "r+") as file:
-        file.attrs["detector"] = json.dumps({**FACTS, **change})
-    assert refused(path) == "M: expected a detector's facts, found some of another kind; train it again with model_training.py"
+        file.attrs["detector"] = json.dumps({**METADATA, **change})
+    assert refused(path).startswith("M: expected a detector's metadata, found values of another type or range")
 
 
 @pytest.mark.parametrize("config", ["no json", '{"class_name": ["a", "list"]}', '{"class_name": "Functional"}', "[" * 9999])
@@ -382,27 +383,27 @@ def test_a_damaged_configuration_is_one_line(tmp_path, config):
     import h5py
 
     path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
     with h5py.File(path, "r+") as file:
         file.attrs["model_config"] = config
     assert refused(path).startswith("M: expected ")
 
 
-def test_facts_that_nest_too_deeply_are_one_line(tmp_path):
+def test_metadata_that_nest_too_deeply_are_one_line(tmp_path):
     import h5py
 
     path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
     with h5py.File(path, "r+") as file:
         file.attrs["detector"] = "[" * 50_000
-    assert refused(path) == "M: expected a detector's facts as JSON, found something else; train it again"
+    assert refused(path) == "M: expected a detector's metadata as JSON, found something else; train it again"
 
 
 def test_digests_of_a_stranger_take_no_more_memory_than_the_file(tmp_path):
     import h5py
 
     path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, FACTS, np.zeros((5, 8), np.uint8))
+    model_file.save(bias_model([1.0, 0.0]), path, METADATA, np.zeros((5, 8), np.uint8))
     assert model_file.read_train_digests(path).shape == (5, 8)
     for put in (
         lambda file: file.create_dataset("train_digests", (2**40, 8), np.uint8, chunks=(2**20, 8), compression="gzip"),
@@ -415,25 +416,39 @@ def test_digests_of_a_stranger_take_no_more_memory_than_the_file(tmp_path):
             model_file.read_train_digests(path)
 
 
-def test_facts_of_another_version_are_refused(tmp_path):
+def test_a_file_of_format_1_loads_with_the_new_names(tmp_path, cache):
     import h5py
 
     path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, FACTS)
+    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
+    former = {"preprocessing": "fitting", "training_range": "seen"}
     with h5py.File(path, "r+") as file:
-        file.attrs["detector"] = json.dumps({**FACTS, "format": 99})
-    assert refused(path) == "M: expected a detector of format 1, found 99; train it again with model_training.py"
+        file.attrs["detector"] = json.dumps({former.get(name, name): value for name, value in METADATA.items()} | {"format": 1})
+    assert model_file.read_metadata(path) == model_file.load(path)[1] == METADATA
+    made = {"sha256": "0", "bytes": 1, "facts": json.loads(h5py.File(path).attrs["detector"])}  # as beside the models that ship
+    (tmp_path / "m.json").write_text(json.dumps(made))
+    (tmp_path / "m.tflite").write_bytes(b"1")
+    assert export._made(tmp_path / "m")["metadata"] == METADATA
 
 
-def test_facts_with_patches_are_understood():
-    model_file.check_facts({**FACTS, "fitting": "patches", "patches": 9}, "M")
+def test_metadata_of_another_version_are_refused(tmp_path):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
+    with h5py.File(path, "r+") as file:
+        file.attrs["detector"] = json.dumps({**METADATA, "format": 99})
+    assert refused(path) == "M: expected a detector of format 2, found 99; train it again with model_training.py"
+
+
+def test_metadata_with_patches_are_understood():
+    model_file.check_metadata({**METADATA, "preprocessing": "patches", "patches": 9}, "M")
 
 
 def test_an_unlike_image_is_said_to_be_so():
-    detector = runtime.Detector("m.h5", FACTS, "none.tflite")
-    assert detector.unlike_seen(8, 8) is None
-    assert detector.unlike_seen(640, 427) == (
+    assert scores.out_of_range(METADATA, 8, 8) is None
+    assert scores.out_of_range(METADATA, 640, 427) == (
         "it is 640 x 427 pixels; the detector is made for images with a shorter side of 8 pixels"
     )
-    assert detector.unlike_seen(16, 8) == "its sides are 2 to 1; the detector is made for images of 1 to 1"
-    assert detector.unlike_seen(8, 8, blank=True) == "it is blank: there is nothing in it to judge"
+    assert scores.out_of_range(METADATA, 16, 8) == "its sides are 2 to 1; the detector is made for images of 1 to 1"
+    assert scores.out_of_range(METADATA, 8, 8, blank=True) == "it is blank: there is nothing in it to classify"

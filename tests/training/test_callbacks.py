@@ -181,10 +181,10 @@ def test_patch_scores_are_the_means_over_the_grid(tmp_path):
     from detector.training.batches import PatchScores
 
     split = split_of_sizes(tmp_path)
-    labels, margins = PatchScores(split, "softmax", 16, 4, 3).score(lambda batch: batch.mean(axis=(1, 2, 3)))
+    labels, logits = PatchScores(split, "softmax", 16, 4, 3).score(lambda batch: batch.mean(axis=(1, 2, 3)))
     assert labels.tolist() == [0, 1, 0, 1]
     by_hand = [pixels.patches(pixels.read_image(tmp_path / path), 16, 4).mean(axis=(1, 2, 3)).mean() for path in split.paths]
-    assert margins == pytest.approx(by_hand, rel=1e-5)
+    assert logits == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_the_network_always_gets_as_many_patches_at_once(tmp_path):

@@ -58,7 +58,7 @@ def test_images_are_decoded_and_fitted_as_everywhere(data, keep):
     split = split_of(data)
     images, there = Decoded(split, 32, keep).read([7, 2, 5])
     assert there == [2, 5]
-    assert all((image == pixels.read_fitted(data / split.paths[i], 32)).all() for i, image in zip(there, images, strict=True))
+    assert all((image == pixels.read_resized(data / split.paths[i], 32)).all() for i, image in zip(there, images, strict=True))
 
 
 def test_what_cannot_be_read_is_told_with_and_without_what_is_kept(data):
@@ -73,8 +73,8 @@ def test_what_cannot_be_read_is_told_with_and_without_what_is_kept(data):
 def test_what_is_kept_is_used_again_and_made_anew_when_an_image_changes(data, monkeypatch):
     Decoded(split_of(data), 32)
     decoded = []
-    whole = pixels.read_fitted
-    monkeypatch.setattr(pixels, "read_fitted", lambda *given: decoded.append(given) or whole(*given))
+    whole = pixels.read_resized
+    monkeypatch.setattr(pixels, "read_resized", lambda *given: decoded.append(given) or whole(*given))
     Decoded(split_of(data), 32)
     assert not decoded
     draw("other", (40, 30)).save(data / "train/Fake/0.jpg")

@@ -385,7 +385,7 @@ def test_the_weights_are_the_same_after_each_epoch_and_the_first_alone_writes(by
     assert len(agreed(by_two, 0)) == 2 and agreed(by_two, 1) == agreed(by_two, 0)
     assert "epoch" not in (by_two / "out-1").read_text()
     assert "epoch 2 of 2" in (by_two / "out-0").read_text()
-    assert model_file.read_facts(by_two / "d.h5")["made"]["epochs_run"] == 2
+    assert model_file.read_metadata(by_two / "d.h5")["made"]["epochs_run"] == 2
     assert not list((by_two / "log").glob("*.weights.h5"))
 
 

@@ -287,7 +287,7 @@ def test_no_path_and_no_url_can_be_named(server, witness):
     assert server.call([{**as_file(mine), "is_stream": True}], None, False, None, False)[0] == 400
     hidden = {**as_file(mine), "url": f"{witness['url']}/u.png", "orig_name": "../../etc/passwd"}
     assert server.call([hidden], None, True, None, True)[1][0]["name"] == "../../etc/passwd"  # a name, nothing more
-    assert witness["seen"] == []
+    assert witness["training_range"] == []
 
 
 def test_nothing_is_served_but_the_page(server, witness):
@@ -313,7 +313,7 @@ def test_nothing_is_served_but_the_page(server, witness):
         assert server.client.request(verb, server.url).status_code == 404
     foreign = {"headers": {"Origin": "https://example.org", "Sec-Fetch-Site": "cross-site"}, "files": {"files": b"a"}}
     assert server.client.post(f"{server.api}/upload", **foreign).status_code == 403
-    assert witness["seen"] == []
+    assert witness["training_range"] == []
     assert server.call([as_file(mine)], None, False, None, False)[0] == 200
 
 
@@ -472,27 +472,27 @@ def row_of(**values):
 def test_html_of_strangers_is_shown_not_run():
     import numpy as np
 
-    facts = {"thresholds": {"fake": 0.9, "real": 0.1}}
+    metadata = {"thresholds": {"fake": 0.9, "real": 0.1}}
     image = np.zeros((8, 8, 3), np.uint8)
     evil = "<script>alert(1)</script>\x07\"'"
     row = row_of(path=evil, verdict="Fake", p_fake=0.95, detector="d")
     rows = [row, row_of(path=evil, error=evil), row_of(path=evil, verdict="uncertain", p_fake=0.5, note=evil, detector="d")]
     lines = [[evil]] * 3
-    shown = [views.card(one, facts, [evil], image, image, [evil], False) for one in rows]
-    shown.append(views.table(rows, {"d": facts}, [evil], [image] * 3, [None] * 3, lines, False, "data:,"))
+    shown = [views.card(one, metadata, [evil], image, image, [evil], False) for one in rows]
+    shown.append(views.table(rows, {"d": metadata}, [evil], [image] * 3, [None] * 3, lines, False, "data:,"))
     for html in shown:
         assert "<script" not in html and "&lt;script&gt;" in html and "\x07" not in html and "\\x07&quot;&#x27;" in html
 
 
 def test_what_the_file_says_stands_beside_the_verdict_too():
-    facts = {"thresholds": {"fake": 0.9, "real": 0.1}}
+    metadata = {"thresholds": {"fake": 0.9, "real": 0.1}}
     row = row_of(verdict="uncertain", p_fake=0.5)
     kinds = [(False, False, "not signed"), (True, False, "signed, but by whom is open"), (True, True, "signed")]
     for signed, trusted, words in kinds:
         said = {"says": "made by AI", "signed": signed, "c2pa": {"trusted": trusted}}
-        html = views.card({**row, "provenance": said}, facts, [], None, None, ["x"], False)
+        html = views.card({**row, "provenance": said}, metadata, [], None, None, ["x"], False)
         assert f"Apart from the score, the file says: <b>made by AI, {words}</b>" in html
-    assert "Apart from the score" not in views.card(row, facts, [], None, None, ["x"], False)
+    assert "Apart from the score" not in views.card(row, metadata, [], None, None, ["x"], False)
 
 
 def test_the_verdict_is_told_in_words_and_its_probability_never_overstated():
@@ -501,11 +501,11 @@ def test_the_verdict_is_told_in_words_and_its_probability_never_overstated():
     ]  # fmt: skip
     for verdict, words in views.HEADLINES.items():
         assert words[0] in views.headline(verdict) and views.MARKS[verdict] in views.headline(verdict)
-    facts = {"thresholds": {"fake": 0.9, "real": 0.1}}
+    metadata = {"thresholds": {"fake": 0.9, "real": 0.1}}
     unlike = row_of(verdict="uncertain", p_fake=0.99, note="it is too large")
-    assert "99" not in views.reasons(unlike, facts, False) and "it is too large" in views.reasons(unlike, facts, False)
-    assert "99.0" in views.reasons(unlike, facts, True) and "Do not rely on it" in views.reasons(unlike, facts, True)
-    html = views.bar(0.25, facts["thresholds"])
+    assert "99" not in views.reasons(unlike, metadata, False) and "it is too large" in views.reasons(unlike, metadata, False)
+    assert "99.0" in views.reasons(unlike, metadata, True) and "Do not rely on it" in views.reasons(unlike, metadata, True)
+    html = views.bar(0.25, metadata["thresholds"])
     assert '<u style="left:10.00%">' in html and '<u style="left:90.00%">' in html and '<b style="left:25.00%">' in html
 
 
