@@ -241,7 +241,7 @@ def test_fit_squeezes_the_whole_image_to_the_square(shape):
     assert fitted.mean() == pytest.approx(image.mean(), abs=3)
 
 
-def test_read_fitted_is_both(tmp_path, picture):
+def test_read_resized_is_both(tmp_path, picture):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(picture))
     assert np.array_equal(read_resized(path, 32), resize(picture, 32))

@@ -235,7 +235,7 @@ def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_exported(
         os.utime(path, (0, 0))
     logit(small)  # used again: it is not the oldest any more
     assert exported == [small] and time.time() - form.stat().st_mtime < 60
-    monkeypatch.setattr(export, "KEPT_FORMS", 2)
+    monkeypatch.setattr(export, "KEPT_MODELS", 2)
     export._prune(cache)
     assert there() == ["other0-1.json", "other0-1.tflite", "other0.known.json", "other1.known.json"] and form.is_file()
     monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(PermissionError))
