@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, plural, printable, progress, stage
+from detector.console import HelpFormatter, InputError, fraction, plural, printable, progress, stage
 
 EXAMPLE = "media_assets/images/lion.jpg"  # a photograph that comes with gradio
 FEW = 5  # images that are told in words; of more there is a line each
@@ -98,21 +98,19 @@ def print_json(rows):
 
 
 def write_csv(path, rows):
-    """Write the rows as CSV, beside and then renamed; what the file says of itself is JSON in its column."""
+    """Write the rows as CSV, atomically; what the file says of itself is JSON in its column."""
     import csv
 
-    from detector.files import UNFINISHED
+    from detector.files import atomic_write
     from detector.inference.predictor import COLUMNS
 
-    unfinished = path.with_name(f"{path.name}{UNFINISHED}")
-    with unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row in rows:
             if row["provenance"]:
                 row = {**row, "provenance": json.dumps(row["provenance"])}
             writer.writerow(row.values())
-    os.replace(unfinished, path)
 
 
 def show(rows, judge, args, total, counts):
@@ -147,17 +145,6 @@ def explain(judge, row, source, path):
 # --- the command line ----------------------------------------------------------------------------------------------------
 
 
-def share(text):
-    """Return a command line's number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = None
-    if value is None or not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
-    return value
-
-
 def make_parser():
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog=__doc__[__doc__.index("Exit code") :],
@@ -173,7 +160,7 @@ def make_parser():
     output.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
     add("--explain", type=Path, metavar="OUT.png", help="write where in the image the verdict comes from; for one image")
     add("--overwrite", action="store_true", help="replace the file that --csv or --explain names")
-    add("--threshold", type=share, metavar="T",
+    add("--threshold", type=fraction, metavar="T",
         help="say Fake from this P(Fake) on and Real below it, instead of the detector's own Fake, uncertain and Real")
     add("--force", action="store_true", help="judge images unlike any that the detector has seen")
     add("--provenance", action=argparse.BooleanOptionalAction,

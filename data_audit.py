@@ -36,7 +36,7 @@ from detector import console
 from detector.console import InputError, plural
 from detector.data import duplicates, placing
 from detector.data import tree as data_tree
-from detector.files import UNFINISHED, digest_of, parallel, read_bytes, scan
+from detector.files import atomic_write, digest_of, parallel, read_bytes, scan
 
 TINY = 16  # shorter side in pixels below which an image says little to any network
 LONG = 5  # longer side over shorter side beyond which squeezing to a square destroys the picture
@@ -307,11 +307,10 @@ def prepare_report_folder(report, folder):
 
 
 def write_report(report, page, folder):
-    """Write audit.json and audit.html into `folder`, each beside its place and then renamed."""
+    """Write audit.json and audit.html into `folder`, each of them atomically."""
     for name, text in (("audit.html", page), ("audit.json", json.dumps(report, indent=1) + "\n")):
-        unfinished = folder / f"{name}{UNFINISHED}"
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, folder / name)
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def print_summary(report, folder):

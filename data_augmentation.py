@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import functools
 import hashlib
-import math
 import os
 import sys
 from collections import Counter
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from detector.console import InputError, plural, require_packages, stage
+from detector.console import HelpFormatter, InputError, fraction, number_type, plural, positive_int, require_packages, stage
 from detector.data.placing import refuse_unfinished, unfinished_while
 from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, counts_table, read_tree
 from detector.files import parallel, scan
@@ -316,19 +315,6 @@ def count(data):
     return counts
 
 
-def check_numbers(args):
-    """Raise InputError for a number out of its range."""
-    ranges = {
-        "per_image": (1, math.inf), "rotation": (0, 180), "shift": (0, 1), "shear": (0, 1), "zoom": (0, 0.9),
-        "damage": (0, 1), "blur": (0, 100), "scale": (0.01, 1), "noise": (0, 1), "jpeg": (1, 95), "quality": (1, 95),
-    }  # fmt: skip
-    for name, (low, high) in ranges.items():
-        number = getattr(args, name)
-        if number is not None and not low <= number <= high:
-            expected = f"{low} or more" if high == math.inf else f"{low} to {high}"
-            raise InputError(f"--{name.replace('_', '-')} {number}: expected {expected}")
-
-
 def check_into(data, into):
     """Raise InputError where the new tree would be a stray folder in the data tree."""
     inside = os.path.relpath(os.path.realpath(into), os.path.realpath(data)).split(os.sep)
@@ -338,34 +324,36 @@ def check_into(data, into):
 
 def parse(argv):
     """Return the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
-    add("--data", type=Path, default=Path("data"), help="data tree (default: %(default)s)")
+    add("--data", type=Path, default=Path("data"), help="data tree")
     add("--images", type=int, metavar="K", help="pick so many originals, of both classes in proportion (default: all)")
     number = parser.add_mutually_exclusive_group()
-    number.add_argument("--per-image", type=int, metavar="N", help=f"new images for each original (default: {PER_IMAGE})")
+    number.add_argument("--per-image", type=positive_int, metavar="N", help=f"new images for each original (default: {PER_IMAGE})")
     number.add_argument("--total", type=int, metavar="N", help="images that train is to end with, spread evenly over the originals")
-    add("--recipe", choices=("geometric", "damage", "both"), default="geometric", help="what is done (default: %(default)s)")
-    add("--seed", type=int, default=0, help="same seed, same images (default: %(default)s)")
-    add("--format", choices=tuple(SUFFIXES), default="jpeg", help="of the new images (default: %(default)s, as most originals)")
-    add("--quality", type=int, default=95, help="of JPEG, 4:2:0 chroma; below this, fine traces are lost (default: %(default)s)")
+    add("--recipe", choices=("geometric", "damage", "both"), default="geometric", help="what is done")
+    add("--seed", type=int, default=0, help="same seed, same images")
+    add("--format", choices=tuple(SUFFIXES), default="jpeg", help="of the new images")
+    add("--quality", type=number_type(int, at_least=1, at_most=95), default=95,
+        help="JPEG quality, 4:2:0 chroma; a lower one loses fine traces")  # fmt: skip
     add("--into", type=Path, metavar="FOLDER", help="data tree to write to, where augmented images are replaced (default: --data)")
     add("--dry-run", action="store_true", help="print what would be made, change nothing")
     geometric = parser.add_argument_group("geometric recipe", "largest amounts; each image draws its own, evenly")
-    geometric.add_argument("--rotation", type=float, default=20.0, help="degrees to either side (default: %(default)s)")
-    geometric.add_argument("--shift", type=float, default=0.2, help="share of width and of height (default: %(default)s)")
+    geometric.add_argument("--rotation", type=number_type(at_least=0, at_most=180), default=20.0, help="degrees to either side")
+    geometric.add_argument("--shift", type=fraction, default=0.2, help="share of width and of height")
     geometric.add_argument(
-        "--shear", type=float, default=0.2,
-        help="radians, as in the original recipe; today's Keras would take the number as degrees (default: %(default)s)",
+        "--shear", type=fraction, default=0.2,
+        help="radians, as in the original recipe; today's Keras would take the number as degrees",
     )  # fmt: skip
-    geometric.add_argument("--zoom", type=float, default=0.2, help="shows 1 - ZOOM to 1 + ZOOM of each side (default: %(default)s)")
+    geometric.add_argument("--zoom", type=number_type(at_least=0, at_most=0.9), default=0.2,
+        help="shows 1 - ZOOM to 1 + ZOOM of each side")  # fmt: skip
     geometric.add_argument("--no-flip", dest="flip", action="store_false", help="do not mirror half of the images")
     damage = parser.add_argument_group("damage recipe", "blur, scaling, noise and JPEG, in this order")
-    damage.add_argument("--damage", type=float, default=0.5, metavar="P", help="chance of each of the four (default: %(default)s)")
-    damage.add_argument("--blur", type=float, default=3.0, help="largest sigma, in pixels (default: %(default)s)")
-    damage.add_argument("--scale", type=float, default=0.25, help="smallest factor, down and up again (default: %(default)s)")
-    damage.add_argument("--noise", type=float, default=0.1, help="largest sigma, as a share of full range (default: %(default)s)")
-    damage.add_argument("--jpeg", type=int, default=30, help="lowest quality, up to 95 (default: %(default)s)")
+    damage.add_argument("--damage", type=fraction, default=0.5, metavar="P", help="chance of each of the four")
+    damage.add_argument("--blur", type=number_type(at_least=0, at_most=100), default=3.0, help="largest sigma, in pixels")
+    damage.add_argument("--scale", type=number_type(at_least=0.01, at_most=1), default=0.25, help="smallest scaling factor")
+    damage.add_argument("--noise", type=fraction, default=0.1, help="largest sigma, as a share of full range")
+    damage.add_argument("--jpeg", type=number_type(int, at_least=1, at_most=95), default=30, help="lowest quality, up to 95")
     return parser.parse_args(argv)
 
 
@@ -399,7 +387,6 @@ def print_plan(plan, into, format):
 def main(argv=None):
     """Run the stage."""
     args = parse(argv)
-    check_numbers(args)
     require_packages("cv2")
     into = args.into or args.data
     originals = read_originals(args.data)

@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from detector.console import InputError, plural, progress, stage
+from detector.console import HelpFormatter, InputError, plural, progress, stage
 from detector.data.placing import JOURNAL
 from detector.data.tree import AUGMENTED, CLASSES
 from detector.files import is_link, require_folder, scan
@@ -106,7 +106,7 @@ def confirm(question, yes):
 
 def parse(argv):
     """Return the arguments."""
-    parser = argparse.ArgumentParser("data_deleter.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("data_deleter.py", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to delete; with --augmented, the data tree")
     parser.add_argument("--yes", action="store_true", help="do not ask (needed where there is no terminal)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be deleted, delete nothing")

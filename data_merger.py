@@ -18,7 +18,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from detector.console import InputError, plural, stage
+from detector.console import HelpFormatter, InputError, plural, stage
 from detector.data import placing
 from detector.data import tree as data_tree
 from detector.data.placing import TRANSFERS
@@ -250,17 +250,16 @@ def count_target(target):
 
 def parse(argv):
     """Return the arguments."""
-    parser = argparse.ArgumentParser("data_merger.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("data_merger.py", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("sources", type=Path, nargs="+", metavar="source", help="folder with splits, or with class folders")
     parser.add_argument("--into", type=Path, required=True, help="folder to merge into; made where it is not there")
     parser.add_argument(
         "--transfer", choices=TRANSFERS, default="hardlink",
-        help="how images get there; a hard link takes no room, and is a copy where links are not to be had (default: %(default)s)",
+        help="how images get there; a hard link takes no room, and is a copy where links are not to be had",
     )  # fmt: skip
     parser.add_argument(
         "--on-conflict", choices=("error", "skip"), default="error",
-        help="what to do with the same content under both labels or in two splits: end, or leave the newcomer out "
-             "(default: %(default)s)",
+        help="what to do with the same content under both labels or in two splits: end, or leave the newcomer out ",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print what would be placed, change nothing")
     return parser.parse_args(argv)

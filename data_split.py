@@ -19,7 +19,7 @@ from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 
-from detector.console import InputError, plural, stage
+from detector.console import HelpFormatter, InputError, number_type, plural, stage
 from detector.data import placing
 from detector.data import tree as data_tree
 from detector.data.placing import TRANSFERS
@@ -324,31 +324,20 @@ def count_plan(plan, data):
     return Counter((split, label) for split, label, _ in parts if split != LEFT_OUT)
 
 
-def size(text):
-    """Return a fraction or count as an exact number."""
-    try:
-        number = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number: give a fraction such as 0.15, or a count") from None
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0: give a fraction such as 0.15, or a count")
-    return number
-
-
 def parse(argv):
     """Return the arguments."""
-    parser = argparse.ArgumentParser("data_split.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("data_split.py", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("source", type=Path, help="folder that holds the class folders, or train and test folders with them")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder to make the splits in (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder to make the splits in")
     parser.add_argument(
-        "--sizes", type=size, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"),
+        "--sizes", type=number_type(Fraction, at_least=0), nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"),
         help="fractions that sum to 1, or counts; 0 for a split that was published "
              "(default: 0.7 0.15 0.15; with a published test, a fifth of train to validation)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same split (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same split")
     parser.add_argument(
         "--transfer", choices=TRANSFERS, default="hardlink",
-        help="how images get there; a hard link takes no room, and is a copy where links are not to be had (default: %(default)s)",
+        help="how images get there; a hard link takes no room, and is a copy where links are not to be had",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print what would be placed, change nothing")
     return parser.parse_args(argv)

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from detector.console import InputError, describe_os_error, plural, printable, progress, stage, table
+from detector.console import HelpFormatter, InputError, describe_os_error, plural, printable, progress, stage, table
 from detector.data.archive import (
     BLOCK,
     HEADER,
@@ -665,11 +665,11 @@ def check_distinct(sources):
 @stage
 def main(argv=None):
     """Unpack every source; go on with the next where one fails; fail at the end."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("sources", nargs="+", metavar="ARCHIVE", help="a zip or a tar, or kaggle:OWNER/DATASET")
-    parser.add_argument("--to", type=Path, default=Path("data/raw"), help="each is unpacked into a folder here (default: data/raw)")
+    parser.add_argument("--to", type=Path, default=Path("data/raw"), help="each is unpacked into a folder here")
     parser.add_argument(
-        "--max-size", type=parse_size, default="200GB", help="refuse an archive that unpacks to more (default: 200GB)"
+        "--max-size", type=parse_size, default="200GB", help="refuse an archive that unpacks to more"
     )
     args = parser.parse_args(argv)
     check_distinct(args.sources)

@@ -14,9 +14,9 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from detector.console import InputError, plural, printable, progress, stage, table
+from detector.console import HelpFormatter, InputError, plural, printable, progress, stage, table
 from detector.data.archive import Names, show_size
-from detector.files import UNFINISHED, is_junk, require_folder, scan
+from detector.files import atomic_write, is_junk, require_folder, scan
 from detector.images.formats import image_format
 
 PIECE = 1 << 20  # bytes read at a time
@@ -98,8 +98,6 @@ def pack(folder, paths, unfinished):
                         entry.write(piece)
                         piece = file.read(PIECE)
             checksums[path] = crc
-    with open(unfinished, "r+b") as file:
-        os.fsync(file.fileno())  # on the disk before it has its name: a power cut leaves no archive by half
     return checksums, total
 
 
@@ -129,7 +127,7 @@ def report(paths):
 @stage
 def main(argv=None):
     """Pack a folder: beside, verified, then renamed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to pack; names in the archive start below it")
     parser.add_argument("archive", type=Path, metavar="ARCHIVE.zip", help="the archive to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there already")
@@ -140,15 +138,9 @@ def main(argv=None):
     check_archive(args.folder, args.archive, args.overwrite)
     paths = list_files(args.folder)
     left_out = not_packed(args.folder, paths)
-    unfinished = args.archive.with_name(f".{args.archive.name}{UNFINISHED}")
-    try:
-        checksums, total = pack(args.folder, paths, unfinished)
-        verify(unfinished, checksums)
-        os.replace(unfinished, args.archive)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, error.filename or os.fspath(unfinished)) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(args.archive, sync=True) as temporary:
+        checksums, total = pack(args.folder, paths, temporary)
+        verify(temporary, checksums)
     size = show_size(args.archive.stat().st_size)
     print(f"{args.archive}: {plural(len(paths), 'file')}, {show_size(total)} packed into {size}, read back and compared")
     if left_out:

@@ -226,8 +226,8 @@ def write_report(folder, data, report, scored, changed):
     from detector.reports import evaluation_page
 
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{RESULT}{files.UNFINISHED}"
-    unfinished.write_text("", "utf-8")
+    unfinished = folder / f"{RESULT}{files.UNFINISHED}"  # marks the report as incomplete, for `check_folder`
+    unfinished.touch()
     for old in ours(folder):  # no figure of an earlier report stays beside ours
         old.unlink()
     thresholds = report["thresholds"]
@@ -238,11 +238,11 @@ def write_report(folder, data, report, scored, changed):
     pictures = {
         split: draw_pictures(folder, data, split, some, report["splits"][split], thresholds) for split, some in scored.items()
     }
-    page = folder / f"report.html{files.UNFINISHED}"
-    page.write_text(evaluation_page.render(report, folder, pictures), "utf-8")
-    os.replace(page, folder / "report.html")
-    unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
-    os.replace(unfinished, folder / RESULT)
+    with files.atomic_write(folder / "report.html") as temporary:
+        temporary.write_text(evaluation_page.render(report, folder, pictures), "utf-8")
+    with files.atomic_write(folder / RESULT) as temporary:
+        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
+    unfinished.unlink()
 
 
 def prediction_rows(scored, thresholds):

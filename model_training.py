@@ -18,7 +18,19 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, plural, require_packages, stage
+from detector.console import (
+    HelpFormatter,
+    InputError,
+    fraction,
+    non_negative_int,
+    number_type,
+    plural,
+    positive_float,
+    positive_int,
+    require_packages,
+    seed,
+    stage,
+)
 from detector.data import tree as data_tree
 from detector.files import digest_of, require_folder
 from detector.model.architectures import ARCHITECTURES, STEMS
@@ -704,6 +716,8 @@ def report(args, is_fake, logits, metadata, unreadable):
 def make_parser():
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    from detector.model.file import MAX_IMAGE_SIZE, MAX_PATCHES
+
     add = parser.add_argument
     add("--data", type=Path, default=Path("data"), help="data tree with train and validation")
     add("--output", type=Path, default=Path("detector.h5"), help="the model file to write")
@@ -712,45 +726,51 @@ def make_parser():
     add("--weights", nargs="+", metavar=("imagenet|none|FILE", "FILE"),
         help="what to start from; FILE: a detector (.h5) of the same architecture, with its head, or the weights of the backbone "
              "as keras.applications saves them; of several files the mean (default: none for compact, else imagenet)")  # fmt: skip
-    add("--image-size", type=input_side, help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")
+    add("--image-size", type=number_type(int, at_least=1, at_most=MAX_IMAGE_SIZE),
+        help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")  # fmt: skip
     add("--fitting", choices=("resize", "patches"), default="resize",
         help="how an image becomes an input: whole and resized, or as squares at its own resolution, whose logits are "
              "pooled")  # fmt: skip
-    add("--patches", type=patch_count, default=9, help="squares of an image at most, of validation and when it is used")
-    add("--resize-range", type=above_0, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"),
+    add("--patches", type=number_type(int, at_least=1, at_most=MAX_PATCHES), default=9,
+        help="squares of an image at most, of validation and when it is used")  # fmt: skip
+    add("--resize-range", type=positive_float, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"),
         help="factor by which a train image is resized, at random, before a square is cut out of it")  # fmt: skip
-    add("--judge-sides", type=positive, nargs=2, metavar=("LOW", "HIGH"),
+    add("--judge-sides", type=positive_int, nargs=2, metavar=("LOW", "HIGH"),
         help="shorter sides, in pixels, that the detector gives verdicts for (default: those of the train images)")  # fmt: skip
     add("--stem", choices=("auto", *STEMS), default="auto",
         help="of a resnet; small: stride 1 and no max-pool (auto: small below 96 px; slow without a GPU)")  # fmt: skip
-    add("--epochs", type=whole, default=10, help="passes over the train images, all layers; 0 builds and saves")
-    add("--head-epochs", type=whole, help="passes before them, of the head alone (default: 1 for pretrained weights, else 0)")
-    add("--head-learning-rate", type=above_0, default=1e-3, help="rate of those")
-    add("--batch-size", type=positive, default=64, help="images a step")
+    add("--epochs", type=non_negative_int, default=10, help="passes over the train images, all layers; 0 builds and saves")
+    add("--head-epochs", type=non_negative_int,
+        help="passes before them, of the head alone (default: 1 for pretrained weights, else 0)")  # fmt: skip
+    add("--head-learning-rate", type=positive_float, default=1e-3, help="rate of those")
+    add("--batch-size", type=positive_int, default=64, help="images a step")
     add("--seed", type=seed, default=0, help="same seed, same history on the CPU")
-    add("--learning-rate", type=above_0, help="rate of the first step (default: 3e-3 for compact, 1e-4 for the others)")
-    add("--end-learning-rate", type=above_0, default=1e-5, help="rate of the last step")
+    add("--learning-rate", type=positive_float, help="rate of the first step (default: 3e-3 for compact, 1e-4 for the others)")
+    add("--end-learning-rate", type=positive_float, default=1e-5, help="rate of the last step")
     add("--schedule", choices=("polynomial", "cosine"), default="polynomial", help="how the rate falls between them")
-    add("--power", type=above_0, default=2.0, help="of the PolynomialDecay")
-    add("--warmup-epochs", type=at_least_0, default=0.0, help="in which the rate rises from 0, before the cosine")
-    add("--weight-decay", type=below(1), default=0.0, help="of all kernels, decoupled (AdamW); 0 is plain Adam")
-    add("--label-smoothing", type=below(0.5), default=0.0, help="share of the target that is spread over both classes")
-    add("--l2", type=below(1), default=1e-3, help="L2 penalty on the head's dense kernel (resnet50v2 has none)")
+    add("--power", type=positive_float, default=2.0, help="of the PolynomialDecay")
+    add("--warmup-epochs", type=number_type(at_least=0), default=0.0, help="in which the rate rises from 0, before the cosine")
+    add("--weight-decay", type=fraction, default=0.0, help="of all kernels, decoupled (AdamW); 0 is plain Adam")
+    add("--label-smoothing", type=number_type(at_least=0, at_most=0.5), default=0.0,
+        help="share of the target that is spread over both classes")  # fmt: skip
+    add("--l2", type=fraction, default=1e-3, help="L2 penalty on the head's dense kernel (resnet50v2 has none)")
     add("--mixed-precision", nargs="?", const="float16", choices=("float16", "bfloat16"),
         help="compute in 16 bits, where that is faster; what is saved is float32 (without a value: float16)")  # fmt: skip
     add("--stop-rule", choices=("exceeds", "plateau", "never"),
         help="stop where validation loss exceeds training loss, or where it falls no further (default: plateau for resnet50v2, "
              "exceeds for the others)")  # fmt: skip
-    add("--stop-patience", type=positive, help="such epochs in a row that stop it (default: 3 for resnet50v2, 1 for the others)")
-    add("--stop-after-epoch", type=whole, default=0, help="the rule looks only at epochs after this one, of those of all layers")
+    add("--stop-patience", type=positive_int,
+        help="such epochs in a row that stop it (default: 3 for resnet50v2, 1 for the others)")  # fmt: skip
+    add("--stop-after-epoch", type=non_negative_int, default=0,
+        help="the rule looks only at epochs after this one, of those of all layers")  # fmt: skip
     add("--test-time-flip", action="store_true",
         help="the saved network judges by the mean of an image's and its mirror image's logits, in twice the time")  # fmt: skip
-    add("--max-error", type=error_rate, default=0.01,
+    add("--max-error", type=number_type(at_least=0, below=0.5), default=0.01,
         help="share of each class that may be on the wrong side of its threshold: they are fitted on validation so that this "
              "holds on other images like these, with 95 %% confidence")  # fmt: skip
     add("--overwrite", action="store_true", help="replace a model file, or the checkpoint of another run, that is there")
     add("--description", help="what the images are, for people (a part of the model file)")
-    add("--checkpoint-minutes", type=above_0, default=10.0, help="between two checkpoints within an epoch")
+    add("--checkpoint-minutes", type=positive_float, default=10.0, help="between two checkpoints within an epoch")
     add("--no-cache", action="store_true", help="decode images each time, and keep none decoded in the data folder")
     add("--tensorboard", action="store_true", help="write the log for TensorBoard, to tensorboard/ in --log-dir")
     add_devices(parser.add_argument_group("several devices and machines", "all GPUs of a machine are used; docs/scaling.md"))
@@ -761,102 +781,27 @@ def make_parser():
 def add_devices(group):
     """Add where a run takes place."""
     add = group.add_argument
-    add("--devices", type=positive, help="of each process at most (default: all GPUs, without any the CPU)")
+    add("--devices", type=positive_int, help="of each process at most (default: all GPUs, without any the CPU)")
     add("--coordinator", metavar="HOST:PORT", help="where process 0 listens, for the others to find it; JAX alone")
-    add("--processes", type=positive, help="of the run, one a machine; each is started with the same command but for --process-id")
-    add("--process-id", type=whole, help="number of this one, from 0; the first alone writes files and speaks")
-    add("--join-timeout", type=above_0, default=300.0, help="seconds to wait for a process that has not come")
+    add("--processes", type=positive_int,
+        help="of the run, one a machine; each is started with the same command but for --process-id")  # fmt: skip
+    add("--process-id", type=non_negative_int, help="number of this one, from 0; the first alone writes files and speaks")
+    add("--join-timeout", type=positive_float, default=300.0, help="seconds to wait for a process that has not come")
 
 
 def add_augmentation(group):
     """Add what is done to train images on the fly."""
     add = group.add_argument
     add("--flip", action="store_true", help="mirror half of the images")
-    add("--rotation", type=below(180), default=0.0, help="largest angle to either side, in degrees")
-    add("--shift", type=below(1), default=0.0, help="largest shift, a share of each side; by whole pixels where nothing else moves")
-    add("--shear", type=below(1), default=0.0, help="largest shear, in radians")
-    add("--zoom", type=below(0.9), default=0.0, help="shows 1 - ZOOM to 1 + ZOOM of each side")
-    add("--damage", type=below(1), default=0.0, metavar="P", help="chance of each of blur, scaling, noise and JPEG, in this order")
-    add("--max-blur", type=below(100), default=3.0, help="largest sigma, in pixels")
-    add("--min-scale", type=below(1), default=0.25, help="smallest factor, down and up again")
-    add("--max-noise", type=below(1), default=0.1, help="largest sigma, as a share of full range")
-    add("--min-jpeg", type=jpeg_quality, default=30, help="lowest quality, up to 95")
-
-
-def below(limit):
-    """Return a type for a number from 0 to `limit`."""
-
-    def number(text):
-        if not 0 <= float(text) <= limit:
-            raise argparse.ArgumentTypeError(f"expected a number from 0 to {limit}, found {text}")
-        return float(text)
-
-    return number
-
-
-def jpeg_quality(text):
-    """Return a whole number from 1 to 95."""
-    if not 1 <= int(text) <= 95:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 95, found {text}")
-    return int(text)
-
-
-def whole(text):
-    """Return a whole number of at least 0."""
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, found {text}")
-    return int(text)
-
-
-def positive(text):
-    """Return a whole number of at least 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
-    return int(text)
-
-
-def input_side(text):
-    """Return a whole number from 1 to the largest side that a model file may have."""
-    if not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 4096, found {text}")
-    return int(text)
-
-
-def patch_count(text):
-    """Return a whole number from 1 to the largest number of patches that a model file may ask for."""
-    from detector.model.file import MAX_PATCHES
-
-    if not 1 <= int(text) <= MAX_PATCHES:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MAX_PATCHES}, found {text}")
-    return int(text)
-
-
-def seed(text):
-    """Return a whole number that every generator takes."""
-    if not 0 <= int(text) < 1 << 32:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {(1 << 32) - 1}, found {text}")
-    return int(text)
-
-
-def above_0(text):
-    """Return a number above 0."""
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
-    return float(text)
-
-
-def at_least_0(text):
-    """Return a number of at least 0."""
-    if not 0 <= float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, found {text}")
-    return float(text)
-
-
-def error_rate(text):
-    """Return a number from 0 to below 0.5."""
-    if not 0 <= float(text) < 0.5:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 0.5, found {text}")
-    return float(text)
+    add("--rotation", type=number_type(at_least=0, at_most=180), default=0.0, help="largest angle to either side, in degrees")
+    add("--shift", type=fraction, default=0.0, help="largest shift, a share of each side; by whole pixels where nothing else moves")
+    add("--shear", type=fraction, default=0.0, help="largest shear, in radians")
+    add("--zoom", type=number_type(at_least=0, at_most=0.9), default=0.0, help="shows 1 - ZOOM to 1 + ZOOM of each side")
+    add("--damage", type=fraction, default=0.0, metavar="P", help="chance of each of blur, scaling, noise and JPEG, in this order")
+    add("--max-blur", type=number_type(at_least=0, at_most=100), default=3.0, help="largest sigma, in pixels")
+    add("--min-scale", type=fraction, default=0.25, help="smallest factor, down and up again")
+    add("--max-noise", type=fraction, default=0.1, help="largest sigma, as a share of full range")
+    add("--min-jpeg", type=number_type(int, at_least=1, at_most=95), default=30, help="lowest quality, up to 95")
 
 
 @stage

@@ -2,6 +2,7 @@
 import argparse
 import errno
 import functools
+import math
 import sys
 
 
@@ -9,11 +10,11 @@ class InputError(Exception):
     """What the user gave cannot be used. The message is one line: what was expected, what came, the way out."""
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults in --help, where there are any to show."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show defaults in --help if there are any, and the description as it is written."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default in (None, False, True) else super()._get_help_string(action)
 
 
 def stage(main):
@@ -37,6 +38,51 @@ def stage(main):
         raise SystemExit(f"error: {failure}")
 
     return run
+
+
+def number_type(kind=float, *, at_least=None, above=None, at_most=None, below=None):
+    """Return an argparse type: a finite number of the given kind within limits.
+
+    Args:
+        kind: float, int or fractions.Fraction.
+        at_least, above: lower limit, included or not.
+        at_most, below: upper limit, included or not.
+    """
+    lower = at_least if above is None else above
+    upper = at_most if below is None else below
+    expected = "a whole number" if kind is int else "a number"
+    if lower is not None and upper is not None:
+        start = f"from {lower}" if above is None else f"above {lower}"
+        expected += f" {start} {'to' if below is None else 'to below'} {upper}"
+    elif lower is not None:
+        expected += f" of at least {lower}" if above is None else f" above {lower}"
+    elif upper is not None:
+        expected += f" of at most {upper}" if below is None else f" below {upper}"
+
+    def parse(text):
+        try:
+            value = kind(text)
+            inside = math.isfinite(value)
+        except (ValueError, OverflowError, ZeroDivisionError):
+            inside = False
+        if (
+            not inside
+            or (at_least is not None and value < at_least)
+            or (above is not None and value <= above)
+            or (at_most is not None and value > at_most)
+            or (below is not None and value >= below)
+        ):
+            raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
+        return value
+
+    return parse
+
+
+positive_int = number_type(int, at_least=1)
+non_negative_int = number_type(int, at_least=0)
+positive_float = number_type(above=0)
+fraction = number_type(at_least=0, at_most=1)
+seed = number_type(int, at_least=0, at_most=(1 << 32) - 1)  # what every random generator accepts
 
 
 def describe_os_error(error):

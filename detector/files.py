@@ -1,7 +1,10 @@
-"""Files and folders: listing, hashing, safe names and parallel processing."""
+"""Files and folders: listing, atomic writes, hashing, unique names and parallel processing."""
+import contextlib
+import errno
 import functools
 import hashlib
 import os
+import platform
 import signal
 import stat
 import threading
@@ -76,6 +79,60 @@ def require_folder(folder, holding="images"):
     if not folder.is_dir():
         came = "a file" if folder.exists() else "nothing of that name"
         raise InputError(f"{folder}: expected a folder with {holding}, found {came}; check the path")
+
+
+# --- atomic writes -----------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def atomic_write(path, suffix="", unique=False, sync=False):
+    """Write a file atomically: yield a temporary path beside `path`, which replaces `path` when the block succeeds.
+
+    If the block fails, the temporary file is removed and whatever was at `path` stays.
+
+        with atomic_write(folder / "metrics.json") as temporary:
+            temporary.write_text(text, "utf-8")
+
+    Args:
+        path: file to write; its folder must exist.
+        suffix: ending that the writer demands of a file name, such as ".h5".
+        unique: put the computer's name and the process id into the temporary name, for files that several processes may
+            write at once. Without it, the next run replaces what a killed run left behind.
+        sync: force the content to the disk before renaming, so that it survives a power cut.
+
+    Yields:
+        Path: a hidden name, which `scan` ignores.
+
+    Raises:
+        OSError: the file cannot be written; `filename` is `path`.
+    """
+    path = Path(path)
+    name = path.name
+    if len(os.fsencode(name)) > 150:  # file systems allow 255 bytes
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    owner = f".{platform.node()}.{os.getpid()}" if unique else ""
+    temporary = path.with_name(f".{name}{owner}{UNFINISHED}{suffix}")
+    try:
+        yield temporary
+        if sync:
+            sync_to_disk(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)  # reported for the source of a copy
+        if error.errno is not None and (disk_full or error.filename in (None, os.fspath(temporary), temporary)):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # it was renamed, or never made; a read-only disk refuses even then
+            temporary.unlink()
+
+
+def sync_to_disk(path):
+    """Force the content of a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
 
 # --- content -----------------------------------------------------------------------------------------------------------
 SMALL = 1 << 24  # bytes; larger files are hashed piece by piece

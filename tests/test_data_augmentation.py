@@ -314,20 +314,20 @@ def test_none_of_them_readable(tree, capsys):
     [
         (["--images", "7"], "--images 7: expected 1 to 6, the number of originals in train"),
         (["--total", "5"], "--total 5: expected more than 6, the number of originals in train"),
-        (["--per-image", "0"], "--per-image 0: expected 1 or more"),
-        (["--rotation", "-1"], "--rotation -1.0: expected 0 to 180"),
-        (["--shift", "nan"], "--shift nan: expected 0 to 1"),
-        (["--zoom", "1"], "--zoom 1.0: expected 0 to 0.9"),
-        (["--quality", "100"], "--quality 100: expected 1 to 95"),
-        (["--jpeg", "0"], "--jpeg 0: expected 1 to 95"),
-        (["--damage", "2"], "--damage 2.0: expected 0 to 1"),
-        (["--scale", "0"], "--scale 0.0: expected 0.01 to 1"),
     ],
 )
-def test_numbers_out_of_range(tree, capsys, arguments, told):
+def test_more_or_fewer_than_there_are(tree, capsys, arguments, told):
     before = files(tree)
     assert shell(capsys, "--data", tree, *arguments) == (1, "", f"error: {told}\n")
     assert files(tree) == before
+
+
+@pytest.mark.parametrize("argument", [
+    "--per-image=0", "--rotation=-1", "--shift=nan", "--zoom=1", "--quality=100", "--jpeg=0", "--damage=2", "--scale=0",
+])  # fmt: skip
+def test_numbers_out_of_range(tree, capsys, argument):
+    code, _, err = shell(capsys, "--data", tree, argument)
+    assert code == 2 and f"argument {argument.partition('=')[0]}: expected a" in err
 
 
 def test_more_than_was_asked_for(tmp_path, monkeypatch, capsys):

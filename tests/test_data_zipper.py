@@ -157,13 +157,13 @@ def test_a_full_disk(run, small_disk, tmp_path):
     code, out, err = run(main, folder, disk / "x.zip")
     assert (code, out) == (1, "")
     cure = "free some room and run the same command again"
-    assert err == f"error: {disk}/.x.zip.part: No space left on device: {cure}\n"
+    assert err == f"error: {disk}/x.zip: No space left on device: {cure}\n"
     assert os.listdir(disk) == []
     assert remount("size=4m")
     assert run(main, folder, disk / "x.zip")[0] == 0
     assert remount("ro")
     assert run(main, folder, disk / "y.zip") == (
-        1, "", f"error: {disk}/.y.zip.part: Read-only file system: choose a folder that can be written to\n")  # fmt: skip
+        1, "", f"error: {disk}/y.zip: Read-only file system: choose a folder that can be written to\n")  # fmt: skip
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGKILL")

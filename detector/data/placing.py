@@ -1,7 +1,5 @@
 """Place files by hard link, copy or move: nothing overwritten, nothing lost, resumable after an interruption."""
 import contextlib
-import errno
-import hashlib
 import json
 import os
 import shlex
@@ -9,7 +7,7 @@ import shutil
 import sys
 
 from detector.console import InputError, plural, printable, progress
-from detector.files import UNFINISHED, require_folder, same_content
+from detector.files import atomic_write, require_folder, same_content, sync_to_disk
 
 TRANSFERS = ("hardlink", "copy", "move")
 JOURNAL = ".unfinished.jsonl"  # in a data folder: the plan of the stage that is placing files there
@@ -93,33 +91,15 @@ def _link(source, destination, transfer, copied):
 def _copy(source, destination, transfer):
     if os.path.lexists(destination):
         raise FileExistsError(destination)
-    here, name = os.path.split(destination)
-    # a name that no image has, and no longer than file systems allow; the same on every run, so that a rerun replaces it
-    unfinished = os.path.join(here, f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{UNFINISHED}")
-    try:
-        os.makedirs(here, exist_ok=True)
-        shutil.copyfile(source, unfinished)
-        shutil.copystat(source, unfinished)
-        if transfer == "move":  # the source will be removed: the copy must outlive a power cut, its name too
-            _sync(unfinished, os.O_RDWR)
-        os.rename(unfinished, destination)
-        if transfer == "move":
-            with contextlib.suppress(OSError):  # Windows opens no folders, some network file systems sync none
-                _sync(here, os.O_RDONLY)
-    except BaseException as error:
-        if os.path.lexists(unfinished):
-            os.unlink(unfinished)
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            error.filename = destination  # else the line would name the source, whose disk is not the full one
-        raise
-
-
-def _sync(path, flags):
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    folder = os.path.dirname(destination)
+    os.makedirs(folder, exist_ok=True)
+    move = transfer == "move"  # the source will be removed: the copy and its name must survive a power cut
+    with atomic_write(destination, sync=move) as temporary:
+        shutil.copyfile(source, temporary)
+        shutil.copystat(source, temporary)
+    if move:
+        with contextlib.suppress(OSError):  # Windows opens no folders, some network file systems cannot sync them
+            sync_to_disk(folder)
 
 
 def carry_out(plan, transfer, unit="image"):
@@ -291,9 +271,6 @@ def _write_journal(data, head, plan):
     journal = os.path.join(data, JOURNAL)
     inside = len(os.path.join(data, ""))
     os.makedirs(data, exist_ok=True)
-    with open(journal + UNFINISHED, "w", encoding="utf-8") as file:
+    with atomic_write(journal, sync=True) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(head) + "\n")
         file.writelines(json.dumps((source, destination[inside:])) + "\n" for source, destination in plan)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(journal + UNFINISHED, journal)

@@ -18,13 +18,11 @@ where in it a patch gets its logit from. NumPy and Pillow.
 """
 import functools
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 
 from detector.console import progress
-from detector.files import UNFINISHED
+from detector.files import atomic_write
 from detector.images import pixels
 
 CELLS = 32  # the map's own resolution is so many cells a side, or as many as there are pixels
@@ -207,13 +205,11 @@ def overlay(image, heat):
 
 
 def save(path, image, heat):
-    """Write the overlay of an image and its heat map as PNG, beside and then renamed."""
+    """Write the overlay of an image and its heat map as PNG, atomically."""
     from PIL import Image
 
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}{UNFINISHED}")
-    Image.fromarray(overlay(image, heat)).save(unfinished, "PNG")
-    os.replace(unfinished, path)
+    with atomic_write(path) as temporary:
+        Image.fromarray(overlay(image, heat)).save(temporary, "PNG")
 
 
 def _to_picture_size(image, heat):

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.console import InputError, describe_os_error, progress
-from detector.files import UNFINISHED
+from detector.files import atomic_write
 from detector.model.backend import compute_in_float32, keras_logits, linear_output, quiet_stderr
 from detector.model.file import check_is_hdf5, check_metadata, load, read_metadata, upgrade
 from detector.model.runtime import LiteRTDetector
@@ -182,9 +182,8 @@ def _key(path):
 
 def _write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
-    unfinished.write_text(text, "utf-8")
-    os.replace(unfinished, path)
+    with atomic_write(path, unique=True) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def _export_in_subprocess(path, stem):
@@ -234,16 +233,15 @@ def export_detector(path, stem):
     model, metadata = load(path)
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = stem.with_name(f"{stem.name}.{os.getpid()}{UNFINISHED}")
+    flatbuffer = stem.with_name(f"{stem.name}.tflite")
     _report(STEPS[1])
     try:
-        _convert_and_check(model, metadata, path, unfinished)
-        size = unfinished.stat().st_size
-        with contextlib.suppress(PermissionError):  # Windows, where another process made the same and uses it already
-            os.replace(unfinished, stem.with_name(f"{stem.name}.tflite"))
-    finally:
-        unfinished.unlink(missing_ok=True)
-    made = {"sha256": sha256, "bytes": size, "metadata": metadata}
+        with atomic_write(flatbuffer, unique=True) as temporary:
+            _convert_and_check(model, metadata, path, temporary)
+    except PermissionError:
+        if not flatbuffer.exists():  # on Windows another process may have made the same file and use it already
+            raise
+    made = {"sha256": sha256, "bytes": flatbuffer.stat().st_size, "metadata": metadata}
     _write(stem.with_name(f"{stem.name}.json"), json.dumps(made, indent=1) + "\n")
 
 

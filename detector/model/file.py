@@ -31,7 +31,7 @@ import numpy as np
 
 from detector.console import InputError
 from detector.data.tree import CLASSES
-from detector.files import UNFINISHED
+from detector.files import atomic_write
 from detector.model.backend import import_keras
 
 FORMAT = 2
@@ -69,14 +69,13 @@ def save(model, path, metadata, train_digests=None):
         raise ValueError(f"{path}: expected a name that ends in .h5")
     check_metadata(metadata, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}{UNFINISHED}.h5")
     check_room(path, model.variables)
-    model.save(unfinished, include_optimizer=False)
-    with h5py.File(unfinished, "r+") as file:
-        file.attrs["detector"] = json.dumps(metadata)
-        if train_digests is not None:
-            file["train_digests"] = train_digests
-    os.replace(unfinished, path)
+    with atomic_write(path, suffix=".h5") as temporary:
+        model.save(temporary, include_optimizer=False)
+        with h5py.File(temporary, "r+") as file:
+            file.attrs["detector"] = json.dumps(metadata)
+            if train_digests is not None:
+                file["train_digests"] = train_digests
 
 
 def check_room(path, variables):

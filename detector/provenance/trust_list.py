@@ -4,7 +4,6 @@ The official list is C2PA-TRUST-LIST.pem of github.com/c2pa-org/conformance-publ
 """
 
 import datetime
-import os
 import shutil
 import ssl
 import sys
@@ -12,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from detector.console import InputError
+from detector.files import atomic_write
 from detector.provenance.c2pa import INSTALL
 
 
@@ -30,9 +30,8 @@ def remember_trust_list(path):
         if stored.exists() and stored.samefile(path):
             return stored
         stored.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = stored.with_name(f"{stored.name}.{os.getpid()}.unfinished")
-        shutil.copy2(path, unfinished)
-        os.replace(unfinished, stored)
+        with atomic_write(stored, unique=True) as temporary:
+            shutil.copy2(path, temporary)
     except OSError as error:
         print(f"{stored}: {error.strerror}; the trust list is used for this run only", file=sys.stderr)
         return Path(path)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from detector.console import InputError, progress
-from detector.files import UNFINISHED
+from detector.files import atomic_write
 from detector.model.backend import undistributed
 from detector.model.file import check_room
 from detector.model.scores import p_fake_of
@@ -250,9 +250,8 @@ class Checkpoint(keras.callbacks.Callback):
         save_weights(self.model, self.folder / name)
         state = {"facts": self.facts, "weights": name, "step": step, "rule": self.rule.state(), "history": self.history}
         state |= {"random_states": values(random_states(self.model)), "metrics": metrics}
-        unfinished = self.folder / f"state.json{UNFINISHED}"
-        unfinished.write_text(json.dumps(state, indent=1), "utf-8")
-        os.replace(unfinished, self.folder / "state.json")
+        with atomic_write(self.folder / "state.json") as temporary:
+            temporary.write_text(json.dumps(state, indent=1), "utf-8")
         for old in own_weights(self.folder):
             if old.name not in (name, self.rule.best_weights.name):
                 old.unlink()
@@ -324,7 +323,7 @@ def assign(variables, kept):
 
 def own_weights(folder):
     """Return the weights files, unfinished ones too, that a run writes into its folder: nobody else's are touched."""
-    ours = re.compile(r"(best|last)-\d+(-\d+)?(\.part)?\.weights\.h5")
+    ours = re.compile(r"\.?(best|last)-\d+(-\d+)?\.weights\.h5(\.part\.weights\.h5)?")
     return [path for path in folder.glob("*.weights.h5") if ours.fullmatch(path.name)]
 
 
@@ -340,13 +339,11 @@ def random_states(model):
 
 
 def save_weights(model, path):
-    """Write weights and optimizer state to a .weights.h5, beside and then renamed.
+    """Write weights and optimizer state to a .weights.h5, atomically.
 
     Raises OSError where the disk has no room: HDF5 would not survive to tell.
     """
     optimizer = getattr(model, "optimizer", None)
     check_room(path, [*model.variables, *(optimizer.variables if optimizer else ())])
-    unfinished = path.with_name(f"{path.name.removesuffix('.weights.h5')}{UNFINISHED}.weights.h5")
-    with undistributed():
-        model.save_weights(unfinished, overwrite=True)
-    os.replace(unfinished, path)
+    with atomic_write(path, suffix=".weights.h5") as temporary, undistributed():
+        model.save_weights(temporary, overwrite=True)

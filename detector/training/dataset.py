@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import shutil
 import time
 import zipfile
@@ -18,7 +17,7 @@ import numpy as np
 import PIL
 
 from detector.console import InputError, describe_os_error
-from detector.files import UNFINISHED, parallel, read_bytes
+from detector.files import UNFINISHED, atomic_write, parallel, read_bytes
 from detector.images import pixels
 
 STORE = ".decoded"  # hidden: no stage takes it for images
@@ -65,8 +64,10 @@ def look_at(data, split, paths, labels):
     sizes = np.array([size for _, size in found], np.int32).reshape(-1, 2)
     if not sizes.any():
         raise InputError(f"{data / paths[0]}: expected images, found none that can be opened; run data_audit.py")
-    with contextlib.suppress(OSError), _beside(file) as unfinished, unfinished.open("wb") as handle:
-        np.savez(handle, state=state, digests=digests, sizes=sizes)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(exist_ok=True)
+        with atomic_write(file, unique=True) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, state=state, digests=digests, sizes=sizes)
     return Split(data, paths, labels, digests, sizes, state)
 
 
@@ -85,18 +86,6 @@ def _look(data, path):
         return hashlib.sha256(content).digest(), pixels.image_size(content)
     except (InputError, OSError):
         return bytes(32), (0, 0)
-
-
-@contextlib.contextmanager
-def _beside(file):
-    """Give a name to write to, which is then renamed; where that fails nothing of it stays."""
-    file.parent.mkdir(exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.{platform.node()}.{os.getpid()}{UNFINISHED}")  # of machines that share the folder
-    try:
-        yield unfinished
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 class Decoded:
@@ -139,8 +128,8 @@ class Decoded:
             if self._bytes() > ROOM * shutil.disk_usage(store).free:
                 return
             self._decode_all(file)
-            with _beside(notes) as unfinished:
-                unfinished.write_text(json.dumps(self.unreadable), "utf-8")
+            with atomic_write(notes, unique=True) as temporary:
+                temporary.write_text(json.dumps(self.unreadable), "utf-8")
             self.file = file
         except OSError:
             self.unreadable = {}
@@ -148,7 +137,7 @@ class Decoded:
 
     def _remove_old(self, store, prefix, stem):
         """Remove what was kept of other states, and what was cut short a day ago; another run may be at work on the rest."""
-        for old in store.glob(f"{prefix}*"):
+        for old in (*store.glob(f"{prefix}*"), *store.glob(f".{prefix}*")):
             with contextlib.suppress(OSError):
                 if old.suffix == UNFINISHED:
                     if time.time() - old.stat().st_mtime > 86_400:
@@ -172,13 +161,12 @@ class Decoded:
         return start, int(self._ends[i]) - start
 
     def _decode_all(self, file):
-        with _beside(file) as unfinished:
-            with unfinished.open("wb") as handle:
+        # unique: several machines may share the folder; sync: the size proves nothing, since it is all there from the start
+        with atomic_write(file, unique=True, sync=True) as temporary:
+            with temporary.open("wb") as handle:
                 handle.truncate(self._bytes())
-            work = functools.partial(_decode, os.fspath(self.split.data), os.fspath(unfinished), self.size)
+            work = functools.partial(_decode, os.fspath(self.split.data), os.fspath(temporary), self.size)
             said = parallel(work, [(path, *self._place(i)) for i, path in enumerate(self.split.paths)])
-            with unfinished.open("rb+") as handle:
-                os.fsync(handle.fileno())  # its size tells nothing: it is full of zeros from the start
         self.unreadable = {path: why for path, why in zip(self.split.paths, said, strict=True) if why}
 
     def read(self, indices):

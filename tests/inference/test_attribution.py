@@ -275,7 +275,7 @@ def test_save_writes_a_whole_png_and_nothing_else(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(attribution.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
         attribution.save(tmp_path / "why.png", image, -heat)
     assert (tmp_path / "why.png").read_bytes() == before

@@ -102,7 +102,7 @@ def test_no_room_and_no_permission_mean_decoding_each_time(data, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("detector.training.dataset.os.replace", refused)
+    monkeypatch.setattr("detector.files.os.replace", refused)
     images = Decoded(split, 32)
     assert images.file is None and len(images.read(range(7))[0]) == 7
     assert not [name for name in os.listdir(data / ".decoded") if name.endswith((".part", ".rgb"))]
@@ -132,7 +132,7 @@ def test_a_look_that_was_cut_to_nothing_is_taken_again(data):
 def test_the_unfinished_file_of_another_run_is_left_to_it_for_a_day(data):
     store = data / ".decoded"
     store.mkdir()
-    fresh, old = store / "train-32px-0.rgb.1.part", store / "train-32px-0.rgb.2.part"
+    fresh, old = store / ".train-32px-0.rgb.1.part", store / ".train-32px-0.rgb.2.part"
     for path in (fresh, old):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))

@@ -1,0 +1,46 @@
+import argparse
+from fractions import Fraction
+
+import pytest
+
+from detector.console import fraction, non_negative_int, number_type, positive_float, positive_int, seed
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        (positive_int, "1", 1),
+        (non_negative_int, "0", 0),
+        (positive_float, "1e-9", 1e-9),
+        (fraction, "1", 1.0),
+        (seed, "4294967295", (1 << 32) - 1),
+        (number_type(at_least=0, below=0.5), "0.499", 0.499),
+        (number_type(Fraction, at_least=0), "1/3", Fraction(1, 3)),
+    ],
+)
+def test_numbers_within_limits(parse, text, value):
+    assert parse(text) == value and type(parse(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "expected"),
+    [
+        (positive_int, "0", "a whole number of at least 1"),
+        (positive_int, "1.5", "a whole number of at least 1"),
+        (positive_int, "9" * 5000, "a whole number of at least 1"),
+        (positive_float, "0", "a number above 0"),
+        (positive_float, "inf", "a number above 0"),
+        (fraction, "nan", "a number from 0 to 1"),
+        (fraction, "many", "a number from 0 to 1"),
+        (seed, "4294967296", "a whole number from 0 to 4294967295"),
+        (number_type(at_least=0, below=0.5), "0.5", "a number from 0 to below 0.5"),
+        (number_type(above=0, at_most=2), "0", "a number above 0 to 2"),
+        (number_type(int, at_most=3), "4", "a whole number of at most 3"),
+        (number_type(below=3), "3", "a number below 3"),
+        (number_type(Fraction, at_least=0), "1/0", "a number of at least 0"),
+    ],
+)
+def test_numbers_outside(parse, text, expected):
+    with pytest.raises(argparse.ArgumentTypeError) as error:
+        parse(text)
+    assert str(error.value) == f"expected {expected}, found {text}"
