@@ -292,11 +292,11 @@ def augmentation_of(args):
     return wanted if wanted != Augmentation() else None
 
 
-def prepare(args, team=None, engine=None):
+def prepare(args, group=None, devices=None):
     """Read the data and build the network.
 
     Args:
-        team, engine: distribution.Team and Engine; None for one process with one device.
+        group, devices: distributed.ProcessGroup and Devices; None for one process with one device.
 
     Returns:
         (model, feed, validation feed, what the images are)
@@ -305,12 +305,11 @@ def prepare(args, team=None, engine=None):
     from detector.images import pixels
     from detector.model import backend
 
-    team = team or distributed.Team()
-    splits = team.first_then_all(lambda: read_splits(args.data))
+    group = group or distributed.ProcessGroup()
+    splits = group.rank_zero_first(lambda: read_splits(args.data))
     what = {"counts": counts_of(splits), "fingerprint": fingerprint(splits)}
-    team.agree("the images", what["fingerprint"], "give every process the same --data")
-    files = args.weights if isinstance(args.weights, list) else []
-    team.agree("the weights", [digest_of(path) for path in files if Path(path).is_file()], "give each the same --weights")
+    files = [digest_of(path) for path in args.weights if Path(path).is_file()] if isinstance(args.weights, list) else []
+    group.check_equal({"the images": what["fingerprint"], "the weights": files}, "give every process the same --data and --weights")
     sizes = splits["train"].sizes
     sizes = sizes[sizes.any(axis=1)]
     of_all = what["counts"].items()
@@ -318,10 +317,10 @@ def prepare(args, team=None, engine=None):
     args.image_size = args.image_size or pixels.choose_size(sizes)
     keras = backend.import_keras()
     keras.utils.set_random_seed(args.seed)
-    with engine.scope() if engine else contextlib.nullcontext():
+    with devices.scope() if devices else contextlib.nullcontext():
         model = build(args)
-    part = {"process": team.process, "processes": team.processes, "devices": engine.devices if engine else 1}
-    feed, validation = team.first_then_all(lambda: make_feeds(args, splits, part))
+    part = {"process": group.rank, "processes": group.world_size, "devices": len(devices) if devices else 1}
+    feed, validation = group.rank_zero_first(lambda: make_feeds(args, splits, part))
     print(f"{args.architecture}: {model.count_params():,} parameters, {args.image_size} px, ", end="")
     print(f"{plural(feed.steps, 'step')} an epoch", flush=True)
     what |= {"sizes": pixels.training_range(sizes), **seen_before(args, splits)}
@@ -522,7 +521,7 @@ def what_counts(args):
     return {**same, "the backend": keras.backend.backend()}
 
 
-def make_callbacks(args, feed, validation, what, team):
+def make_callbacks(args, feed, validation, what, group):
     """Return (the rule, the checkpoint, all callbacks)."""
     import keras
 
@@ -530,18 +529,18 @@ def make_callbacks(args, feed, validation, what, team):
     from detector.training.callbacks import Checkpoint, PatchValidation, Progress, SameWeights, StopTrainingOnValidationLoss
 
     after = args.head_epochs + args.stop_after_epoch
-    rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, after, args.stop_rule, writes=team.process == 0)
+    rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, after, args.stop_rule, writes=group.rank == 0)
     same = {**what_counts(args), "the images": what["fingerprint"]}
     checkpoint = Checkpoint(args.log_dir, rule, same, 60 * args.checkpoint_minutes)
     first = [PatchValidation(validation)] if isinstance(validation, PatchScores) else []
-    first += [SameWeights(team)] if team.processes > 1 else []
+    first += [SameWeights(group)] if group.world_size > 1 else []
     callbacks = [*first, rule, checkpoint, Progress(args.head_epochs + args.epochs, feed)]
-    if args.tensorboard and team.process == 0:
+    if args.tensorboard and group.rank == 0:
         callbacks.append(keras.callbacks.TensorBoard(args.log_dir / "tensorboard", write_graph=False))
     return rule, checkpoint, callbacks
 
 
-def fit_phases(model, feed, validation, args, what, team):
+def fit_phases(model, feed, validation, args, what, group):
     """Train, or go on where an interrupted run stopped.
 
     Returns:
@@ -549,11 +548,11 @@ def fit_phases(model, feed, validation, args, what, team):
     """
     from detector.training.callbacks import Interruption, remove_checkpoint, save_weights
 
-    rule, checkpoint, callbacks = make_callbacks(args, feed, validation, what, team)
+    rule, checkpoint, callbacks = make_callbacks(args, feed, validation, what, group)
     interruption = Interruption()
     saved_in = checkpoint.find(args.overwrite)
     found = [len(checkpoint.history), checkpoint.first_step] if saved_in is not None else None
-    team.agree("the checkpoint", found, "let all processes see one and the same --log-dir")
+    group.check_equal({"the checkpoint": found}, "give every process the same --log-dir")
     if rule.writes:
         check_own(args, checkpoint)
     if saved_in is None and rule.writes:
@@ -575,9 +574,12 @@ def fit_phases(model, feed, validation, args, what, team):
                     checkpoint.load()
                 start = max(phase.start, len(checkpoint.history))
                 train(model, feed, validation, callbacks, start, phase.end, checkpoint.first_step)
-    except KeyboardInterrupt:
-        if not checkpoint.history:
+    except (KeyboardInterrupt, Exception) as error:
+        other_was_quicker = interruption.asked and distributed.is_lost_process(error)  # to end; all were interrupted
+        if not isinstance(error, KeyboardInterrupt) and not other_was_quicker:
             raise
+        if not checkpoint.history:
+            raise KeyboardInterrupt from None
         return rule, checkpoint, True
     return rule, checkpoint, False
 
@@ -590,46 +592,46 @@ def check_own(args, checkpoint):
         raise InputError(f"{args.output}: another run's model is there; give another --output, or --overwrite")
 
 
-def run(args, team):
+def run(args, group):
     """Train as the arguments say and write everything that a run leaves: of several processes, the first does."""
     from detector.model import backend
 
     settle(args)
     backend.import_keras()  # where that fails, it is said before all images are looked at
-    engine = meet(args, team)
-    model, feed, validation, what = prepare(args, team, engine)
-    with engine.scope():
-        rule, checkpoint, interrupted = fit_phases(model, feed, validation, args, what, team)
+    devices = join(args, group)
+    model, feed, validation, what = prepare(args, group, devices)
+    with devices.scope():
+        rule, checkpoint, interrupted = fit_phases(model, feed, validation, args, what, group)
     if not rule.writes:
         if interrupted:
             raise KeyboardInterrupt
         return
-    if interrupted:
-        team.leave("interrupted", distributed.GRACE)
-    if engine.devices > 1 or interrupted:  # on JAX, a step that is broken off takes the network's variables with it
+    if len(devices) > 1 or interrupted:  # on JAX, a step that is broken off takes the network's variables with it
         model = build_again(args)
-    if engine.devices > 1:
+    if len(devices) > 1:
         validation = validation.alone()
     finish(model, feed, validation, args, what, rule, checkpoint, interrupted)
 
 
-def meet(args, team):
-    """Wait for the other processes, and return the distribution.Engine."""
+def join(args, group):
+    """Wait for the other processes, check that all were started alike, and return the distributed.Devices."""
     import keras
 
     from detector.model import backend
 
-    distributed.check_backend(team.place, keras.backend.backend())
+    distributed.check_backend(group.topology, keras.backend.backend())
+    group.join(args.join_timeout)
     versions = {name: version for name, version in backend.versions().items() if name != "date"}
-    team.meet({**what_counts(args), "--overwrite": args.overwrite, **versions}, args.join_timeout)
-    engine = distributed.Engine(team, args.devices)
-    engine.check_batch(args.batch_size)
-    if engine.devices > 1:
+    same = {**what_counts(args), "--overwrite": args.overwrite, **versions}
+    group.check_equal(same, "start all with the same command, each with its own --process-id")
+    devices = distributed.Devices(group, args.devices)
+    devices.check_batch_size(args.batch_size)
+    if len(devices) > 1:
         if args.fitting == "patches":
             raise InputError("--fitting patches: expected one device, found several; give --devices 1 and one process")
-        of, share = f" of {team.processes} processes" if team.place else "", plural(args.batch_size // engine.devices, "image")
-        print(f"{engine.devices} devices{of}, {share} of each batch on each", flush=True)
-    return engine
+        of, images = f" of {group.world_size} processes" if group.topology else "", plural(args.batch_size // len(devices), "image")
+        print(f"{len(devices)} devices{of}, {images} of each batch on each", flush=True)
+    return devices
 
 
 def finish(model, feed, validation, args, what, rule, checkpoint, interrupted):
@@ -810,14 +812,14 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     require_folder(args.data, holding="train, validation and test")
     require_packages("cv2", "h5py", "matplotlib", "sklearn", *(("tensorflow", "tensorboard") if args.tensorboard else ()))
-    team = distributed.Team(distributed.place_of(args.coordinator, args.processes, args.process_id))
-    if team.process == 0:
+    group = distributed.ProcessGroup(distributed.find_topology(args.coordinator, args.processes, args.process_id))
+    if group.rank == 0:
         check_places(args)
         said = contextlib.nullcontext()
     else:
         said = contextlib.redirect_stdout(io.StringIO())
-    with said, team:
-        run(args, team)
+    with said, group:
+        run(args, group)
 
 
 if __name__ == "__main__":

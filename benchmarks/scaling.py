@@ -34,15 +34,15 @@ SMALL = 64  # numbers of a sum, as many as BatchNormalization's have
 
 def work(args):
     """Be one of the processes: train and exchange; the first prints the seconds of each step and exchange as JSON."""
-    place = distributed.Place(args.coordinator, args.processes, args.process) if args.processes > 1 else None
+    topology = distributed.Topology(args.coordinator, args.processes, args.process) if args.processes > 1 else None
     command = ["--data", str(args.data), "--architecture", args.architecture, "--weights", "none", "--flip"]
     wanted = model_training.make_parser().parse_args([*command, "--batch-size", str(args.batch_size * args.processes)])
     model_training.settle(wanted)
     os.environ["KERAS_BACKEND"] = "jax"
-    with distributed.Team(place) as team:
-        engine = model_training.meet(wanted, team)
-        model, feed, _, _ = model_training.prepare(wanted, team, engine)
-        with engine.scope():
+    with distributed.ProcessGroup(topology) as group:
+        devices = model_training.join(wanted, group)
+        model, feed, _, _ = model_training.prepare(wanted, group, devices)
+        with devices.scope():
             output = model_training.ARCHITECTURES[args.architecture].output
             model_training.compile_model(model, output, model_training.plan_phases(wanted)[0], wanted, feed.steps)
             for layer in layers(model) if args.fixed else ():  # after compile_model, which makes the whole backbone trainable
@@ -50,7 +50,7 @@ def work(args):
             steps = time_steps(model, feed, args.steps)
         numbers = sum(math.prod(variable.shape) for variable in model.trainable_variables)
         exchanges, sums = (time_exchange(count, args.steps) if args.processes > 1 else [] for count in (numbers, SMALL))
-        if not team.process:
+        if not group.rank:
             print(json.dumps({"steps": steps, "exchanges": exchanges, "sums": sums, "numbers": numbers}))
 
 

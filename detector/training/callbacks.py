@@ -259,15 +259,15 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 class SameWeights(keras.callbacks.Callback):
-    """After every epoch, end the run unless all processes have the same weights, bit for bit; before what writes them.
+    """After every epoch, end the run unless all processes have the same weights, bit for bit; called before weights are written.
 
     Args:
-        team: detector.training.distributed.Team.
+        group: detector.training.distributed.ProcessGroup.
     """
 
-    def __init__(self, team):
+    def __init__(self, group):
         super().__init__()
-        self.team = team
+        self.group = group
 
     def on_epoch_end(self, epoch, logs=None):
         """Compare the weights' digests."""
@@ -275,7 +275,7 @@ class SameWeights(keras.callbacks.Callback):
         for variable in self.model.variables:
             digest.update(keras.ops.convert_to_numpy(variable).tobytes())
         cure = "the machines do not compute alike: run the same command again, and if it comes back, leave that machine out"
-        self.team.agree(f"the weights after epoch {epoch + 1}", digest.hexdigest(), cure)
+        self.group.check_equal({f"the weights after epoch {epoch + 1}": digest.hexdigest()}, cure)
 
 
 class Progress(keras.callbacks.Callback):
