@@ -114,7 +114,7 @@ class ProcessGroup:
         Raises:
             InputError: rank 0 cannot listen at the coordinator's port.
 
-        A process that has not joined within so many seconds ends the others with one line.
+        If a process has not joined after that many seconds, the others exit with one line.
         """
         if not self.topology:
             return
@@ -173,7 +173,7 @@ def _start_jax(topology, seconds):
     """Start JAX as one of several processes, as keras.distribution.initialize does, but with more settings."""
     import jax
 
-    jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM and let the run go on
+    jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM, and the run would not stop
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # one step at a time: all must exchange in the same order
     # With http_proxy set, as on many clusters, gRPC would wait forever; it reads this variable's name in lower case.
     host = topology.coordinator.rsplit(":", 1)[0]

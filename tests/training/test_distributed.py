@@ -186,7 +186,7 @@ def tiny(tmp_path_factory):
 
 
 def start(data, folder, processes, *more, backend="jax", devices=1):
-    """Start a run as so many processes, on CPUs; return them."""
+    """Start the processes of a run on CPUs; return them."""
     folder.mkdir(exist_ok=True)
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}
     environ = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", **flags}
