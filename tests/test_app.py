@@ -11,7 +11,7 @@ from detector.inference.predictor import claim, default_models
 from detector.model import export, scores
 from detector.model import file as model_file
 from tests.conftest import ROOT, draw
-from tests.saying import with_text
+from tests.sample_files import with_text
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_provenance_of_few_images_and_where_it_is_asked_for(model, small_data, t
 
 def test_trust_list(model, tmp_path, run, monkeypatch):
     from detector.web import server
-    from tests.saying import SHOT, Workshop, drawn
+    from tests.sample_files import SHOT, Workshop, drawn
 
     workshop, image = Workshop(tmp_path), tmp_path / "signed.png"
     image.write_bytes(workshop.sign(drawn(), SHOT))

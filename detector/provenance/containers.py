@@ -1,80 +1,109 @@
-"""Where an image file keeps its metadata: from a JPEG, PNG, WebP, GIF, TIFF or AVIF to its texts, EXIF, XMP and IPTC.
+"""Metadata in image files: from JPEG, PNG, WebP, GIF, TIFF, AVIF and HEIF to texts, EXIF, XMP and IPTC.
 
-Only headers are read, and of those at most BUDGET bytes and PIECES pieces: a file may claim what it likes.
+Only headers are read, at most BUDGET bytes and PIECES pieces of them, whatever a file claims. The one exception is text hidden in
+the pixels of a PNG (`_hidden_text`), which is looked for in the first pixels of its rows.
 """
 
+import contextlib
 import io
+import re
 import zlib
 
 from detector.images.formats import image_format
-from detector.provenance.fields import LIMIT, decoded, exif_text, read_exif, read_iptc, read_xmp
+from detector.provenance.fields import LIMIT, decoded, exif_text, read_exif, read_iptc, read_xmp, reason
 
 BUDGET = 16 << 20  # bytes read of all metadata of a file; of one piece, LIMIT
-PIECES = 20_000  # chunks, segments or boxes walked through
-LARGEST_AVIF = 128 << 20  # bytes; Pillow, which looks for EXIF and XMP in it, reads the whole file
+PIECES = 20_000  # chunks, segments or boxes
+BLOCK = 1024  # bytes
+LARGEST_HEIF = 128 << 20  # bytes of an AVIF or HEIF; Pillow, which finds EXIF and XMP in it, reads the whole file
+LARGEST_HIDING = 50_000_000  # pixels of a PNG that is decoded for hidden text
 NOTES = 12
+MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers that are followed by no segment
+HIDDEN = re.compile(rb"stealth_(png|rgb)(info|comp)")  # 15 bytes
+LOWEST_BIT = bytes(b"01"[value & 1] for value in range(256))
 
 
 class Metadata:
-    """What a file tells of itself, as it stands there, and how many bytes of it may still be read."""
+    """Metadata of a file, as stored there, and how many bytes of it may still be read.
+
+    Attributes:
+        kind: format of the file, as `image_format` returns it.
+        texts: {keyword: text}, the first of each keyword; of EXIF, XMP and hidden text as exif:…, xmp:…, hidden:….
+        exif, xmp, iptc: as `read_exif`, `read_xmp` and `read_iptc` return them.
+        manifest: size of a C2PA manifest in bytes, 0 if there is none.
+        notes: lines on what could not be read.
+    """
 
     def __init__(self, file, notes):
         self.notes, self.budget = notes, BUDGET
-        self.texts = {}  # {keyword: text}, the first of a keyword counts; of EXIF and XMP as exif:…, xmp:…
-        self.exif, self.xmp, self.iptc = {}, {}, {}  # as read_exif, read_xmp and read_iptc return them
-        self.manifest = 0  # bytes of a C2PA manifest
-        self.pieces = {"exif": [], "xmp": [], "iptc": []}  # bytes; of a TIFF, the file
+        self.texts, self.exif, self.xmp, self.iptc = {}, {}, {}, {}
+        self.manifest = 0
+        self.pieces = {"exif": [], "xmp": [], "iptc": []}  # bytes; for a TIFF, the file
         self.kind = image_format(file.read(16))
-        self._gather(file)
-        self._understand()
+        with self.attempt("the metadata"):
+            self._gather(file)
+        self._parse()
 
     def _gather(self, file):
-        walks = {"JPEG": _walk_jpeg, "PNG": _walk_png, "WEBP": _walk_webp, "GIF": _walk_gif, "AVIF": _walk_avif}
+        walks = {
+            "JPEG": _walk_jpeg, "PNG": _walk_png, "WEBP": _walk_webp, "GIF": _walk_gif, "AVIF": _walk_heif, "HEIF": _walk_heif,
+        }  # fmt: skip
         if self.kind in walks:
             walks[self.kind](file, self)
         elif self.kind == "TIFF":
             self.pieces["exif"].append(file)
         elif self.kind is None:
-            self.note("the file is no image of a kind whose metadata is read here (JPEG, PNG, WEBP, GIF, TIFF, AVIF)")
+            self.note("not an image of a known format (JPEG, PNG, WebP, GIF, TIFF, AVIF, HEIF)")
 
-    def _understand(self):
+    def _parse(self):
         for piece in self.pieces["exif"][:4]:
-            self.exif = read_exif(io.BytesIO(piece) if isinstance(piece, bytes) else piece) | self.exif
-        if self.kind == "TIFF":  # all is in tags
-            self.manifest = self.exif.get("c2pa", 0)
+            with self.attempt("EXIF"):
+                self.exif = read_exif(piece) | self.exif
+        if self.kind == "TIFF":
+            self.manifest = len(self.exif.get("c2pa", b""))
             for name in {"xmp", "iptc"} & self.exif.keys():
-                self.pieces[name].append(self.exif[name])
+                self.pieces[name].append(self.exif[name][:LIMIT])
         for piece in self.pieces["xmp"][:4]:
             self.xmp = read_xmp(piece, self.note) | self.xmp
         for piece in self.pieces["iptc"][:4]:
             self.iptc = read_iptc(piece) | self.iptc
-        for name in ("UserComment", "ImageDescription", "XPComment", "Make", "Model"):
+        for name in ("UserComment", "ImageDescription", "XPComment", "Make", "Model", "Artist"):
             self.add_text(f"exif:{name}", exif_text(self.exif, name))
-        for name in ("UserComment", "description"):
+        for name in ("UserComment", "description", "AIGC"):
             self.add_text(f"xmp:{name}", self.xmp.get(name, [None])[0])
+
+    @contextlib.contextmanager
+    def attempt(self, what):
+        """Turn an exception into a note: damaged metadata counts as absent."""
+        try:
+            yield
+        except Exception as error:  # parsers raise all kinds of exceptions on files of strangers
+            self.note(f"{what} could not be read completely: {reason(error)}")
 
     def take(self, file, size):
         """Read a piece of `size` bytes, as far as the limits allow."""
         allowed = min(size, LIMIT, self.budget)
         self.budget -= allowed
         if not self.budget:
-            self.note(f"it holds more than {BUDGET:,} bytes of metadata; the rest was not read")
+            self.note(f"more than {BUDGET:,} bytes of metadata; the rest was not read")
         elif allowed < size:
             self.note(f"only the first {allowed:,} of {size:,} bytes of a piece of metadata were read")
         return file.read(allowed)
 
     def add(self, name, data):
-        """Keep a piece of EXIF, XMP or IPTC."""
+        """Store a piece of EXIF, XMP or IPTC."""
         self.pieces[name].append(data.removeprefix(b"Exif\0\0"))
 
     def add_text(self, keyword, text):
-        """Keep a text, unless it is empty."""
+        """Store a text, unless it is empty."""
         text = decoded(text) if isinstance(text, bytes) else text
         if text and text.strip("\0 \r\n\t"):
             self.texts.setdefault(keyword[:100], text[:LIMIT])
 
     def note(self, line):
-        """Keep a line on what could not be read."""
+        """Store a line on what could not be read."""
         if line not in self.notes and len(self.notes) < NOTES:
             self.notes.append(line)
 
@@ -83,45 +112,62 @@ def _walk_jpeg(file, found):
     """Walk through the segments up to the image data."""
     file.seek(2)
     for _ in range(PIECES):
-        head = file.read(4)
-        if head[:2] == b"\xff\xff":  # a byte that fills
-            file.seek(1 - len(head), io.SEEK_CUR)
-            continue
-        kind, size = head[1:2], int.from_bytes(head[2:], "big") - 2
-        if len(head) == 4 and head[0] == 0xFF and kind in (b"\xda", b"\xd9"):  # the image data, the end
+        marker = _next_marker(file)
+        if marker in (START_OF_SCAN, END_OF_IMAGE):
             return None
-        if len(head) < 4 or head[0] != 0xFF or size < 0:
+        if marker in WITHOUT_LENGTH:
+            continue
+        length = file.read(2)
+        size = int.from_bytes(length, "big") - 2
+        if len(length) < 2 or size < 0:
             return found.note("the JPEG's header is damaged or cut off")
         start = file.tell()
-        if kind in (b"\xe1", b"\xeb", b"\xed", b"\xfe"):
-            _jpeg_segment(kind, size, file, found)
+        if 0xE0 <= marker <= 0xEF or marker == 0xFE:
+            _jpeg_segment(marker, size, file, found)
         file.seek(start + size)
-    return found.note(f"the JPEG has more than {PIECES:,} segments; the rest was not looked at")
+    return found.note(f"more than {PIECES:,} segments in the JPEG; the rest was not read")
 
 
-def _jpeg_segment(kind, size, file, found):
+def _next_marker(file):
+    """Move behind the next marker and return it, or None at the end of the file; skip stray bytes, as libjpeg does."""
+    for _ in range(LIMIT // BLOCK):
+        block = file.read(BLOCK)
+        if found := MARKER.search(block):
+            file.seek(found.end() - len(block), io.SEEK_CUR)
+            return found[1][0]
+        if len(block) < 2:
+            return None
+        file.seek(-1, io.SEEK_CUR)  # the first byte of a marker, perhaps
+    return None
+
+
+def _jpeg_segment(marker, size, file, found):
     head = file.read(min(size, 48))
     rest = size - len(head)
-    if kind == b"\xe1" and head.startswith(b"Exif\0"):
+    if marker == 0xE1 and head.startswith(b"Exif\0"):
         found.add("exif", head[6:] + found.take(file, rest))
-    elif kind == b"\xe1" and head.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+    elif marker == 0xE1 and head.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
         found.add("xmp", head[29:] + found.take(file, rest))
-    elif kind == b"\xeb" and head[:2] == b"JP" and head[12:16] == b"jumb":
-        if found.manifest or b"c2pa" in head[16:]:  # the boxes' type is told in the first segment only
+    elif marker == 0xEB and head[:2] == b"JP" and head[12:16] == b"jumb":
+        if found.manifest or b"c2pa" in head[16:]:  # only the first segment holds the type of the boxes
             found.manifest += size
-    elif kind == b"\xed" and head.startswith(b"Photoshop 3.0\0"):
+    elif marker == 0xED and head.startswith(b"Photoshop 3.0\0"):
         found.add("iptc", head[14:] + found.take(file, rest))
-    elif kind == b"\xfe":
+    elif marker == 0xFE:
         found.add_text("comment", head + found.take(file, rest))
+    elif head.startswith(b"AIGC"):  # China's label without an envelope
+        found.add_text("AIGC", (head + found.take(file, rest))[4:])
 
 
 def _walk_png(file, found):
-    """Walk through the chunks to the end: text may stand behind the image data."""
+    """Walk through the chunks to the end: text may follow the image data."""
     file.seek(8)
+    header, pixels = b"", []
     for _ in range(PIECES):
         head = file.read(8)
         if len(head) < 8:
-            return found.note("the PNG is cut off")
+            found.note("the PNG is cut off")
+            break
         size, kind = int.from_bytes(head[:4], "big"), head[4:]
         start = file.tell()
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
@@ -130,10 +176,17 @@ def _walk_png(file, found):
             found.add("exif", found.take(file, size))
         elif kind == b"caBX":
             found.manifest += size
+        elif kind == b"IHDR":
+            header = file.read(min(size, 13))
+        elif kind == b"IDAT":
+            pixels.append((start, size))
         elif kind == b"IEND":
-            return None
+            break
         file.seek(start + size + 4)
-    return found.note(f"the PNG has more than {PIECES:,} chunks; the rest was not looked at")
+    else:
+        found.note(f"more than {PIECES:,} chunks in the PNG; the rest was not read")
+    if len(header) == 13 and pixels:
+        _hidden_text(file, header, pixels, found)
 
 
 def _png_text(kind, data, found):
@@ -153,12 +206,12 @@ def _png_text(kind, data, found):
         found.add_text(keyword, text)
 
 
-def _unpacked(data, found):
-    """Decompress at most LIMIT bytes: a thousandth of that can hold a gigabyte."""
+def _unpacked(data, found, wbits=zlib.MAX_WBITS):
+    """Decompress at most LIMIT bytes: a megabyte can hold a gigabyte."""
     allowed = min(LIMIT, found.budget)
-    if not allowed:  # zlib takes 0 for no limit
+    if not allowed:  # for zlib, 0 is no limit
         return b""
-    unpacker = zlib.decompressobj()
+    unpacker = zlib.decompressobj(wbits)
     try:
         text = unpacker.decompress(data, allowed)
     except zlib.error:
@@ -171,7 +224,7 @@ def _unpacked(data, found):
 
 
 def _raw_profile(name, text, found):
-    """Take EXIF, IPTC or XMP as ImageMagick writes it into a PNG: name, length and the bytes in hexadecimal, on lines."""
+    """Store EXIF, IPTC or XMP as ImageMagick writes it into a PNG: lines of name, length and hexadecimal bytes."""
     try:
         data = bytes.fromhex(b"".join(text.split()[2:]).decode("ascii"))
     except ValueError:
@@ -179,6 +232,65 @@ def _raw_profile(name, text, found):
     if name in ("exif", "APP1"):
         name = "exif" if data.startswith(b"Exif\0\0") else "xmp"
     return found.add(name, data) if name in found.pieces else None
+
+
+def _hidden_text(file, header, pixels, found):
+    """Look for text in the lowest bits of the pixels, column by column, as NovelAI and extensions of the web UI hide it.
+
+    It survives the removal of metadata: a signature, the number of bits (32 bits), and the text, as it is or compressed by gzip, in
+    the alpha channel or in red, green and blue by turns. The signature fits in the first column, whose pixels can be decoded
+    without the others; the whole image is decoded only if the signature is there.
+
+    Args:
+        header: 13 bytes of the chunk IHDR.
+        pixels: list of (start, size) of the chunks IDAT.
+    """
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    channels = {2: 3, 6: 4}.get(header[9])
+    if header[8] != 8 or header[12] or not channels or not 0 < width * height <= LARGEST_HIDING:
+        return
+    column = _first_column(file, 1 + width * channels, channels, min(height, 120), pixels)
+    alpha = b"".join(pixel[3:] for pixel in column)
+    mode = next((mode for mode, values in (("A", alpha), ("RGB", b"".join(pixel[:3] for pixel in column)[:120]))
+                 if (match := HIDDEN.match(_packed(values))) and (match[1] == b"png") == (mode == "A")), None)  # fmt: skip
+    if mode is None:
+        return
+    from PIL import Image
+
+    file.seek(0)
+    with found.attempt("text hidden in the pixels"), Image.open(file, formats=["PNG"]) as image:
+        values = (image.getchannel("A") if mode == "A" else image.convert("RGB")).transpose(Image.Transpose.TRANSPOSE).tobytes()
+        size = int.from_bytes(_packed(values[120:152]), "big") // 8
+        data = _packed(values[152 : 152 + 8 * min(size, LIMIT, found.budget)])
+        found.budget -= len(data)
+        compressed = _packed(values[:120]).endswith(b"comp")
+        found.add_text(f"hidden:{mode}", _unpacked(data, found, wbits=31) if compressed else data)
+
+
+def _first_column(file, row_size, channels, rows, pixels):
+    """Return the first pixels of at most `rows` rows of a PNG, as a list of bytes."""
+    wanted = rows * row_size if rows * row_size <= BUDGET else 0
+    unpacker, raw = zlib.decompressobj(), bytearray()
+    with contextlib.suppress(zlib.error):
+        for start, size in pixels:
+            if len(raw) >= wanted:
+                break
+            file.seek(start)
+            raw += unpacker.decompress(file.read(min(size, wanted)), wanted - len(raw))
+    column, above = [], bytes(channels)
+    for i in range(0, len(raw) - channels, row_size):
+        pixel, method = bytes(raw[i + 1 : i + 1 + channels]), raw[i]
+        if method >= 2:  # predicted from the pixel above: by half of it (3), or by all of it (2, and Paeth's 4)
+            pixel = bytes((value + (up >> (method == 3))) & 255 for value, up in zip(pixel, above, strict=True))
+        column.append(pixel)
+        above = pixel
+    return column
+
+
+def _packed(values):
+    """Return the lowest bits of `values`, eight to a byte."""
+    values = values[: len(values) // 8 * 8]
+    return int(values.translate(LOWEST_BIT), 2).to_bytes(len(values) // 8, "big") if values else b""
 
 
 def _walk_webp(file, found):
@@ -196,33 +308,35 @@ def _walk_webp(file, found):
 
 
 def _walk_gif(file, found):
-    """Look for XMP and a C2PA manifest: both stand before the pictures, or not far behind."""
+    """Look for XMP and a C2PA manifest near the start of the file."""
     file.seek(0)
     data = found.take(file, LIMIT)
     found.manifest = int(b"!\xff\x0bC2PA_GIF" in data)
     if (start := data.find(b"!\xff\x0bXMP DataXMP")) >= 0:
-        found.add("xmp", data[start + 14 :].partition(b"\x01\xff\xfe")[0])  # what stands there in place of blocks
+        found.add("xmp", data[start + 14 :].partition(b"\x01\xff\xfe")[0])  # XMP is not stored in blocks
 
 
-def _walk_avif(file, found):
-    """Look for the box of a C2PA manifest; EXIF and XMP are handed out by Pillow."""
+def _walk_heif(file, found):
+    """Look for the box of a C2PA manifest; EXIF and XMP are read by Pillow."""
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
     data = file.read(LIMIT)
     if (start := data.find(bytes.fromhex("75756964d8fec3d61b0e483c92975828877ec481"))) >= 4:
         found.manifest = int.from_bytes(data[start - 4 : start], "big") or end
-    if end > LARGEST_AVIF:
-        return found.note("the AVIF is too large to look for EXIF and XMP in it")
+    if end > LARGEST_HEIF:
+        return found.note(f"{found.kind} file too large to look for EXIF and XMP in it")
+    from PIL import Image
+
+    from detector.images.exif import limit_tags
+
     file.seek(0)
-    try:
-        from PIL import Image
+    limit_tags()
+    if found.kind == "HEIF":
+        with found.attempt("EXIF and XMP of HEIF, by the package pillow-heif,"):
+            import pillow_heif
 
-        from detector.images.exif import limit_tags
-
-        limit_tags()
-        with Image.open(file, formats=["AVIF"]) as image:
-            for name in {"exif", "xmp"} & image.info.keys():
-                found.add(name, image.info[name][:LIMIT])
-    except Exception:  # a damaged file, or a Pillow without AVIF
-        found.note("the AVIF's EXIF and XMP could not be read")
+            pillow_heif.register_heif_opener()
+    with found.attempt(f"EXIF and XMP of the {found.kind} file"), Image.open(file, formats=[found.kind]) as image:
+        for name in {"exif", "xmp"} & image.info.keys():
+            found.add(name, (image.info[name] or b"")[:LIMIT])
     return None

@@ -1,9 +1,10 @@
-"""What stands in a piece of metadata: EXIF, IPTC and XMP, from bytes to named values, and IPTC's terms for where images come from.
+"""Parsers of EXIF, IPTC and XMP, and IPTC's vocabulary of source types.
 
-Nothing read here is trusted: every reader takes what it knows by name, up to LIMIT bytes of it, and passes over the rest.
+Nothing read here is trusted: each parser takes the properties it knows by name, up to LIMIT bytes of each, and ignores the rest.
 """
 
 import io
+import math
 import re
 import struct
 from xml.etree import ElementTree
@@ -13,23 +14,25 @@ from detector.console import printable
 LIMIT = 1 << 20  # bytes of one value
 CUT = 200  # characters of a line
 EXIF = {
-    0x010E: "ImageDescription", 0x010F: "Make", 0x0110: "Model", 0x0131: "Software", 0x02BC: "xmp", 0x829A: "ExposureTime",
-    0x829D: "FNumber", 0x83BB: "iptc", 0x8769: "exif", 0x8825: "gps", 0x8827: "ISO", 0x9003: "DateTimeOriginal",
-    0x920A: "FocalLength", 0x9286: "UserComment", 0x9C9C: "XPComment", 0xA434: "LensModel", 0xCD41: "c2pa",
+    0x010E: "ImageDescription", 0x010F: "Make", 0x0110: "Model", 0x0131: "Software", 0x013B: "Artist", 0x829A: "ExposureTime",
+    0x829D: "FNumber", 0x8827: "ISO", 0x9003: "DateTimeOriginal", 0x920A: "FocalLength", 0x9286: "UserComment",
+    0x9C9C: "XPComment", 0xA434: "LensModel",
 }  # fmt: skip
-VALUES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 7: "B", 10: "ii", 13: "I"}  # by EXIF's type, as struct names them
+EMBEDDED = {0x02BC: "xmp", 0x83BB: "iptc", 0xCD41: "c2pa"}  # other metadata in the tags of a TIFF
+GPS_IFD, LATITUDE = 0x8825, 2
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 XMP = {
     "DigitalSourceType", "digitalsourcetype", "CreatorTool", "Software", "Credit", "softwareAgent", "action", "AISystemUsed",
-    "AISystemVersionUsed", "AIPromptInformation", "UserComment", "description", "provenance", "Make", "Model",
+    "AISystemVersionUsed", "AIPromptInformation", "AIPromptWriterName", "AIGC", "UserComment", "description", "provenance", "Make",
+    "Model",
 }  # fmt: skip
-OTHERS = {"Pantry", "Ingredients", "DerivedFrom", "ManagedFrom"}  # of XMP: what stands in them is of other images
-# IPTC's vocabulary (cv.iptc.org/newscodes/digitalsourcetype) and what a term says of an image.
+OTHERS = {"Pantry", "Ingredients", "DerivedFrom", "ManagedFrom"}  # XMP properties that describe other images
+# IPTC's vocabulary (cv.iptc.org/newscodes/digitalsourcetype): what a term says about an image, and its meaning.
 SOURCE_TYPES = {
     "trainedAlgorithmicMedia": ("made by AI", "created by a trained model"),
     "trainedAlgorithmicData": ("made by AI", "created by a trained model"),
-    "compositeWithTrainedAlgorithmicMedia": ("edited", "partly made or altered by a trained model, as by inpainting"),
-    "compositeSynthetic": ("edited", "composed of parts of which some are synthetic"),
+    "compositeWithTrainedAlgorithmicMedia": ("edited", "partly made or altered by a trained model"),
+    "compositeSynthetic": ("edited", "composed of several parts, some of them synthetic"),
     "algorithmicallyEnhanced": ("edited", "altered by an algorithm, without a generative model"),
     "humanEdits": ("edited", "edited by a person, without generative tools"),
     "minorHumanEdits": ("edited", "with minor edits by a person"),
@@ -41,26 +44,26 @@ SOURCE_TYPES = {
     "positiveFilm": ("camera", "digitised from a positive on film"),
     "print": ("camera", "digitised from a print"),
     "algorithmicMedia": ("nothing", "created by an algorithm alone, without training data"),
-    "dataDrivenMedia": ("nothing", "a picture of data"),
+    "dataDrivenMedia": ("nothing", "a visualisation of data"),
     "digitalArt": ("nothing", "drawn with digital tools"),
     "digitalCreation": ("nothing", "made by a person with digital tools, not generated"),
-    "screenCapture": ("nothing", "a capture of a screen"),
+    "screenCapture": ("nothing", "a screenshot"),
     "softwareImage": ("nothing", "created by software"),
-    "virtualRecording": ("nothing", "recorded in a virtual place"),
+    "virtualRecording": ("nothing", "recorded in a virtual environment"),
 }
 AI_TERMS = {term for term, (says, _) in SOURCE_TYPES.items() if says == "made by AI"}
 PARTLY_AI_TERMS = {"compositeWithTrainedAlgorithmicMedia", "compositeSynthetic"}
 
 
 def source_type(value, source):
-    """Return a term of IPTC's vocabulary with its meaning, {term, meaning, source}; None for what is no such term."""
+    """Return {term, meaning, source} of a term of IPTC's vocabulary, or of a URL that ends with it; None for other values."""
     term = re.split(r"[/:#]", str(value or "").strip())[-1]
     known = {name.casefold(): name for name in SOURCE_TYPES}.get(term.casefold())
     return {"term": known, "meaning": SOURCE_TYPES[known][1], "source": source} if known else None
 
 
 def line_of(value, limit=CUT):
-    """Return a value as one line without control characters, cut; None where nothing is left."""
+    """Return a value as one line without control characters, cut to `limit`; None if nothing is left."""
     if value is None or isinstance(value, dict | list):
         return None
     if isinstance(value, bytes):
@@ -71,117 +74,128 @@ def line_of(value, limit=CUT):
 
 
 def reason(error):
-    """Return what an exception says, as one line."""
+    """Return the message of an exception as one line."""
     return line_of(error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__)
 
 
 def decoded(data):
-    """Decode text whose encoding is not told: UTF-8 where it is, else Latin-1."""
+    """Decode text of unknown encoding: UTF-8 if it is valid, else Latin-1."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        cut = error.reason == "unexpected end of data" and len(data) >= 4 * CUT  # within its last character
+        cut = error.reason == "unexpected end of data" and len(data) >= 4 * CUT  # cut within its last character
         return data[: error.start].decode("utf-8") if cut else data.decode("latin-1")
 
 
 def inside(value, *keys):
-    """Return value[key][key] …, or None where one of them is not there."""
+    """Return value[key][key] …, or None if one of the keys is missing."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
-def read_exif(file):
-    """Return {name: value} of the tags in EXIF, from a file that begins with a TIFF header; `gps` is True where it has a latitude.
+def read_exif(source):
+    """Read EXIF.
 
-    Pillow's reader loads every tag, and 65,535 of them may name the same megabytes; this one loads the few that it knows.
+    Args:
+        source: bytes that begin with a TIFF header, or a binary file that does.
+
+    Returns:
+        {name: value} of the tags in EXIF: text (str), the first number of numbers (int or float), or bytes; of the tags in EMBEDDED
+        as bytes; and `gps`, True if there is a latitude.
+
+    Raises:
+        ValueError: the tags name more data than there is.
     """
-    file.seek(0)
-    head = file.read(8)
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
-    if order is None or len(head) < 8:
-        return {}
-    facts = _directory(file, struct.unpack(order + "I", head[4:])[0], order, EXIF)
-    if isinstance(facts.get("exif"), int):
-        facts = _directory(file, facts["exif"], order, EXIF) | facts
-    if isinstance(facts.get("gps"), int):
-        facts["gps"] = bool(_directory(file, facts["gps"], order, {2: "latitude"}))
-    return facts
+    from detector.images import exif
+
+    tags = exif.read_exif(source)
+    found = {name: _exif_value(tags[tag]) for tag, name in EXIF.items() if tag in tags}
+    found |= {name: _exif_bytes(tags[tag]) for tag, name in EMBEDDED.items() if tag in tags}
+    if isinstance(tags.get(GPS_IFD), dict):
+        found["gps"] = LATITUDE in tags[GPS_IFD]
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _directory(file, offset, order, names):
-    file.seek(offset)
-    count = file.read(2)
-    entries = file.read(12 * min(struct.unpack(order + "H", count)[0], 1000)) if len(count) == 2 else b""
-    facts = {}
-    for i in range(0, len(entries) - 11, 12):
-        tag, kind, number, place = struct.unpack(order + "HHII", entries[i : i + 12])
-        name, size = names.get(tag), struct.calcsize("=" + VALUES.get(kind, "")) * number
-        if name is None or name in facts or not size:
-            continue
-        data = entries[i + 8 : i + 8 + size]
-        if size > 4 and name != "c2pa":
-            file.seek(place)
-            data = file.read(min(size, LIMIT))
-        # XMP and IPTC may be of whatever type; of a manifest only the size is wanted.
-        facts[name] = size if name == "c2pa" else data if name in ("xmp", "iptc") else _exif_value(data, kind, order)
-    return {name: value for name, value in facts.items() if value is not None}
-
-
-def _exif_value(data, kind, order):
-    """Return text for ASCII, the first number of numbers, bytes for the rest."""
-    if kind == 2:
-        return decoded(data.split(b"\0")[0]).strip()
-    if kind in (1, 7):
-        return data
-    if len(data) < struct.calcsize("=" + VALUES[kind]):
+def _exif_value(value):
+    if isinstance(value, str):  # Pillow decodes text as Latin-1
+        return decoded(value[: 4 * LIMIT].encode("latin-1", "replace").split(b"\0")[0]).strip()
+    if isinstance(value, bytes):
+        return value[:LIMIT]
+    first = value[0] if isinstance(value, tuple) and value else value
+    try:
+        number = float(first)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
-    number, below = (*struct.unpack_from(order + VALUES[kind], data), 1)[:2]
-    return None if below == 0 else number / below if kind in (5, 10) else number
+    return (first if isinstance(first, int) else number) if math.isfinite(number) else None
 
 
-def exif_text(facts, name):
+def _exif_bytes(value):
+    """Return the bytes of a tag of whatever type: some writers store XMP as text, and IPTC as 32-bit numbers."""
+    if isinstance(value, str):
+        value = value.encode("latin-1", "replace")
+    elif isinstance(value, tuple) and all(isinstance(number, int) and 0 <= number < 1 << 32 for number in value):
+        value = struct.pack(f"<{len(value)}I", *value)
+    return value if isinstance(value, bytes) else None
+
+
+def exif_text(values, name):
     """Return the text of a tag that `read_exif` found, or None.
 
-    Eight bytes in front of UserComment name its encoding; in UTF-16 writers disagree on the order of the bytes.
+    UserComment begins with eight bytes that name its encoding. Writers disagree on the byte order of UTF-16, and some write UTF-8
+    although they name UTF-16.
     """
-    data = facts.get(name)
+    data = values.get(name)
     if not isinstance(data, bytes):
         return data if isinstance(data, str) else None
     if name == "XPComment":
         return data.decode("utf-16-le", "replace")
     code, text = data[:8], data[8:]
     if code.startswith(b"UNICODE"):
-        zeros = text[0::2].count(0), text[1::2].count(0)
-        return text[: len(text) // 2 * 2].decode("utf-16-le" if zeros[1] > zeros[0] else "utf-16-be", "replace").rstrip("\0")
+        return _decoded_utf_16(text).strip("\0\ufeff")
     return decoded((text if code in (b"ASCII\0\0\0", bytes(8)) else data).rstrip(b"\0"))
 
 
+def _decoded_utf_16(data):
+    """Decode UTF-16 of either byte order, or UTF-8.
+
+    Text in one alphabet repeats one of the two bytes of its characters: zero in ASCII, the page in other alphabets. Bytes that are
+    valid UTF-8 and hold no zero are not UTF-16: not even its spaces and line ends would be free of zeros.
+    """
+    data = data.rstrip(b"\0") if 0 not in data.rstrip(b"\0") else data
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data[: len(data) // 2 * 2].decode("utf-16", "replace")
+    if 0 not in data:
+        return decoded(data)
+    zeros = data[0::2].count(0), data[1::2].count(0)
+    return data[: len(data) // 2 * 2].decode("utf-16-le" if zeros[1] > zeros[0] else "utf-16-be", "replace")
+
+
 def read_iptc(data):
-    """Return {(record, dataset): bytes} of IPTC-IIM, bare or in Photoshop's image resources."""
-    facts = {}
+    """Return {(record, dataset): bytes} of IPTC-IIM, alone or in Photoshop's image resources."""
+    found = {}
     place = data.find(b"\x1c\x02")
-    while place >= 0 and len(data) - place >= 5 and data[place] == 0x1C and len(facts) < 100:
+    while place >= 0 and len(data) - place >= 5 and data[place] == 0x1C and len(found) < 100:
         record, dataset, size = struct.unpack(">BBH", data[place + 1 : place + 5])
         if size & 0x8000:
             break
-        facts.setdefault((record, dataset), data[place + 5 : place + 5 + size])
+        found.setdefault((record, dataset), data[place + 5 : place + 5 + size])
         place += 5 + size
-    return facts
+    return found
 
 
 def read_xmp(data, note):
-    """Return {local name: [values]} of the properties in XMP; what is wrong with it goes to `note`."""
-    facts, path = {}, []  # path: local names of the open elements; those of RDF itself count as their parent
+    """Return {local name: [values]} of the properties in XMP; calls `note` with a line on what is wrong with it."""
+    found, path = {}, []  # path: local names of the open elements; RDF's own count as their parent
 
     def add(name, value):
-        if name in XMP and value.strip() and not OTHERS & {name, *path} and len(facts.setdefault(name, [])) < 20:
-            facts[name].append(value.strip()[: LIMIT // 4])
+        if name in XMP and value.strip() and not OTHERS & {name, *path} and len(found.setdefault(name, [])) < 20:
+            found[name].append(value.strip()[: LIMIT // 4])
 
     try:
-        # Entities are how XML grows without bound or reads other files; they need a document type.
+        # Entities can make XML grow without bound or read other files; they need a document type.
         if b"<!DOCTYPE" in data.replace(b"\0", b""):  # in UTF-16 too
-            raise ValueError("it declares a document type, which XMP does not have")
+            raise ValueError("it declares a document type, which XMP must not have")
         for event, element in ElementTree.iterparse(io.BytesIO(data.strip(b"\0 \r\n\t")), ("start", "end")):
             if event == "end":
                 add(path.pop(), element.text or "")
@@ -195,5 +209,5 @@ def read_xmp(data, note):
                 space, _, local = key.rpartition("}")
                 add(path[-1] if space == RDF and local == "resource" else local, value)
     except (ElementTree.ParseError, ValueError) as error:
-        note(f"the XMP could not be read to its end: {reason(error)}")
-    return facts
+        note(f"XMP read only in part: {reason(error)}")
+    return found

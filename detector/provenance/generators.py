@@ -1,6 +1,6 @@
-"""What image generators write of themselves into a file: name, prompt, model, seed and settings.
+"""Metadata of image generators (name, prompt, model, seed, settings) and China's AIGC label.
 
-`read_generators` looks for it in the texts of a file. None of it is signed: anybody can type it.
+None of it is signed: anybody can type it.
 """
 
 import json
@@ -9,59 +9,103 @@ import re
 from detector.provenance.fields import LIMIT, inside, line_of
 
 CUT_PROMPT = 2000  # characters
-NAMES = re.compile(  # that a program gives itself; each is unlikely in the name of a camera or an editor
+UNNAMED = "unnamed image generator"
+NAMES = re.compile(  # names of programs, each unlikely in the name of a camera or an editor
     r"adobe firefly|\bbing image creator\b|\bcomfyui\b|\bdall[·\-]e\b|\bdraw things\b|\bdreamstudio\b|\bfooocus\b|\bgpt-image\b"
     r"|\bideogram\.ai\b|\bimagine with meta ai\b|\binvokeai\b|\bleonardo\.ai\b|\bmidjourney\b|\bnovelai\b|\bstable diffusion\b"
-    r"|\bstability ai\b",
+    r"|\bstability ai\b|\bapple image playground\b|\bmicrosoft designer\b|\bgoogle imagen\b|\bblack forest labs\b"
+    r"|\bautomatic1111\b",
+    re.IGNORECASE,
+)
+WHOLE_NAMES = re.compile(  # names that count only if nothing but a version follows them
+    r"(?:openai|chatgpt|(?:google )?gemini|nano banana|imagen|image playground|grok|xai|(?:openai )?sora|flux|krea(?:\.ai)?"
+    r"|recraft|ideogram(?: ai)?|reve(?:\.com)?|aphrodite ai|sd\.next|swarmui|easy diffusion|seedream|dreamina|jimeng|qwen-image"
+    r"|kling(?: ai)?)"
+    r"(?:[ ./]?v?\d[\w.]*)?",
     re.IGNORECASE,
 )
 GOOGLE = re.compile(r"\b(made|created|generated|edited) with google ai\b", re.IGNORECASE)
 MIDJOURNEY = re.compile(r"\bJob ID: [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+XAI_SIGNATURE = re.compile(r"Signature: [A-Za-z0-9+/=]{64,}")
+DREAM = re.compile(r'"(.*)" ((?:-[A-Za-z]|--\w+)[ =]?\S.*)', re.DOTALL)
+PARAMETERS = {"seed", "steps", "cfg", "cfg_scale", "cfgscale", "guidance_scale", "sampler", "sampler_name", "scheduler", "model"}
+AIGC_FIELDS = {
+    "Label", "ContentProducer", "ProduceID", "ContentPropagator", "PropagateID", "ReservedCode1", "ReservedCode2",
+    "ServiceProvider",
+}  # fmt: skip
+AIGC_LABELS = {"1": "AI-generated", "2": "possibly AI-generated", "3": "suspected to be AI-generated"}  # GB 45438-2025, annex E
 
 
 def read_generators(texts, xmp, makers, editors):
-    """Return what generators left, a dict each (`generator` of detector.provenance).
+    """Return the metadata of generators, a dict each (`generator` of detector.provenance).
 
     Args:
         texts: {keyword: text} of detector.provenance.containers.
-        xmp: the facts `xmp` of detector.provenance, or {}.
-        makers, editors: names of the programs that wrote the file, and that are named in the history of its edits.
+        xmp: `xmp` of detector.provenance, or {}.
+        makers, editors: names of programs that wrote the file, and that are named in the history of its edits.
     """
-    entries = [entry for reader in (_invokeai, _novelai, _comfyui, _easy_diffusion) if (entry := reader(texts))]
+    entries = [entry for reader in (_invokeai, _novelai, _comfyui, _easy_diffusion, _xai) if (entry := reader(texts))]
     for keyword, text in texts.items():
-        if keyword in ("parameters", "comment", "Comment", "Description") or ":" in keyword:
-            entries += [entry for entry in (_web_ui(text), _json_note(text), _midjourney(text)) if entry]
-    if xmp.get("ai_system") or xmp.get("ai_prompt"):
-        entries.append(_entry(xmp["ai_system"] or "an AI system that is not named", prompt=xmp["ai_prompt"]))
+        if keyword in ("parameters", "comment", "Comment", "Description", "Dream") or ":" in keyword:
+            entries += [entry for reader in (_web_ui, _json_note, _midjourney, _dream) if (entry := reader(text))]
+    if xmp.get("ai_system") or xmp.get("ai_prompt") or xmp.get("ai_prompt_writer"):
+        entries.append(_entry(xmp["ai_system"] or "unnamed AI system", prompt=xmp["ai_prompt"]))
     if google := GOOGLE.search(xmp.get("credit") or ""):
         entries.append(_entry("Google AI", partly=google[1].lower() == "edited"))
-    named = [name for name in [*makers, *editors] if NAMES.search(name)]
+    named = [name for name in [*makers, *editors] if is_generator(name)]
     if named and not entries:
         entries.append(_entry(named[0], partly=named[0] not in makers, name_only=True))
     unique = {}
-    for entry in entries:
+    named_entries = [entry for entry in entries if entry["kind"] != UNNAMED]
+    for entry in sorted(named_entries or entries, key=lambda entry: entry["name_only"]):
         unique.setdefault(entry["kind"], entry)
     return list(unique.values())[:5]
 
 
+def is_generator(name):
+    """Return whether a name is that of a program that generates images."""
+    return bool(NAMES.search(name) or WHOLE_NAMES.fullmatch(name.strip()))
+
+
+def read_aigc(texts):
+    """Return {label, meaning, producer} of China's label of AI content (GB 45438-2025), or None.
+
+    It is JSON in XMP, in a text chunk or segment named AIGC, or in a text of EXIF, there often as {"AIGC": {…}} or AIGC{…}.
+    """
+    for keyword, text in texts.items():
+        if not (keyword == "AIGC" or ":" in keyword or keyword == "comment"):
+            continue
+        note = _parsed(text.strip().removeprefix("AIGC").lstrip(":= "))
+        note = note["AIGC"] if isinstance(note.get("AIGC"), dict) else _parsed(note.get("AIGC")) or note
+        if not AIGC_FIELDS & note.keys():
+            continue
+        label = line_of(note.get("Label"), 20)
+        producer = note.get("ContentProducer") or note.get("ServiceProvider") or note.get("ContentPropagator")
+        meaning = AIGC_LABELS["1"] if label is None else AIGC_LABELS.get(label, "unknown value of the label")
+        return {"label": label or "1", "meaning": meaning, "producer": line_of(producer)}
+    return None
+
+
 def _entry(kind, prompt=None, negative=None, model=None, seed=None, settings=None, partly=False, name_only=False):
-    told = {"c", "uc", "seed", "noise_seed", "model"}  # elsewhere
-    listed = {line_of(name, 40): line_of(value) for name, value in list((settings or {}).items())[:40] if name.lower() not in told}
+    elsewhere = {"c", "uc", "seed", "noise_seed", "model"}
+    some = list((settings or {}).items())[:40]
+    lines = {line_of(name, 40): line_of(value) for name, value in some if name.lower() not in elsewhere}
     return {
         "kind": line_of(kind),
         "prompt": line_of(prompt, CUT_PROMPT),
         "negative_prompt": line_of(negative, CUT_PROMPT),
         "model": line_of(model),
         "seed": line_of(seed, 40),
-        "settings": {name: value for name, value in listed.items() if name and value and "prompt" not in name.lower()},
+        "settings": {name: value for name, value in lines.items() if name and value and "prompt" not in name.lower()},
         "partly": partly,
         "name_only": name_only,
     }
 
 
 def _parsed(text):
-    """Return the dict in a JSON text, or {}: NaN, deep nesting, endless numbers and other things than objects give none."""
-    if not text or text.lstrip()[:1] != "{" or len(text) > LIMIT:
+    """Return the dict in a JSON text, or {} for other JSON, broken JSON, deep nesting and endless numbers."""
+    if not isinstance(text, str) or text.lstrip()[:1] != "{" or len(text) > LIMIT:
         return {}
     try:
         value = json.loads(text)
@@ -82,16 +126,54 @@ def _web_ui(text):
 
 
 def _json_note(text):
-    """Read a JSON note of Fooocus, SwarmUI or Draw Things, or what NovelAI puts into EXIF."""
+    """Read JSON of SwarmUI, Draw Things, the Fooocus family, demo spaces and others, and that of NovelAI and ComfyUI in EXIF."""
     note = _parsed(text)
+    if not note:
+        return None
     swarm = note.get("sui_image_params")
     if isinstance(swarm, dict):
         return _entry("SwarmUI", swarm.get("prompt"), swarm.get("negativeprompt"), swarm.get("model"), swarm.get("seed"), swarm)
-    if str(note.get("version", "")).startswith("Fooocus") or note.get("metadata_scheme") == "fooocus":
-        return _entry("Fooocus", note.get("prompt"), note.get("negative_prompt"), note.get("base_model"), note.get("seed"), note)
     if {"c", "seed", "sampler", "model"} <= note.keys():
         return _entry("Draw Things", note["c"], note.get("uc"), note["model"], note["seed"], note)
-    return _novelai(note) if isinstance(note.get("Comment"), str) else None
+    if isinstance(note.get("Comment"), str):
+        return _novelai(note)
+    if graph := _graph(note) or _graph(note.get("prompt")) or _graph(_parsed(note.get("prompt"))):
+        return _comfyui_entry(graph)
+    if _is_workflow(note) or _is_workflow(note.get("workflow")):
+        return _entry("ComfyUI")
+    values = {key.lower(): value for key, value in note.items()}
+    kind = _kind_of_note(values)
+    if kind is None:
+        return None
+    prompt, negative, model = (
+        next((values[name] for name in names if values.get(name) is not None), None)
+        for names in (("prompt", "positive_prompt"), ("negative_prompt", "negative"), ("base_model", "base_model_name", "model"))
+    )
+    return _entry(kind, prompt, negative, model, values.get("seed"), note)
+
+
+def _kind_of_note(values):
+    """Return the name of the program that wrote a JSON note, given with lower-case keys; None if it is not a generator's."""
+    if not isinstance(values.get("prompt", values.get("positive_prompt")), str):
+        return None
+    if str(values.get("version")).startswith("Fooocus") or values.get("metadata_scheme") == "fooocus":
+        return "Fooocus"
+    software = values.get("software")
+    if isinstance(software, str) and ("fooocus" in software.lower() or is_generator(software)):
+        return software
+    if "num_inference_steps" in values:
+        return "demo space (diffusers)"
+    return UNNAMED if "seed" in values and len(PARAMETERS & values.keys()) >= 3 else None
+
+
+def _dream(text):
+    """Read `Dream` of InvokeAI's first versions: the prompt in quotes, then options as on a command line."""
+    match = DREAM.fullmatch(text[: LIMIT // 4].strip())
+    if not match or not (seed := re.search(r"(?:^|\s)-S ?(\d+)", match[2])):
+        return None
+    names = {"s": "steps", "A": "sampler", "C": "cfg", "W": "width", "H": "height"}
+    options = {names[key]: value for key, value in re.findall(r"-([sACWH]) ?([\w.]+)", match[2])}
+    return _entry("InvokeAI", match[1], seed=seed[1], settings=options)
 
 
 def _midjourney(text):
@@ -99,12 +181,18 @@ def _midjourney(text):
     return _entry("Midjourney", text[: job.start()], settings={"Job ID": job[0][8:]}) if job else None
 
 
+def _xai(texts):
+    """Recognise Grok's images: EXIF holds nothing but a signature in base 64, and the image's identifier as the artist."""
+    signed = XAI_SIGNATURE.match(texts.get("exif:ImageDescription", "")[:200])
+    return _entry("xAI (Grok)") if signed and UUID.fullmatch(texts.get("exif:Artist", "").strip()) else None
+
+
 def _novelai(texts):
     if texts.get("Software") != "NovelAI":
         return None
     note = _parsed(texts.get("Comment"))
     prompt = note.get("prompt") or texts.get("Description")
-    return _entry("NovelAI", prompt, note.get("uc"), texts.get("Source"), note.get("seed"), note)
+    return _entry("NovelAI", prompt, note.get("uc"), texts.get("Source"), note.get("seed"), note, name_only=not (prompt or note))
 
 
 def _invokeai(texts):
@@ -122,42 +210,62 @@ def _invokeai(texts):
 
 
 def _easy_diffusion(texts):
-    told = [texts.get(name) for name in ("prompt", "negative_prompt", "use_stable_diffusion_model", "seed")]
-    return _entry("Easy Diffusion", *told) if told[2] is not None else None
+    values = [texts.get(name) for name in ("prompt", "negative_prompt", "use_stable_diffusion_model", "seed")]
+    return _entry("Easy Diffusion", *values) if values[2] is not None else None
+
+
+# --- ComfyUI -----------------------------------------------------------------------------------------------------------
+TEXT_INPUTS = ("text", "text_g", "prompt", "string", "value", "conditioning", "positive")
+SEED_INPUTS = ("seed", "noise_seed", "value")
 
 
 def _comfyui(texts):
-    """Read ComfyUI's graph of nodes; in WebP and JPEG it stands in EXIF, behind `prompt:` or `workflow:`."""
+    """Read ComfyUI's graph of nodes; in WebP and JPEG it is in EXIF, after `prompt:` or `workflow:`."""
     notes = {name: texts[name] for name in ("prompt", "workflow") if name in texts}
     for keyword, text in texts.items():
         name, _, rest = text[:20].lstrip().partition(":")
         if keyword.startswith("exif:") and name.lower() in ("prompt", "workflow") and rest.lstrip()[:1] == "{":
             notes.setdefault(name.lower(), text[text.index(":") + 1 :])
-    graph = {key: node for key, node in _parsed(notes.get("prompt")).items() if isinstance(inside(node, "class_type"), str)}
-    if not graph:
-        workflow = _parsed(notes.get("workflow"))
-        return _entry("ComfyUI") if isinstance(workflow.get("nodes"), list) and "links" in workflow else None
+    if graph := _graph(_parsed(notes.get("prompt"))):
+        return _comfyui_entry(graph)
+    return _entry("ComfyUI") if _is_workflow(_parsed(notes.get("workflow"))) else None
+
+
+def _is_workflow(value):
+    return isinstance(inside(value, "nodes"), list) and "links" in value
+
+
+def _graph(value):
+    """Return {name: node} of the nodes in a graph, {} if there are none."""
+    nodes = value.items() if isinstance(value, dict) else ()
+    return {key: node for key, node in nodes if isinstance(inside(node, "class_type"), str)}
+
+
+def _comfyui_entry(graph):
     kinds = " ".join(node["class_type"] for node in graph.values())
     samplers = [node.get("inputs") for node in graph.values() if "Sampler" in node["class_type"]]
     samplers = [inputs for inputs in samplers if isinstance(inputs, dict)]
     sampler = next((inputs for inputs in samplers if "positive" in inputs), samplers[0] if samplers else {})
-    prompt, negative = (_followed(graph, sampler.get(name)) for name in ("positive", "negative"))
-    if prompt is None:  # a graph of another make: any text that goes into it
-        prompt = next((text for node in graph.values() if isinstance(text := inside(node, "inputs", "text"), str)), None)
+    prompt, negative = (_follow(graph, sampler.get(name), TEXT_INPUTS) for name in ("positive", "negative"))
+    if prompt is None:  # a sampler of another kind: the longest text of all
+        values = [inside(node, "inputs", name) for node in graph.values() for name in (*TEXT_INPUTS, "Text")]
+        prompt = max((text for text in values if isinstance(text, str) and text != negative), key=len, default=None)
     models = [inside(node, "inputs", name) for node in graph.values() for name in ("ckpt_name", "unet_name", "model_name")]
     model = next((name for name in models if isinstance(name, str)), None)
-    seed = next((value for name in ("seed", "noise_seed") if isinstance(value := sampler.get(name), int | str)), None)
+    inputs = [sampler, *(node.get("inputs") for node in graph.values())]
+    seeds = (_follow(graph, inside(values, name), SEED_INPUTS) for values in inputs for name in SEED_INPUTS[:2])
+    seed = next((value for value in seeds if value is not None), None)
     return _entry("ComfyUI", prompt, negative, model, seed, sampler, partly="LoadImage" in kinds and not samplers)
 
 
-def _followed(graph, link):
-    """Return the first text that a link of ComfyUI's graph, [node, output], leads to."""
+def _follow(graph, value, names):
+    """Return a text or number, or the first one that a link, [node, output], leads to through inputs of the given names."""
     for _ in range(8):
-        inputs = inside(graph.get(str(link[0])), "inputs") if isinstance(link, list) and link else None
+        if isinstance(value, str | int | float):
+            return value
+        inputs = inside(graph.get(str(value[0])), "inputs") if isinstance(value, list) and value else None
         if not isinstance(inputs, dict):
             return None
-        names = ("text", "text_g", "prompt", "string", "value", "conditioning", "positive")
-        link = next((inputs[name] for name in names if name in inputs), None)
-        if isinstance(link, str):
-            return link
+        inputs = {str(name).lower(): found for name, found in inputs.items()}
+        value = next((inputs[name] for name in names if name in inputs), None)
     return None

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from detector.console import InputError
 from detector.files import atomic_write
-from detector.provenance.c2pa import INSTALL
+
+INSTALL = "run: pip install -r requirements-app.txt (c2pa-python supports Linux with glibc, macOS and Windows on x86-64 and ARM)"
 
 
 def remember_trust_list(path):

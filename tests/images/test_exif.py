@@ -6,7 +6,7 @@ from PIL import features
 
 from detector.console import InputError
 from detector.images.pixels import image_size, read_image
-from tests.saying import MEGABYTE, drawn, png
+from tests.sample_files import MEGABYTE, drawn, png
 
 
 def tags(entries, number, place):

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.saying import Workshop
+from tests.sample_files import Workshop
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 import pytest
 
 from detector.provenance import read
-from detector.provenance.c2pa import manifest_facts
+from detector.provenance.c2pa import parse_manifests
 from detector.provenance.conclusion import UNSIGNED, conclude
-from tests.saying import MADE, PARAMETERS, SHOT, TRAINED, drawn, exif, manifest, store, with_text, xmp
+from tests.sample_files import CAPTURE, MADE, PARAMETERS, SHOT, TRAINED, drawn, exif, manifest, store, with_text, xmp
 
 PARTLY = manifest({"action": "c2pa.created", "digitalSourceType": TRAINED.replace("trained", "compositeWithTrained")})
-CAPTURE = TRAINED.replace("trainedAlgorithmicMedia", "digitalCapture")
 CROPPED = manifest({"action": "c2pa.created", "digitalSourceType": CAPTURE}, {"action": "c2pa.cropped"})
 OPENED = manifest({"action": "c2pa.opened"})
 SIGNER = {"signature_info": {"common_name": "Signer", "issuer": "Issuer"}}
@@ -69,7 +68,7 @@ ROWS = [  # unsigned metadata, manifest, state of its signature; verdict; conclu
 def test_each_row_of_the_table(data, claim, state, verdict, conclusion, basis, word):
     found = read(data)
     if claim:
-        found.update(c2pa=manifest_facts(store(claim | SIGNER, state)), has_c2pa=True)
+        found.update(c2pa=parse_manifests(store(claim | SIGNER, state)), has_c2pa=True)
     row = conclude(found, verdict)
     assert (row["conclusion"], row["basis"]) == (conclusion, basis)
     assert word in row["note"] if word else row["note"] is None
@@ -86,5 +85,5 @@ def test_a_manifest_that_could_not_be_checked_is_noted():
 
 
 def test_a_signer_without_a_name():
-    found = read(PLAIN) | {"c2pa": manifest_facts(store(MADE)), "has_c2pa": True}
+    found = read(PLAIN) | {"c2pa": parse_manifests(store(MADE)), "has_c2pa": True}
     assert conclude(found, "Real")["basis"] == "signed: unnamed signer (signer not verified)"

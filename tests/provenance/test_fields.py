@@ -1,10 +1,7 @@
-import io
-import struct
-
 import pytest
 
 from detector.provenance import fields, read
-from tests.saying import MEGABYTE, TRAINED, bare_exif, drawn, harmless, jpeg, png, xmp
+from tests.sample_files import TRAINED, bare_exif, drawn, harmless, jpeg, png, xmp
 
 OTHERS = {
     "compositeWithTrainedAlgorithmicMedia": "edited",
@@ -33,29 +30,6 @@ def test_invalid_utf_8():
     harmless(found)
     model = (0x0110, 2, 4, int.from_bytes(b"X\xe9\0\0", "little"))
     assert read(jpeg((0xE1, b"Exif\0\0" + bare_exif([model]))))["camera"]["model"] == "Xé"
-
-
-@pytest.mark.parametrize(("kind", "number", "place", "value"), [
-    (3, 1, 6, 6), (4, 1, 6, 6), (2, 2, ord("A"), "A"), (5, 1, 26, 1.5), (5, 1, 34, None), (10, 1, 26, 1.5),
-    (12, 1, 6, None),  # a type that is not read
-    (4, 1 << 30, 1 << 20, None),  # a value behind the end of the file
-])  # fmt: skip
-def test_a_tag_of_each_type(kind, number, place, value):
-    data = bare_exif([(0x8827, kind, number, place)], struct.pack("<4I", 3, 2, 1, 0))
-    assert fields.read_exif(io.BytesIO(data)).get("ISO") == value
-
-
-def test_the_first_of_a_tag_counts_and_its_value_is_read_once():
-    class Counting(io.BytesIO):
-        taken = 0
-
-        def read(self, size=-1):
-            data = super().read(size)
-            self.taken += len(data)
-            return data
-
-    file = Counting(bare_exif([(0x010F, 2, MEGABYTE, 20)] * 1000, bytes(MEGABYTE)))
-    assert "Make" in fields.read_exif(file) and file.taken < 2 * MEGABYTE
 
 
 def test_iptc_that_points_behind_its_end():

@@ -3,8 +3,8 @@ import zlib
 
 import pytest
 
-from detector.provenance import read
-from tests.saying import GRAPH, PARAMETERS, drawn, exif, harmless, jpeg, png, with_text, xmp
+from detector.provenance import UNSIGNED, read
+from tests.sample_files import GRAPH, PARAMETERS, drawn, exif, harmless, jpeg, png, with_text, xmp
 
 
 def unicode_comment(order):
@@ -29,7 +29,7 @@ def test_web_ui_in_all_the_places_where_it_is_written(make):
     assert entry["settings"]["Sampler"] == "DPM++ 2M" and entry["settings"]["Lora hashes"] == '"a: 1, b: 2"'
     assert (found["says"], found["signed"]) == ("made by AI", False)
     lines = harmless(found)
-    assert "‹lora:sea:0.7›" in lines[0] and "anybody" in lines[-1]
+    assert "‹lora:sea:0.7›" in lines[0] and lines[-1] == UNSIGNED
 
 
 POND = {"c": "a pond", "seed": 3, "sampler": "s", "model": "m"}
@@ -37,6 +37,10 @@ POND = {"c": "a pond", "seed": 3, "sampler": "s", "model": "m"}
 
 def user_comment(note):
     return drawn("WEBP", exif=exif(inner={0x9286: b"\0" * 8 + json.dumps(note).encode()}))
+
+
+def coded_comment(data):
+    return drawn("JPEG", exif=exif(inner={0x9286: b"UNICODE\0" + data}))
 
 
 def novelai(note):
@@ -70,10 +74,152 @@ def test_generators_are_named_with_prompt_and_seed(data, kind, prompt, seed):
     assert kind in harmless(found)[0]
 
 
+NOTE = {"seed": 7, "steps": 20, "cfg": 5}
+LATE = {  # the sampler is given its noise and its text by other nodes
+    "1": {"class_type": "SamplerCustomAdvanced", "inputs": {"noise": ["2", 0], "guider": ["3", 0]}},
+    "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": 7}},
+    "3": {"class_type": "BasicGuider", "inputs": {"conditioning": ["4", 0]}},
+    "4": {"class_type": "CLIPTextEncode", "inputs": {"text": ["5", 0]}},
+    "5": {"class_type": "DF_Text_Box", "inputs": {"Text": "a fox"}},
+}  # fmt: skip
+SEEDED = GRAPH | {
+    "3": {"class_type": "KSampler", "inputs": {"seed": ["8", 0], "positive": ["6", 0]}},
+    "8": {"class_type": "CR Seed", "inputs": {"seed": 851}},
+}
+FOUND_ON_SITES = {  # what it is: (kind, prompt, seed, file)
+    "RuinedFooocus": ("RuinedFooocus", "a bay", "7", with_text(parameters=NOTE | {"Prompt": "a bay", "software": "RuinedFooocus"})),
+    "Fooocus-MRE": (
+        "Fooocus 1.0.43 MRE", "a bay", "7", with_text(Comment=NOTE | {"prompt": "a bay", "software": "Fooocus 1.0.43 MRE"}),
+    ),
+    "demo space": (
+        "demo space (diffusers)", "a bay", "7", with_text(parameters={"prompt": "a bay", "num_inference_steps": 20, "seed": 7}),
+    ),
+    "unknown fork": (
+        "unnamed image generator", "a bay", "7", with_text(parameters=NOTE | {"prompt": "a bay", "negative_prompt": "fog"}),
+    ),
+    "Dream": ("InvokeAI", "a bay", "7", with_text(Dream='"a bay" -s 50 -S 7 -W 256 -H 256 -C 7.5 -A k_lms')),
+    "NaN": ("ComfyUI", "a fox", "851", with_text(prompt=json.dumps(GRAPH)[:-1] + ', "12": {"is_changed": [NaN]}}')),
+    "late nodes": ("ComfyUI", "a fox", "7", with_text(prompt=LATE)),
+    "seed of another node": ("ComfyUI", "a fox", "851", with_text(prompt=SEEDED)),
+    "graph in UserComment": ("ComfyUI", "a fox", "851", user_comment(GRAPH)),
+    "graph and workflow in UserComment": ("ComfyUI", "a fox", "851", user_comment({"prompt": GRAPH, "workflow": {}})),
+    "graph as text in UserComment": ("ComfyUI", "a fox", "851", user_comment({"prompt": json.dumps(GRAPH)})),
+    "workflow in UserComment": ("ComfyUI", None, None, user_comment({"workflow": {"nodes": [], "links": []}})),
+    "UserComment as text": ("ComfyUI", "a fox", "851", drawn("JPEG", exif=exif({0x9286: json.dumps({"prompt": GRAPH})}))),
+    "UTF-16, big-endian": ("ComfyUI", "a fox", "851", coded_comment(json.dumps(GRAPH).encode("utf-16-be"))),
+    "UTF-16, little-endian": ("ComfyUI", "a fox", "851", coded_comment(json.dumps(GRAPH).encode("utf-16-le"))),
+    "Grok": (
+        "xAI (Grok)", None, None,
+        drawn("JPEG", exif=exif({0x010E: "Signature: " + "aB3+" * 20, 0x013B: "01234567-89ab-cdef-0123-456789abcdef"})),
+    ),
+    "prompt writer alone": (
+        "unnamed AI system", None, None, drawn("JPEG", xmp=xmp("<any:AIPromptWriterName>Jane</any:AIPromptWriterName>")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOUND_ON_SITES)
+def test_forms_of_metadata_found_on_sites(name):
+    kind, prompt, seed, data = FOUND_ON_SITES[name]
+    found = read(data)
+    assert [(entry["kind"], entry["prompt"], entry["seed"]) for entry in found["generator"]] == [(kind, prompt, seed)]
+    assert (found["says"], found["generator"][0]["name_only"], found["camera"]) == ("made by AI", False, None)
+    assert kind in harmless(found)[0]
+
+
+SITE = "a bay, 写真\nNegative prompt: fog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 7"
+
+
+@pytest.mark.parametrize(("data", "prompt"), [
+    (SITE.encode("utf-16-be"), "a bay, 写真"),
+    (SITE.encode("utf-8"), "a bay, 写真"),  # although the comment is marked as UTF-16
+    (b"\xff\xfe" + SITE.encode("utf-16-le"), "a bay, 写真"),
+    (b"\xfe\xff" + SITE.encode("utf-16-be"), "a bay, 写真"),
+    (("写真" * 150 + SITE[9:]).encode("utf-16-le"), "写真" * 150),
+    (("写真" * 150 + SITE[9:]).encode("utf-16-be"), "写真" * 150),
+])  # fmt: skip
+def test_encodings_of_a_comment_marked_as_unicode(data, prompt):
+    (entry,) = read(coded_comment(data))["generator"]
+    assert (entry["prompt"].replace(" ", ""), entry["negative_prompt"], entry["seed"]) == (prompt.replace(" ", ""), "fog", "7")
+
+
+PROGRAMS = [
+    "OpenAI", "ChatGPT", "DALL-E", "DALL·E 3", "Midjourney", "Stable Diffusion", "Gemini", "Google Imagen", "Adobe Firefly", "Grok",
+    "Sora", "Microsoft Designer", "FLUX.1", "Black Forest Labs", "NovelAI", "InvokeAI 4.2", "AUTOMATIC1111", "SD.Next", "Krea",
+    "Recraft", "Leonardo.Ai", "Ideogram", "ideogram.ai", "Apple Image Playground",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_name_of_a_program_is_reported_as_a_name(name):
+    for found in (read(with_text(Software=name)), read(drawn("JPEG", xmp=xmp("", f'xmp:CreatorTool="{name}"')))):
+        (entry,) = found["generator"]
+        assert (entry["kind"], entry["name_only"], entry["prompt"]) == (name, True, None)
+        assert "anybody can type it" in harmless(found)[0] and name in harmless(found)[0]
+
+
+def test_the_name_of_a_generator_in_place_of_a_camera():
+    found = read(drawn("JPEG", exif=exif({0x010F: "Ideogram AI"})))
+    assert (found["generator"][0]["kind"], found["generator"][0]["name_only"], found["camera"]) == ("Ideogram AI", True, None)
+
+
+def test_metadata_counts_more_than_a_name():
+    found = read(with_text(Software="NovelAI", Comment={"prompt": "a hill", "seed": 7}, Title="x"))
+    assert [(entry["kind"], entry["name_only"]) for entry in found["generator"]] == [("NovelAI", False)]
+
+
+LABEL = {"Label": "1", "ContentProducer": "A company", "ProduceID": "7", "ReservedCode1": "", "PropagateID": ""}
+QUOTED = json.dumps(LABEL).replace('"', "&quot;")
+
+
+@pytest.mark.parametrize("data", [
+    drawn("JPEG", xmp=xmp(f"<any:AIGC>{json.dumps(LABEL)}</any:AIGC>")),
+    drawn("JPEG", xmp=xmp("", f'any:AIGC="{QUOTED}"')),
+    drawn("WEBP", exif=exif(inner={0x9286: b"ASCII\0\0\0" + json.dumps({"AIGC": LABEL}).encode()})),
+    drawn("JPEG", exif=exif({0x010E: "AIGC" + json.dumps(LABEL)})),
+    drawn("JPEG", exif=exif({0x010E: json.dumps({"AIGC": json.dumps(LABEL)})})),
+    jpeg((0xEA, b"AIGC" + json.dumps(LABEL).encode())),
+    with_text(AIGC=LABEL),
+], ids=["XMP", "XMP attribute", "UserComment", "ImageDescription", "JSON in JSON", "segment", "PNG"])  # fmt: skip
+def test_chinas_label_of_ai_content(data):
+    found = read(data)
+    assert found["aigc"] == {"label": "1", "meaning": "AI-generated", "producer": "A company"}
+    assert (found["says"], found["because"], found["signed"]) == ("made by AI", "AIGC label", False)
+    assert "AI-generated, producer A company" in harmless(found)[0]
+
+
+@pytest.mark.parametrize(("label", "meaning", "says"), [
+    ({"Label": 1}, "AI-generated", "made by AI"),
+    ({"Label": "2"}, "possibly AI-generated", "nothing"),
+    ({"Label": "3"}, "suspected to be AI-generated", "nothing"),
+    ({"Label": "no", "ContentProducer": {}}, "unknown value of the label", "nothing"),
+    ({"ServiceProvider": "A cloud"}, "AI-generated", "made by AI"),
+    ({"Title": "AIGC"}, None, "nothing"),
+    ("{broken", None, "nothing"),
+])  # fmt: skip
+def test_values_of_chinas_label(label, meaning, says):
+    found = read(with_text(AIGC=label))
+    assert (found["aigc"] and found["aigc"]["meaning"], found["says"]) == (meaning, says)
+    harmless(found)
+
+
+def test_the_four_fields_of_iptc():
+    found = read(drawn("JPEG", xmp=xmp(
+        "<any:AIPromptInformation>a sea</any:AIPromptInformation><any:AIPromptWriterName>Jane</any:AIPromptWriterName>",
+        'any:AISystemUsed="Painter" any:AISystemVersionUsed="4"',
+    )))  # fmt: skip
+    assert [found["xmp"][name] for name in ("ai_system", "ai_prompt", "ai_prompt_writer")] == ["Painter 4", "a sea", "Jane"]
+    assert [(entry["kind"], entry["prompt"]) for entry in found["generator"]] == [("Painter 4", "a sea")]
+    assert any("Jane" in line for line in harmless(found))
+
+
 @pytest.mark.parametrize("data", [
     with_text(parameters="width 3, height 4", prompt="what time is it?", Comment="Steps: up the hill", Description="a dog"),
     with_text(prompt=[1, 2], workflow="none", Software="Novella 2", Dream="last night"),
+    with_text(Dream='"a song" -s 3', parameters={"prompt": "Your name?", "seed": 1}, Comment={"workflow": {"steps": []}}),
     drawn("JPEG", exif=exif({0x0131: "Imagenomic Portraiture"}), comment=b"stable diffusion of gases"),
+    drawn("JPEG", exif=exif({0x0131: "Grokker 2", 0x010E: "Signature: J. Smith", 0x013B: "J. Smith"})),
+    drawn("JPEG") + b"\0\0\0\x08tEXtprompt\0" + json.dumps(GRAPH).encode(),
     drawn("JPEG", xmp=xmp("", 'photoshop:Credit="Google AI Journal" any:DigitalSourceType="http://example.org/made-up"')),
 ])  # fmt: skip
 def test_what_only_resembles_a_generator_is_not_called_one(data):

@@ -5,7 +5,7 @@ import pytest
 from detector.console import InputError
 from detector.provenance import read, trust_list
 from detector.provenance.trust_list import check_trust_list, remember_trust_list, remembered_trust_list, trust_list_date
-from tests.saying import SHOT, drawn
+from tests.sample_files import SHOT, drawn
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Image files that say something of themselves, drawn for tests, and what holds of all that is read from them."""
+"""Image files with provenance metadata, made for tests, and a check of everything read from them."""
 
 import io
 import json
@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 
 SAMPLES = ROOT.parent / "shared" / "data" / "provenance"
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+CAPTURE = TRAINED.replace("trainedAlgorithmicMedia", "digitalCapture")
 KEYS = set(provenance.KEYS)
 PARAMETERS = (
     "a lighthouse at dawn, <lora:sea:0.7>\nfog\nNegative prompt: people\n"
@@ -56,7 +57,7 @@ def drawn(kind="PNG", **options):
 
 
 def png(*chunks):
-    """A PNG with the chunks (kind, data) in front of the image."""
+    """Return a PNG with the chunks (kind, data) before the image data."""
     plain = drawn()
     packed = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
     return plain[:33] + b"".join(packed) + plain[33:]
@@ -76,7 +77,7 @@ def jpeg(*segments):
 
 
 def exif(tags=(), inner=(), gps=()):
-    """EXIF as Pillow writes it."""
+    """Return EXIF as Pillow writes it."""
     block = Image.Exif()
     block.update(tags)
     block.get_ifd(0x8769).update(inner)
@@ -100,7 +101,7 @@ def xmp(body, attributes=""):
 
 
 def harmless(found):
-    """Check what holds of every result: the schema, JSON, and lines that no terminal or page is hurt by."""
+    """Check what holds for every result (keys, JSON, lines that harm no terminal or page); return the lines."""
     assert found.keys() == KEYS
     assert found["says"] in ("made by AI", "camera", "edited", "nothing") and isinstance(found["signed"], bool)
     json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
@@ -115,7 +116,7 @@ def manifest(*actions, **more):
 
 
 MADE = manifest({"action": "c2pa.created", "softwareAgent": {"name": "painter"}, "digitalSourceType": TRAINED})
-SHOT = manifest({"action": "c2pa.created", "digitalSourceType": TRAINED.replace("trainedAlgorithmicMedia", "digitalCapture")})
+SHOT = manifest({"action": "c2pa.created", "digitalSourceType": CAPTURE})
 
 
 def store(active, state="Valid", failure=(), success=(), **others):
@@ -125,7 +126,7 @@ def store(active, state="Valid", failure=(), success=(), **others):
 
 
 class Workshop:
-    """Signs images with a certificate of its own; `root` is a PEM file with the root that it descends from."""
+    """Signs images with its own certificate; `root` is a PEM file with the root that it descends from."""
 
     def __init__(self, folder):
         self.c2pa = pytest.importorskip("c2pa", reason="c2pa-python is not installed")
@@ -134,8 +135,8 @@ class Workshop:
         self.leaf, self.key = self.certificate("Signer <b>of the test", root, root_key)
         self.chain = self.pem(self.leaf) + self.pem(root)
         self.root = folder / "root.pem"
-        listed = f"Subject\tCN=Root of the test\n{self.pem(root)}\n"  # as the official list is written
-        self.root.write_text(listed, encoding="utf-8")
+        official = f"Subject\tCN=Root of the test\n{self.pem(root)}\n"  # the form of the official list
+        self.root.write_text(official, encoding="utf-8")
 
     def certificate(self, name, by=None, by_key=None):
         import datetime
@@ -173,10 +174,10 @@ class Workshop:
         r, s = utils.decode_dss_signature(self.key.sign(data, ec.ECDSA(hashes.SHA256())))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
-    def sign(self, image, told, kind="image/png", parent=None, part=None, remote=None):
+    def sign(self, image, claims, kind="image/png", parent=None, part=None, remote=None):
         context = self.c2pa.Context.from_dict({"verify": {"verify_after_sign": False}})
         signer = self.c2pa.Signer.from_callback(self.signature, self.c2pa.C2paSigningAlg.ES256, self.chain, None)
-        with signer, self.c2pa.Builder(told, context=context) as builder:
+        with signer, self.c2pa.Builder(claims, context=context) as builder:
             if parent:
                 builder.set_intent(self.c2pa.C2paBuilderIntent.EDIT)
                 builder.add_ingredient({"title": "parent", "relationship": "parentOf"}, kind, io.BytesIO(parent))
