@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from detector.images.pixels import FORMATS
+from detector.images.formats import FORMATS
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16", "I", "F", "YCbCr")
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")  # by Pillow's number

@@ -1,8 +1,51 @@
-"""Image formats, recognised by a file's first bytes."""
+"""Image formats, recognised by the first bytes of a file; the same answer for every stage."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
+HEAD = 1 << 16  # bytes of a file that `image_format` needs to see a JPEG's size behind most metadata
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 
 
 def image_format(head):
-    """Return 'JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF' or 'AVIF' from a file's first 16 bytes or more, else None."""
+    """Return the image format of a file, one of FORMATS, or None.
+
+    A header that states a height or width of 0 is that of no image: such a file has no pixels to read.
+
+    Args:
+        head: first bytes of the file, at least 16. With more of them, up to HEAD, an empty JPEG, PNG or BMP is recognised, and AVIF
+            and HEIF are distinguished by all of their brands.
+    """
+    return None if is_empty_image(head) else container_format(head)
+
+
+def is_empty_image(head):
+    """Return whether a file begins like an image whose header, as far as it is given, states a height or width of 0."""
+    kind = container_format(head)
+    if kind == "JPEG":
+        frame = next((head[start + 5 : start + 9] for marker, start, _ in jpeg_segments(head) if marker in _START_OF_FRAME), b"")
+        sides = (frame[:2], frame[2:])
+    elif kind == "PNG":
+        sides = (head[16:20], head[20:24])
+    elif kind == "BMP":
+        length = 2 if head[14:18] == b"\x0c\0\0\0" else 4
+        sides = (head[18 : 18 + length], head[18 + length : 18 + 2 * length])
+    else:
+        return False
+    return any(side and not any(side) for side in sides)
+
+
+def is_image(path):
+    """Return whether a file begins like an image; False for a file without read permission."""
+    try:
+        with open(path, "rb") as file:
+            return image_format(file.read(HEAD)) is not None
+    except PermissionError:
+        return False
+
+
+def container_format(head):
+    """Return the format that a file's first bytes name, one of FORMATS, or None, whatever else its header states."""
     if head[:3] == b"\xff\xd8\xff":
         return "JPEG"
     if head[:8] == b"\x89PNG\r\n\x1a\n":
@@ -13,17 +56,39 @@ def image_format(head):
         return "GIF"
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "TIFF"
-    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"mif1"):
-        return "AVIF"
+    if head[4:8] == b"ftyp":
+        return _format_of_brands(head)
     if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":
         return "BMP"
     return None
 
 
-def is_image(path):
-    """Tell whether a file begins like an image; one that may not be read is none."""
-    try:
-        with open(path, "rb") as file:
-            return image_format(file.read(16)) is not None
-    except PermissionError:
-        return False
+def _format_of_brands(head):
+    """Return AVIF or HEIF for the file type box of an image, None for that of a film."""
+    major, size = head[8:12], int.from_bytes(head[:4], "big")
+    brands = {major, *(head[i : i + 4] for i in range(16, min(size, len(head), 256), 4))}
+    if major in (b"avif", b"avis"):
+        return "AVIF"
+    if major in (b"mif1", b"msf1", b"miaf") and brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return "HEIF" if major in _HEIF_BRANDS else None
+
+
+def jpeg_segments(content):
+    """Yield (marker, start, end) of the segments of a JPEG up to the first scan; the last one, a scan, reaches to the end.
+
+    Stray bytes between segments are skipped, as libjpeg does.
+    """
+    place = 2
+    while (start := content.find(b"\xff", place)) >= 0 and start + 4 <= len(content):
+        marker = content[start + 1]
+        if marker in (START_OF_SCAN, END_OF_IMAGE):
+            yield marker, start, len(content)
+            return
+        if marker == 0xFF:  # padding
+            place = start + 1
+        elif marker < 2 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            place = start + 2
+        else:
+            place = start + 2 + max(2, int.from_bytes(content[start + 2 : start + 4], "big"))
+            yield marker, start, place

@@ -31,11 +31,13 @@ def one_file(name):
     except OSError as error:
         if error.errno in NOT_THE_FILE:
             raise
-        raise InputError(describe_os_error(error) if error.errno else _unreadable(name, error)) from None
+        if error.errno is None:
+            raise InputError(_unreadable(name, error)) from None
+        raise InputError(f"{'' if error.filename else f'{name}: '}{describe_os_error(error)}") from None
     except Exception as error:
         raise InputError(_unreadable(name, error)) from error
 
 
 def _unreadable(name, error):
-    reason = " ".join(str(error).split())[:120] or "no reason given"
-    return f"{name}: expected a readable image, found a damaged one ({type(error).__name__}: {reason}); get the file again or leave it out"
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return f"{name}: expected a whole image, found a damaged one ({reason}); get the file again or leave it out"

@@ -1,28 +1,29 @@
 """Decoding of image files to RGB uint8, and preprocessing to the network's input.
 
-Training, evaluation and the app share both, so that a score is the same wherever it is computed.
+Training, evaluation and the app share both, so that a score is the same wherever it is computed. A file is readable if `read_image`
+reads it: no stage has another definition.
 """
 import contextlib
+import functools
 import io
 import os
-import re
+import sys
 import warnings
-from stat import S_ISREG
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from detector import files
 from detector.console import InputError
-from detector.images.exif import limit_tags
+from detector.images.essentials import add_end, add_filler, end_of_jpeg, strip_metadata
+from detector.images.exif import limit_tags, read_orientation
+from detector.images.formats import FORMATS, HEAD, container_format, is_empty_image
+from detector.images.guard import one_file
 
-MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded): it takes more for a decompression bomb
+MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded), beyond which it suspects a decompression bomb
+MAX_BYTES = 1 << 30  # of a file
 SMALL = 64  # data sets whose median shorter side is at most this are judged at 32 px, others at 224 px
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-SMALL_FILE = 1 << 16  # bytes; of larger files decoding takes so long that reading the header does not matter
-PLAIN_JPEG = re.compile(  # JFIF, two tables, baseline, height and width below 1,024, three channels: no EXIF, no profile, no CMYK
-    rb"\xff\xd8\xff\xe0\0\x10JFIF\0.{9}(?:\xff\xdb\0C.{65}){2}\xff\xc0\0\x11\x08([\0-\x03].)([\0-\x03].)\x03.{9}\xff\xc4", re.DOTALL
-)
 ORIENTATIONS = {  # the EXIF tag's values that are not upright, and what makes them so
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,126 +33,146 @@ ORIENTATIONS = {  # the EXIF tag's values that are not upright, and what makes t
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_SIGNED, _YCBCR = 2, 6  # a sample format, a photometric interpretation
+_NATIVE = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"}  # libtiff swaps the bytes already, which Pillow overlooks
 
 
 def read_image(source):
     """Decode an image file to RGB.
 
-    EXIF orientation is applied, transparency is laid on white, palette, grey, CMYK and 16-bit are converted; of an
-    animation the first frame is taken.
+    EXIF orientation is applied; transparency is shown on white; palette, grey, CMYK, CIELAB, 16-bit, 32-bit and float images are
+    converted; of an animation the first frame is taken. Metadata has no influence: a damaged text or colour profile does not make
+    an image unreadable. Missing rows do.
 
     Args:
         source: path, bytes or binary file.
 
     Returns:
-        (h, w, 3) uint8 array, RGB.
+        (h, w, 3) uint8 array, RGB; neither side is 0.
 
     Raises:
-        InputError: the file is no image, is damaged or cut off, or has more than MAX_PIXELS pixels.
+        InputError: one line that says why the file cannot be read: it is missing or no image, damaged, cut off, or has more than
+            MAX_PIXELS pixels.
     """
-    plain = _read_plain_jpeg(source)
-    return _read_any(source) if plain is None else plain
-
-
-def _read_plain_jpeg(source):
-    """Return what `_read_any` does, of a small plain JPEG that is whole; None of every other source.
-
-    It goes straight to Pillow's decoder: reading its header in Python would take longer than decoding it.
-    """
-    try:
-        content = source if isinstance(source, bytes) else _small_file(source)
-    except (OSError, TypeError, ValueError):  # not there, or a file object: the long way says so
-        return None
-    plain = content and PLAIN_JPEG.match(content)
-    if not plain:
-        return None
-    height, width = map(int.from_bytes, plain.groups())
-    try:
-        return np.asarray(Image.frombytes("RGB", (width, height), content, "jpeg", "RGB", ""))
-    except ValueError:  # it is not whole: the long way says what is wrong with it
-        return None
-
-
-def _small_file(path):
-    """Return the bytes of a file of at most SMALL_FILE bytes, else None. Plain system calls: the files are many."""
-    stat = os.stat(path)
-    if not S_ISREG(stat.st_mode) or stat.st_size > SMALL_FILE:
-        return None
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        return os.read(handle, SMALL_FILE + 1)
-    finally:
-        os.close(handle)
-
-
-def _read_any(source):
-    with _opened(source) as image:
-        image.load()
-        return np.asarray(_to_rgb(_upright(image)))
+    with _one_image(source):
+        content, kind = _content(source)
+        content, exif = strip_metadata(content, kind)
+        image = _decode_jpeg(content) if kind == "JPEG" else _decode(content, kind)
+        exif = image.info.get("exif") if kind == "AVIF" else exif  # made by Pillow from the rotation that AVIF stores
+        return np.asarray(_upright(_to_rgb(image), read_orientation(exif)))
 
 
 def image_size(source):
-    """Return (width, height) in pixels as a viewer would show the image, from the file's header alone.
+    """Return (width, height) in pixels as a viewer shows the image, without decoding it.
 
     Raises:
-        InputError: the file is no image.
+        InputError: as `read_image`, as far as the header shows it.
     """
-    with _opened(source) as image:
+    with _one_image(source):
+        content, kind = _content(source)
+        content, exif = strip_metadata(content, kind)
+        image = _open(content, kind)
+        exif = image.info.get("exif") if kind == "AVIF" else exif
         width, height = image.size
-        if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
-            return width, height  # Pillow turns TIFF by itself, and would decode a whole PNG to look for EXIF at its end
-        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
-
-
-def _orientation(image):
-    return image.getexif().get(0x0112, 1)
-
-
-def _upright(image):
-    """Turn a loaded Pillow image as its EXIF says (ImageOps.exif_transpose fails where another EXIF tag is damaged)."""
-    orientation = _orientation(image)
-    known = isinstance(orientation, int) and orientation in ORIENTATIONS
-    return image.transpose(ORIENTATIONS[orientation]) if known else image
+        return (height, width) if read_orientation(exif) in (5, 6, 7, 8) else (width, height)
 
 
 @contextlib.contextmanager
-def _opened(source):
-    """Open an image with Pillow; what Pillow raises on bad files, here or in the body, becomes an InputError."""
+def _one_image(source):
+    """Turn whatever is raised into an InputError that names the source."""
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
     limit_tags()
-    with warnings.catch_warnings(action="ignore"):  # Pillow warns of large images and odd metadata
+    with one_file(name), warnings.catch_warnings(action="ignore"):  # Pillow warns of large images and odd metadata
         try:
-            with Image.open(file, formats=FORMATS) as image:
-                yield image
-        except InputError:
-            raise
-        except Exception as error:
-            raise _translated(error, name) from None
+            yield
+        except Image.DecompressionBombError:
+            raise InputError(f"{name}: expected at most {MAX_PIXELS:,} pixels, found more; scale the image down") from None
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
 
 
-def _translated(error, name):
-    """Return the exception to raise in place of Pillow's: errors of the file system keep their own kind."""
-    kinds = ", ".join(FORMATS)
-    if isinstance(error, UnidentifiedImageError):
-        found = "found another kind of file; save it as JPEG or PNG, or leave it out"
-        return InputError(f"{name}: expected an image ({kinds}), {found}")
-    if isinstance(error, IsADirectoryError):
-        return InputError(f"{name}: expected an image ({kinds}), found a folder")
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{name}: expected an image, found nothing of that name; check the path")
-    if isinstance(error, OSError) and error.errno is not None:
-        return error
-    if isinstance(error, Image.DecompressionBombError):
-        return InputError(f"{name}: expected at most {MAX_PIXELS:,} pixels, found more; scale the image down")
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return InputError(f"{name}: expected a whole image, found a damaged one ({reason}); get the file again or leave it out")
+def _content(source):
+    """Return (bytes of the file, its format). Raises InputError if it is no image."""
+    if isinstance(source, bytes):
+        content = source
+    elif isinstance(source, str | os.PathLike):
+        content = files.read_bytes(source) if os.stat(source).st_size <= MAX_BYTES else None
+    else:
+        source.seek(0)
+        content = source.read(MAX_BYTES + 1)
+    if content is None or len(content) > MAX_BYTES:
+        raise InputError(f"expected at most {MAX_BYTES:,} bytes, found more; scale the image down")
+    kind = container_format(content[:HEAD])
+    if kind is None:
+        kinds = ", ".join(FORMATS)
+        raise InputError(f"expected an image ({kinds}), found another kind of file; save it as JPEG or PNG, or leave it out")
+    if kind == "BMP" and content[14:18] != b"\x0c\0\0\0" and content[30:34] == b"\x02\0\0\0":
+        raise InputError("BMP images with RLE4 compression are not supported; save it as PNG")  # Pillow decodes them wrongly
+    return content, kind
+
+
+def _open(content, kind):
+    if kind == "HEIF":
+        _register_heif()
+    try:
+        image = Image.open(io.BytesIO(content), formats=[kind])
+    except UnidentifiedImageError:
+        found = "has a height or width of 0" if is_empty_image(content[:HEAD]) else "is damaged or of an unsupported kind"
+        cure = "save it as JPEG or PNG, or leave it out"
+        raise InputError(f"expected an image, found a {kind} whose header {found}; {cure}") from None
+    return image
+
+
+@functools.cache
+def _register_heif():
+    try:
+        import pillow_heif
+    except ImportError:
+        raise InputError("HEIC images need the package pillow-heif; run: pip install pillow-heif, or save it as JPEG") from None
+    pillow_heif.register_heif_opener()
+
+
+def _decode(content, kind):
+    image = _open(content, kind)
+    if kind == "TIFF":
+        if image.tag_v2.get(_PHOTOMETRIC) == _YCBCR and image.tile[0].codec_name == "raw":  # Pillow takes it for RGB
+            raise InputError("TIFF images with uncompressed YCbCr are not supported; save it as PNG")
+        if sys.byteorder == "little":
+            image.tile = [_with_native_order(tile) if tile.codec_name == "libtiff" else tile for tile in image.tile]
+    image.load()
+    return image
+
+
+def _with_native_order(tile):
+    mode, *others = tile.args
+    return tile._replace(args=(_NATIVE.get(mode, mode), *others))
+
+
+def _decode_jpeg(content):
+    """Decode a JPEG that need not have an end marker; raise InputError if rows are missing."""
+    had_end = end_of_jpeg(content) >= 0
+    content = content if had_end else add_end(content)
+    image = _decode(content, "JPEG")
+    corner = image.getpixel((image.width - 1, image.height - 1))
+    grey = all(value in (127, 128) for value in (corner if isinstance(corner, tuple) else (corner,)))  # libjpeg's for missing data
+    if (grey or not had_end) and not np.array_equal(image, _decode(add_filler(content), "JPEG")):
+        raise InputError("expected a whole image, found one that is cut off; get the file again or leave it out")
+    return image
+
+
+def _upright(image, orientation):
+    return image.transpose(ORIENTATIONS[orientation]) if orientation in ORIENTATIONS else image
 
 
 def _to_rgb(image):
     """Return a Pillow image of any mode as mode RGB, 8 bits a channel."""
     if image.mode.startswith(("I", "F")):
         image = _to_8_bit(image)
+    if image.mode == "LAB":
+        return _lab_to_rgb(image)
+    if image.format in ("BMP", "TIFF") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")  # programs that know no alpha leave zeros there
     if image.has_transparency_data:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (*BACKGROUND, 255))
@@ -160,13 +181,34 @@ def _to_rgb(image):
 
 
 def _to_8_bit(image):
-    """Return a 16-bit, 32-bit or float grey image as 8-bit grey: 16-bit by its top byte, others by their own range."""
-    values = np.asarray(image).astype(np.float64)
-    if image.mode.startswith("I;16") or (image.mode == "I" and values.min() >= 0 and 255 < values.max() <= 65535):
-        values = np.floor(values / 256)  # as PNG and TIFF store 16-bit grey; Pillow's convert("L") would clip it to white
-    elif image.mode == "F" and values.min() >= 0 and values.max() <= 1:
-        values = values * 255
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    """Return a grey image of more than 8 bits as 8-bit grey.
+
+    Integers of 12 and 16 bits keep their upper bits; signed ones are black up to 0. 32-bit integers and floats have no fixed
+    range; the smallest that holds their values is taken: 8, 16 or 32 bits, or 0 to 1 and 0 to 255.
+    """
+    tags = getattr(image, "tag_v2", {})
+    bits, signed = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
+    stored = np.asarray(image)
+    if image.mode == "F":
+        values = np.nan_to_num(stored.astype(np.float64)) * (255 if np.nanmax(stored) <= 1 else 1)
+    else:
+        stored = stored.astype(np.int64)
+        if bits == 32:
+            stored = stored if signed else stored & 0xFFFFFFFF  # Pillow reads them as signed
+            bits, signed = next(size for size in (8, 16, 32 - signed) if stored.max() < 1 << size), False
+        values = np.maximum(stored, 0) >> (bits - 8 - signed)
+    levels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == 0:
+        levels = 255 - levels  # white is zero
+    if isinstance(transparent := image.info.get("transparency"), int):
+        levels[stored == transparent] = BACKGROUND[0]
+    return Image.fromarray(levels)
+
+
+def _lab_to_rgb(image):
+    from PIL import ImageCms
+
+    return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
 
 
 def resize(image, size):

@@ -1,12 +1,13 @@
+import io
 import struct
 import tracemalloc
 
 import pytest
 from PIL import features
 
-from detector.console import InputError
+from detector.images.exif import read_exif, read_orientation
 from detector.images.pixels import image_size, read_image
-from tests.sample_files import MEGABYTE, drawn, png
+from tests.sample_files import MEGABYTE, bare_exif, drawn, exif, png
 
 
 def tags(entries, number, place):
@@ -59,11 +60,19 @@ def test_tags_that_name_the_same_megabyte_are_not_all_read(name, read):
     content = BOMBS[name](40)
     tracemalloc.start()
     try:
-        if name == "JPEG without a density":
-            read(content)
-        else:
-            with pytest.raises(InputError, match="damaged one \\(its tags name more data than there is\\)"):
-                read(content)
+        read(content)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * MEGABYTE
+
+
+@pytest.mark.parametrize("source", [overlapping(40), io.BytesIO(tiff_with(40, None))], ids=["EXIF", "TIFF"])
+def test_reading_the_tags_themselves_is_refused(source):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="more data than there is"):
+            read_exif(source)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -73,3 +82,21 @@ def test_tags_that_name_the_same_megabyte_are_not_all_read(name, read):
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_large_tag_that_is_named_once_does_no_harm(name):
     assert read_image(BOMBS[name](1)).shape == (16, 16, 3)
+
+
+def test_tags_of_all_directories_are_read():
+    content = exif({0x0112: 6, 0x010F: "Canon"}, {0x829A: 0.005, 0x9286: b"ASCII\0\0\0hello"}, {2: (1.0, 2.0, 3.0)})
+    found = read_exif(content)
+    assert (found[0x010F], found[0x9286], found[0x8825]) == ("Canon", b"ASCII\0\0\0hello", {2: (1.0, 2.0, 3.0)})
+    assert float(found[0x829A]) == 0.005
+    assert read_exif(io.BytesIO(content[6:])) == found
+    assert read_orientation(content) == 6
+
+
+NO_TAGS = [None, b"", b"Exif\0\0", b"no tags", b"II*\0\x08", b"MM\0*\xff\xff\xff\xff", bare_exif([(0x0112, 2, 4, 0)])]
+
+
+@pytest.mark.parametrize("content", NO_TAGS)
+def test_exif_without_an_orientation_is_upright(content):
+    assert read_orientation(content) == 1
+    assert read_exif(content or b"").keys() <= {0x0112}

@@ -5,15 +5,13 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
 from detector.console import InputError
-from detector.images import pixels
 from detector.images.pixels import (
     MAX_PIXELS,
-    _read_any,
     choose_size,
     image_size,
     patch_boxes,
@@ -23,9 +21,8 @@ from detector.images.pixels import (
     read_resized,
     resize,
 )
-from tests.conftest import draw
 
-KINDS = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF"
+KINDS = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF, HEIF"
 LOSSLESS = ["PNG", "TIFF", "BMP"]
 LOSSY = [kind for kind in ("JPEG", "WEBP", "AVIF") if kind == "JPEG" or features.check(kind.lower())]
 
@@ -94,53 +91,6 @@ def test_a_damaged_tag_beside_the_orientation_does_no_harm(at, picture):
         assert read_image(bytes(content)).shape in {(12, 20, 3), (20, 12, 3)}
 
 
-def test_transparency_shows_white():
-    clear, half = Image.new("RGBA", (4, 4), (200, 0, 0, 0)), Image.new("RGBA", (4, 4), (200, 0, 0, 128))
-    assert (read_image(encoded(clear)) == 255).all()
-    assert close(read_image(encoded(half))[0, 0], np.array([227, 127, 127]), 1)
-    grey = Image.new("LA", (4, 4), (0, 0))
-    assert (read_image(encoded(grey)) == 255).all()
-
-
-def test_palette_with_and_without_transparency():
-    image = Image.new("P", (4, 2))
-    image.putpalette([255, 0, 0, 0, 0, 255])
-    image.putpixel((1, 0), 1)
-    assert read_image(encoded(image))[0, :2].tolist() == [[255, 0, 0], [0, 0, 255]]
-    assert read_image(encoded(image, transparency=1))[0, :2].tolist() == [[255, 0, 0], [255, 255, 255]]
-
-
-def test_a_transparent_colour_of_rgb_shows_white():
-    image = Image.new("RGB", (2, 1), (10, 20, 30))
-    image.putpixel((1, 0), (1, 2, 3))
-    assert read_image(encoded(image, transparency=(1, 2, 3)))[0].tolist() == [[10, 20, 30], [255, 255, 255]]
-
-
-def test_one_bit_and_grey():
-    image = Image.new("1", (2, 1))
-    image.putpixel((1, 0), 1)
-    assert read_image(encoded(image))[0].tolist() == [[0] * 3, [255] * 3]
-    assert read_image(encoded(Image.new("L", (2, 1), 77)))[0].tolist() == [[77] * 3] * 2
-
-
-def test_cmyk_is_converted():
-    white, cyan = Image.new("CMYK", (16, 16)), Image.new("CMYK", (16, 16), (255, 0, 0, 0))
-    assert close(read_image(encoded(white, "JPEG", quality=95))[0, 0], np.array([255, 255, 255]), 3)
-    assert close(read_image(encoded(cyan, "TIFF"))[0, 0], np.array([0, 255, 255]), 3)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_grey_keeps_its_upper_byte(kind):
-    levels = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
-    assert read_image(encoded(Image.fromarray(levels), kind))[0, :, 0].tolist() == [0, 0, 1, 128, 255]
-
-
-def test_float_tiff():
-    shares, levels = np.array([[0, 0.5, 1]], np.float32), np.array([[0, 128, 300]], np.float32)
-    assert read_image(encoded(Image.fromarray(shares), "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
-    assert read_image(encoded(Image.fromarray(levels), "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
-
-
 @pytest.mark.parametrize("kind", ["GIF", *(["WEBP"] if features.check("webp") else []), "TIFF"])
 def test_the_first_frame_of_an_animation_is_taken(kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
@@ -159,7 +109,7 @@ def refused(source):
     return str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"<svg></svg>"])
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"<svg></svg>", b"\0\0\0\x18ftypisom\0\0\0\0isom"])
 def test_another_kind_of_file(content, tmp_path):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
@@ -174,9 +124,7 @@ def test_a_truncated_file(tmp_path):
     path = tmp_path / "cut.jpg"
     whole = encoded(Image.effect_noise((64, 64), 50), "JPEG")
     path.write_bytes(whole[: len(whole) // 2])
-    told = refused(path)
-    assert told.startswith(f"{path}: expected a whole image, found a damaged one (image file is truncated (")
-    assert told.endswith(" bytes not processed)); get the file again or leave it out")
+    assert refused(path) == f"{path}: expected a whole image, found one that is cut off; get the file again or leave it out"
     assert image_size(path) == (64, 64)  # its header is whole
 
 
@@ -188,8 +136,8 @@ def test_cut_files_of_every_format_are_refused(kind, share):
 
 
 def test_a_folder_and_a_missing_file(tmp_path):
-    assert refused(tmp_path) == f"{tmp_path}: expected an image ({KINDS}), found a folder"
-    assert refused(tmp_path / "no") == f"{tmp_path / 'no'}: expected an image, found nothing of that name; check the path"
+    assert refused(tmp_path).startswith(f"{tmp_path}: Is a directory")
+    assert refused(tmp_path / "no").startswith(f"{tmp_path / 'no'}: No such file or directory: ")
 
 
 def test_a_decompression_bomb():
@@ -205,16 +153,19 @@ def test_a_decompression_bomb():
     assert image_size(bomb(10_000, 17_000)) == (10_000, 17_000)
 
 
-def test_an_error_of_the_file_system_keeps_its_kind():
-    locked = PermissionError(13, "Permission denied", "a.png")
-
+def test_a_file_without_permission_is_one_line_and_a_full_disk_is_not_its_fault():
     class Locked(io.BytesIO):
-        def read(self, *_):
-            raise locked
+        def __init__(self, error):
+            super().__init__()
+            self.error = error
 
-    with pytest.raises(PermissionError) as error:
-        read_image(Locked())
-    assert error.value is locked
+        def read(self, *_):
+            raise self.error
+
+    with pytest.raises(InputError, match=r"a\.png: Permission denied"):
+        read_image(Locked(PermissionError(13, "Permission denied", "a.png")))
+    with pytest.raises(OSError, match="Too many open files"):
+        read_image(Locked(OSError(24, "Too many open files")))
 
 
 # --- fitting -----------------------------------------------------------------------------------------------------------
@@ -308,58 +259,3 @@ def test_inputs_are_as_the_facts_say():
 )
 def test_choose_size_by_the_median_shorter_side(sizes, expected):
     assert choose_size(np.array(sizes)) == expected
-
-
-# --- the short way to a plain JPEG -------------------------------------------------------------------------------------
-
-
-def looked_at(function, path):
-    """The pixels, or what is wrong with the file."""
-    try:
-        image = function(path)
-    except InputError as error:
-        return str(error)
-    return image.shape, str(image.dtype), image.tobytes()
-
-
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
-
-
-@pytest.mark.parametrize(
-    ("mode", "options", "plain"),
-    [
-        ("RGB", {}, True),
-        ("RGB", {"quality": 95, "subsampling": 0}, True),
-        ("RGB", {"quality": 10, "restart_marker_rows": 1}, True),
-        ("RGB", {"exif": TURNED}, False),
-        ("RGB", {"progressive": True}, False),
-        ("RGB", {"comment": b"told"}, False),
-        ("RGB", {"keep_rgb": True}, False),
-        ("L", {}, False),
-        ("CMYK", {}, False),
-    ],
-)
-@pytest.mark.parametrize("size", [(32, 32), (1, 1), (45, 17), (1023, 3), (1024, 3)])
-def test_the_short_way_gives_the_same_pixels(tmp_path, mode, options, plain, size, monkeypatch):
-    path = tmp_path / "a.jpg"
-    blocks = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    Image.fromarray(blocks).resize(size).convert(mode).save(path, **options)
-    expected, long_way = _read_any(path), []
-    monkeypatch.setattr(pixels, "_read_any", lambda source: long_way.append(source) or _read_any(source))
-    for source in (path, path.read_bytes()):
-        found = read_image(source)
-        assert found.dtype == np.uint8 and np.array_equal(found, expected)
-    assert len(long_way) == (0 if plain and size[0] < 1024 else 2)  # else this test compares nothing
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_a_damaged_file_is_taken_or_refused_as_on_the_long_way(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "damaged.jpg"
-    content = bytearray(encoded(draw(1), "JPEG"))
-    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
-        content[place] = data.draw(st.integers(0, 255))
-    content = content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
-    path.write_bytes(content + (b"\xff\xd9" if data.draw(st.booleans()) else b""))
-    assert looked_at(read_image, path) == looked_at(_read_any, path)
