@@ -14,7 +14,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from detector.console import InputError, progress
-from detector.images.formats import image_format
+from detector.images.formats import HEAD, image_format
 
 UNFINISHED = ".part"  # ends the name of a file that is still being written
 _JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0xA0000003)
@@ -173,8 +173,8 @@ def _hash(path):
         size = os.fstat(handle).st_size
         if size <= SMALL:
             content = _read(handle, size)
-            return hashlib.sha256(content).hexdigest(), content[:16]
-        head = os.read(handle, 16)
+            return hashlib.sha256(content).hexdigest(), content[:HEAD]
+        head = os.read(handle, HEAD)
         os.lseek(handle, 0, os.SEEK_SET)
         with open(handle, "rb", closefd=False) as file:
             return hashlib.file_digest(file, "sha256").hexdigest(), head

@@ -1,14 +1,19 @@
 """The guard around the work on one file: whatever fails, the other files keep their results."""
 import contextlib
 import errno
+import os
 
 from detector.console import InputError, describe_os_error
 
 NOT_THE_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # concern the machine: every file would fail
 
 
+class UnreadableFile(Exception):
+    """Why a file cannot be read, without its name: `one_file` adds it."""
+
+
 @contextlib.contextmanager
-def one_file(name):
+def one_file(source):
     """Turn whatever is raised while one file is decoded, or its metadata read, into an InputError with one line.
 
     Decoders and parsers raise all kinds of exceptions on files of strangers, so this catches Exception: the only place that does.
@@ -22,12 +27,15 @@ def one_file(name):
             ...  # report str(error), continue with the next file
 
     Args:
-        name: what the message calls the file.
+        source: path or name, which the message mentions; a file object or bytes are called "the image".
     """
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
     try:
         yield
     except (InputError, MemoryError):
         raise
+    except UnreadableFile as error:
+        raise InputError(f"{name}: {error}") from None
     except OSError as error:
         if error.errno in NOT_THE_FILE:
             raise

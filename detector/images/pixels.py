@@ -14,11 +14,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from detector import files
-from detector.console import InputError
 from detector.images.essentials import add_end, add_filler, end_of_jpeg, strip_metadata
 from detector.images.exif import limit_tags, read_orientation
 from detector.images.formats import FORMATS, HEAD, container_format, is_empty_image
-from detector.images.guard import one_file
+from detector.images.guard import UnreadableFile, one_file
 
 MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded), beyond which it suspects a decompression bomb
 MAX_BYTES = 1 << 30  # of a file
@@ -81,19 +80,16 @@ def image_size(source):
 @contextlib.contextmanager
 def _one_image(source):
     """Turn whatever is raised into an InputError that names the source."""
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
     limit_tags()
-    with one_file(name), warnings.catch_warnings(action="ignore"):  # Pillow warns of large images and odd metadata
+    with one_file(source), warnings.catch_warnings(action="ignore"):  # Pillow warns of large images and odd metadata
         try:
             yield
         except Image.DecompressionBombError:
-            raise InputError(f"{name}: expected at most {MAX_PIXELS:,} pixels, found more; scale the image down") from None
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+            raise UnreadableFile(f"expected at most {MAX_PIXELS:,} pixels, found more; scale the image down") from None
 
 
 def _content(source):
-    """Return (bytes of the file, its format). Raises InputError if it is no image."""
+    """Return (bytes of the file, its format). Raises UnreadableFile if it is no image."""
     if isinstance(source, bytes):
         content = source
     elif isinstance(source, str | os.PathLike):
@@ -102,13 +98,13 @@ def _content(source):
         source.seek(0)
         content = source.read(MAX_BYTES + 1)
     if content is None or len(content) > MAX_BYTES:
-        raise InputError(f"expected at most {MAX_BYTES:,} bytes, found more; scale the image down")
+        raise UnreadableFile(f"expected at most {MAX_BYTES:,} bytes, found more; scale the image down")
     kind = container_format(content[:HEAD])
     if kind is None:
         kinds = ", ".join(FORMATS)
-        raise InputError(f"expected an image ({kinds}), found another kind of file; save it as JPEG or PNG, or leave it out")
+        raise UnreadableFile(f"expected an image ({kinds}), found another kind of file; save it as JPEG or PNG, or leave it out")
     if kind == "BMP" and content[14:18] != b"\x0c\0\0\0" and content[30:34] == b"\x02\0\0\0":
-        raise InputError("BMP images with RLE4 compression are not supported; save it as PNG")  # Pillow decodes them wrongly
+        raise UnreadableFile("BMP images with RLE4 compression are not supported; save it as PNG")  # Pillow decodes them wrongly
     return content, kind
 
 
@@ -120,7 +116,7 @@ def _open(content, kind):
     except UnidentifiedImageError:
         found = "has a height or width of 0" if is_empty_image(content[:HEAD]) else "is damaged or of an unsupported kind"
         cure = "save it as JPEG or PNG, or leave it out"
-        raise InputError(f"expected an image, found a {kind} whose header {found}; {cure}") from None
+        raise UnreadableFile(f"expected an image, found a {kind} whose header {found}; {cure}") from None
     return image
 
 
@@ -129,7 +125,7 @@ def _register_heif():
     try:
         import pillow_heif
     except ImportError:
-        raise InputError("HEIC images need the package pillow-heif; run: pip install pillow-heif, or save it as JPEG") from None
+        raise UnreadableFile("HEIC images need the package pillow-heif; run: pip install pillow-heif, or save it as JPEG") from None
     pillow_heif.register_heif_opener()
 
 
@@ -137,7 +133,7 @@ def _decode(content, kind):
     image = _open(content, kind)
     if kind == "TIFF":
         if image.tag_v2.get(_PHOTOMETRIC) == _YCBCR and image.tile[0].codec_name == "raw":  # Pillow takes it for RGB
-            raise InputError("TIFF images with uncompressed YCbCr are not supported; save it as PNG")
+            raise UnreadableFile("TIFF images with uncompressed YCbCr are not supported; save it as PNG")
         if sys.byteorder == "little":
             image.tile = [_with_native_order(tile) if tile.codec_name == "libtiff" else tile for tile in image.tile]
     image.load()
@@ -150,14 +146,14 @@ def _with_native_order(tile):
 
 
 def _decode_jpeg(content):
-    """Decode a JPEG that need not have an end marker; raise InputError if rows are missing."""
+    """Decode a JPEG that need not have an end marker; raise UnreadableFile if rows are missing."""
     had_end = end_of_jpeg(content) >= 0
     content = content if had_end else add_end(content)
     image = _decode(content, "JPEG")
     corner = image.getpixel((image.width - 1, image.height - 1))
     grey = all(value in (127, 128) for value in (corner if isinstance(corner, tuple) else (corner,)))  # libjpeg's for missing data
     if (grey or not had_end) and not np.array_equal(image, _decode(add_filler(content), "JPEG")):
-        raise InputError("expected a whole image, found one that is cut off; get the file again or leave it out")
+        raise UnreadableFile("expected a whole image, found a damaged one (rows are missing); get the file again or leave it out")
     return image
 
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detector.console import InputError, describe_os_error
+from detector.console import InputError
 from detector.images import pixels
+from detector.images.guard import one_file
 from detector.model.scores import p_fake_of
 
 BULK = 4  # from so many batches for each thread on, each thread gets an engine of its own
@@ -103,15 +104,14 @@ def _score_some(sources, choose, damages, concurrency):
 def _decode(source, choose, damages=()):
     """Return (detector, [inputs of the image, and of damaged ones], width, height, blank), or a line: why it cannot be read."""
     try:
-        image = pixels.read_image(source)
-        height, width = image.shape[:2]
-        detector = choose(width, height)
+        with one_file(source):
+            image = pixels.read_image(source)
+            height, width = image.shape[:2]
+            detector = choose(width, height)
+            inputs = pixels.preprocess(image, detector.metadata)
+            damaged = [pixels.preprocess(damage(image), detector.metadata) for damage in damages]
     except InputError as error:
         return str(error)
-    except OSError as error:
-        return describe_os_error(error)
-    inputs = pixels.preprocess(image, detector.metadata)
-    damaged = [pixels.preprocess(damage(image), detector.metadata) for damage in damages]
     blank = all(channel.max() - channel.min() < BLANK for channel in inputs.T)  # a wall may be red
     return detector, [inputs, *damaged], width, height, blank
 

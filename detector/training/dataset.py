@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from detector.console import InputError, describe_os_error
+from detector.console import InputError
 from detector.files import UNFINISHED, atomic_write, parallel, read_bytes
 from detector.images import pixels
+from detector.images.guard import one_file
 
 STORE = ".decoded"  # hidden: no stage takes it for images
-FORMAT = 1  # raise it when images are decoded or fitted in another way
+FORMAT = 2  # raise it when images are decoded or fitted in another way
 ROOM = 0.5  # of the free disk, at most, for the images of one split
 HEADER = 8  # bytes before a whole image that is kept: its height and width
 
@@ -195,13 +196,12 @@ class Decoded:
             return _read(os.path.join(self.split.data, path), self.size)
         except InputError as error:
             self.unreadable[path] = str(error)
-        except OSError as error:
-            self.unreadable[path] = describe_os_error(error)
         return None
 
 
 def _read(path, size):
-    return pixels.read_resized(path, size) if size else pixels.read_image(path)
+    with one_file(path):
+        return pixels.read_resized(path, size) if size else pixels.read_image(path)
 
 
 def _packed(image, size):
@@ -221,8 +221,6 @@ def _decode(data, file, size, placed):
         content = _packed(_read(os.path.join(data, path), size), size)
     except InputError as error:
         return str(error)
-    except OSError as error:
-        return describe_os_error(error)
     if len(content) != length:
         return f"{os.path.join(data, path)}: expected as many pixels as its header tells, found others; leave it out"
     with open(file, "r+b", buffering=0) as handle:

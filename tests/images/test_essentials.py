@@ -17,7 +17,7 @@ from tests.saying import exif
 
 PICTURE = np.asarray(draw(7, (96, 80)))
 COLOURS = Image.fromarray(PICTURE)
-REFUSED = "cut off|damaged|header"
+REFUSED = "damaged"
 
 
 def saved(kind, **options):
@@ -101,7 +101,7 @@ def test_jpeg_lacks_its_end_marker_or_rows(options, size):
         same(content[:-2] + tail, whole)
     for missing in (10, len(content) // 3):
         for end in (b"", b"\xff\xd9") if missing > 10 and "progressive" not in options else (b"",):
-            with pytest.raises(InputError, match="cut off"):
+            with pytest.raises(InputError, match="rows are missing"):
                 read_image(content[: -2 - missing] + end)
 
 
@@ -167,6 +167,7 @@ def test_webp_with_broken_metadata_or_a_wrong_length():
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_avif_with_broken_exif():
     plain = saved("AVIF", exif=b"MM\0*\0\0\0\x08\0\0")
     broken = plain.replace(b"MM\0*\0\0\0\x08\0\0", b"nothing...")
