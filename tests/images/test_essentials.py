@@ -13,7 +13,7 @@ from detector.console import InputError
 from detector.images.pixels import image_size, read_image
 from tests.conftest import draw
 from tests.images.test_pixel_modes import chunk
-from tests.saying import exif
+from tests.sample_files import exif
 
 PICTURE = np.asarray(draw(7, (96, 80)))
 COLOURS = Image.fromarray(PICTURE)

@@ -3,7 +3,7 @@ import struct
 import pytest
 
 from detector.images.formats import image_format, is_empty_image
-from tests.saying import drawn
+from tests.sample_files import drawn
 
 
 def box(major, *brands):
