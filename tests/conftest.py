@@ -7,9 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Return the number of processes that `-n auto` starts: one per core, at most 4; none if files or folders are named."""
+    if config.args_source == config.ArgsSource.ARGS:
+        return 0  # a few tests: starting a worker takes longer than they do
+    cores = os.cpu_count() or 1
+    return min(cores, 4) if cores > 1 else 0
 
 
 def draw(seed, size=(32, 32), mode="RGB"):
@@ -164,24 +173,36 @@ def small_data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(small_data, tmp_path_factory, own_cache):
-    """(detector.h5, folder training/) of a short run of model_training.py on `small_data`."""
+def shared(tmp_path_factory):
+    """Return a temporary folder that all pytest-xdist workers of this run share."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(small_data, shared, own_cache):
+    """Train a detector on `small_data` for a few epochs; return the paths of detector.h5 and of its log folder."""
     import model_training
     from detector.model import export
 
-    folder = tmp_path_factory.mktemp("trained")
-    model_training.main([
-        "--data", str(small_data), "--output", str(folder / "detector.h5"), "--log-dir", str(folder / "training"),
-        "--architecture", "compact", "--epochs", "6", "--batch-size", "16", "--stop-after-epoch", "6", "--flip",
-    ])  # fmt: skip
-    export.open_detector(folder / "detector.h5")  # exported here, so that no test sees the message on stderr
-    return folder / "detector.h5", folder / "training"
+    model, logs = shared / "detector.h5", shared / "training"
+    with FileLock(shared / "trained.lock"):  # the first worker trains, the others wait for it
+        if not (shared / "trained").exists():
+            model_training.main([
+                "--data", str(small_data), "--output", str(model), "--log-dir", str(logs),
+                "--architecture", "compact", "--epochs", "6", "--batch-size", "16", "--stop-after-epoch", "6", "--flip",
+            ])  # fmt: skip
+            export.open_detector(model)  # exported here, so that no test sees its message on stderr
+            (shared / "trained").touch()
+    return model, logs
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory):
+def own_cache(shared):
     """Keep the exported models of the tests out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME") if sys.platform == "darwin" else ("XDG_CACHE_HOME", "LOCALAPPDATA"):
-            patch.setenv(name, str(tmp_path_factory.mktemp("cache")))
+            patch.setenv(name, str(shared / f"cache-{name}"))
         yield
