@@ -9,7 +9,7 @@ from detector.images.pixels import image_size
 from detector.model import backend
 from detector.model import file as model_file
 from tests.conftest import draw
-from tests.model.test_file import FACTS, bias_model
+from tests.model.test_file import METADATA, bias_model
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_missing_score_counts_as_the_largest_difference():
 
 def test_what_keras_says_otherwise_is_told(converted, tmp_path, monkeypatch):
     path = tmp_path / "small.h5"
-    model_file.save(bias_model([1.5, 0.5]), path, FACTS)
+    model_file.save(bias_model([1.5, 0.5]), path, METADATA)
     assert max(agreement.from_keras(path, converted)) < 1e-6
     margins = backend.keras_logits
     monkeypatch.setattr(backend, "keras_logits", lambda *given: margins(*given) + 0.5)

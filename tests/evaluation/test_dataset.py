@@ -102,13 +102,13 @@ def test_no_leaks_and_nothing_known(sources):
 
 def test_digests_of_an_old_model_and_of_a_new_one(sources, tmp_path):
     from detector.model import file as model_file
-    from tests.model.test_file import FACTS, bias_model
+    from tests.model.test_file import METADATA, bias_model
 
     old, new = tmp_path / "old.h5", tmp_path / "new.h5"
     train = sources / "train/Real/0.jpg"
     digest = hashlib.sha256(train.read_bytes())
-    model_file.save(bias_model([1.0, 0.0]), old, FACTS)
-    model_file.save(bias_model([1.0, 0.0]), new, FACTS, np.frombuffer(digest.digest()[:8], np.uint8)[None])
+    model_file.save(bias_model([1.0, 0.0]), old, METADATA)
+    model_file.save(bias_model([1.0, 0.0]), new, METADATA, np.frombuffer(digest.digest()[:8], np.uint8)[None])
     assert dataset.known_digests(sources, old, None) == {"in_train": None, "in_train_of_model": None}
     assert dataset.known_digests(sources, new, ["train/Real/0.jpg"]) == {
         "in_train": {digest.hexdigest()}, "in_train_of_model": {digest.hexdigest()[:16]},
@@ -117,22 +117,22 @@ def test_digests_of_an_old_model_and_of_a_new_one(sources, tmp_path):
 
 def test_images_that_another_model_was_trained_on_are_counted(sources, tmp_path):
     from detector.model import file as model_file
-    from tests.model.test_file import FACTS, bias_model
+    from tests.model.test_file import METADATA, bias_model
 
     paths = ["test/Real/0.jpg", "test/Real/1.jpg"]
     digest = hashlib.sha256((sources / paths[1]).read_bytes()).digest()[:8]
-    model_file.save(bias_model([1.0, 0.0]), tmp_path / "new.h5", FACTS, np.frombuffer(digest, np.uint8)[None])
-    model_file.save(bias_model([1.0, 0.0]), tmp_path / "old.h5", FACTS)
+    model_file.save(bias_model([1.0, 0.0]), tmp_path / "new.h5", METADATA, np.frombuffer(digest, np.uint8)[None])
+    model_file.save(bias_model([1.0, 0.0]), tmp_path / "old.h5", METADATA)
     assert dataset.count_trained_on(sources, paths, tmp_path / "new.h5") == 1
     assert dataset.count_trained_on(sources, paths, tmp_path / "old.h5") is None
 
 
 def test_digests_of_another_kind_are_refused(tmp_path):
     from detector.model import file as model_file
-    from tests.model.test_file import FACTS, bias_model
+    from tests.model.test_file import METADATA, bias_model
 
     path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, FACTS, np.zeros((3, 4), np.uint8))
+    model_file.save(bias_model([1.0, 0.0]), path, METADATA, np.zeros((3, 4), np.uint8))
     assert refused(model_file.read_train_digests, path) == (
         f"{path}: expected train_digests of (n, 8) uint8, found another kind; train it again"
     )
