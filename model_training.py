@@ -33,7 +33,9 @@ from detector.console import (
 )
 from detector.data import tree as data_tree
 from detector.files import digest_of, require_folder
+from detector.images.pixels import NATIVE_POSITIONS, VIEW_KINDS
 from detector.model.architectures import ARCHITECTURES, STEMS
+from detector.model.file import PREPROCESSING
 from detector.training import distributed
 
 
@@ -62,7 +64,7 @@ def train(model, feed, validation, callbacks, first_epoch, end, first_step=0):
 
     Args:
         feed: training.ImageFeed.
-        validation: another, or training.PatchScores, for which a callback is among `callbacks`.
+        validation: another, or training.PooledScores, for which a callback is among `callbacks`.
         first_epoch, end: epochs to train, counted from 0, to before `end`.
         first_step: number of steps of the first epoch that are done already.
 
@@ -163,10 +165,10 @@ def score_validation(model, validation):
     import numpy as np
 
     from detector.model import backend, scores
-    from detector.training.batches import PatchScores
+    from detector.training.batches import PooledScores
 
     output, is_fake = validation.output, []
-    if isinstance(validation, PatchScores):
+    if isinstance(validation, PooledScores):
         with backend.linear_output(model):
             labels, logits = validation.score(lambda batch: scores.fake_logits(model.predict_on_batch(batch), output))
         return labels == 0, logits
@@ -264,9 +266,7 @@ def make_metadata(args, what, made, temperature, thresholds):
         "architecture": args.architecture,
         "class_names": list(data_tree.CLASSES),
         "output": ARCHITECTURES[args.architecture].output,
-        "preprocessing": args.fitting,
-        **({"patches": args.patches} if args.fitting == "patches" else {}),
-        "image_size": args.image_size,
+        **preprocessing_of(args),
         "temperature": temperature,
         "thresholds": thresholds,
         "training_range": training_range(what["sizes"], args),
@@ -278,16 +278,23 @@ def make_metadata(args, what, made, temperature, thresholds):
     }
 
 
+def preprocessing_of(args):
+    """Return the part of a detector's metadata that says how an image becomes the network's inputs."""
+    more = {name: getattr(args, name) for name in ("patches", "views") if name == args.preprocessing}
+    return {"preprocessing": args.preprocessing, **more, "image_size": args.image_size}
+
+
 def augmentation_of(args):
     """Return the feed.Augmentation that the arguments ask for, or None."""
-    from detector.training.augmentation import Augmentation, Crop
+    from detector.training.augmentation import Augmentation, Crop, View
 
     moves = {"rotation": args.rotation, "shift": args.shift, "shear": args.shear, "zoom": args.zoom}
     damages = {
         "probability": args.damage, "max_blur": args.max_blur, "min_scale": args.min_scale, "max_noise": args.max_noise,
         "min_quality": args.min_jpeg,
     }  # fmt: skip
-    crop = Crop(args.image_size, *args.resize_range) if args.fitting == "patches" else None
+    crops = {"patches": Crop(args.image_size, *args.resize_range), "views": View(args.image_size), "resize": None}
+    crop = crops[args.preprocessing]
     wanted = Augmentation(args.flip, moves if any(moves.values()) else None, damages if args.damage else None, crop)
     return wanted if wanted != Augmentation() else None
 
@@ -351,11 +358,11 @@ def seen_before(args, splits):
 
 
 def make_feeds(args, splits, part):
-    """Return (training.ImageFeed of train, another or training.PatchScores of validation); `part`: what falls to this process."""
-    from detector.training.batches import ImageFeed, PatchScores
+    """Return (training.ImageFeed of train, another or training.PooledScores of validation); `part`: what falls to this process."""
+    from detector.training.batches import ImageFeed, PooledScores
     from detector.training.dataset import Decoded
 
-    whole = args.fitting == "patches"  # and of validation nothing is kept: it is decoded and scored as the app does it
+    whole = args.preprocessing != "resize"  # and of validation nothing is kept: it is decoded and scored as the app does it
     size, kept = None if whole else args.image_size, ["train"] if whole else list(splits)
     images = {split: Decoded(of, size, keep=split in kept and not args.no_cache) for split, of in splits.items()}
     for some in images.values():
@@ -366,7 +373,7 @@ def make_feeds(args, splits, part):
     feed = ImageFeed(images["train"], **common, shuffle=True, augmentation=augmentation_of(args))
     feed[0]  # where nothing can be read, it is said here and not from within `fit`
     if whole:
-        validation = PatchScores(splits["validation"], output, args.image_size, args.patches, args.batch_size)
+        validation = PooledScores(splits["validation"], output, preprocessing_of(args), args.batch_size)
     else:
         validation = ImageFeed(images["validation"], **common)
         validation[0]
@@ -420,8 +427,13 @@ def settle(args):
         raise InputError(f"--resize-range {low:g} {high:g}: expected the smaller factor first; turn them round")
     if args.judge_sides and args.judge_sides[0] > args.judge_sides[1]:
         raise InputError(f"--judge-sides {' '.join(map(str, args.judge_sides))}: expected the smaller side first; turn them round")
-    if args.fitting != "patches" and args.resize_range != (1, 1):
-        raise InputError(f"--resize-range {low:g} {high:g}: expected --fitting patches, found {args.fitting}; leave it out")
+    if args.preprocessing != "patches" and args.resize_range != (1, 1):
+        raise InputError(
+            f"--resize-range {low:g} {high:g}: expected --preprocessing patches, found {args.preprocessing}; leave it out"
+        )
+    if args.views.count("native") > len(NATIVE_POSITIONS) or any(args.views.count(kind) > 1 for kind in ("whole", "between")):
+        expected = f"whole and between once, native up to {len(NATIVE_POSITIONS)} times"
+        raise InputError(f"--views {' '.join(args.views)}: expected {expected}; give fewer")
     if args.warmup_epochs and args.schedule != "cosine":
         raise InputError(f"--warmup-epochs {args.warmup_epochs:g}: expected --schedule cosine, found {args.schedule}; leave it out")
     if not architecture.has_stems and args.stem != "auto":
@@ -525,14 +537,14 @@ def make_callbacks(args, feed, validation, what, group):
     """Return (the rule, the checkpoint, all callbacks)."""
     import keras
 
-    from detector.training.batches import PatchScores
-    from detector.training.callbacks import Checkpoint, PatchValidation, Progress, SameWeights, StopTrainingOnValidationLoss
+    from detector.training.batches import PooledScores
+    from detector.training.callbacks import Checkpoint, PooledValidation, Progress, SameWeights, StopTrainingOnValidationLoss
 
     after = args.head_epochs + args.stop_after_epoch
     rule = StopTrainingOnValidationLoss(args.log_dir, args.stop_patience, after, args.stop_rule, writes=group.rank == 0)
     same = {**what_counts(args), "the images": what["fingerprint"]}
     checkpoint = Checkpoint(args.log_dir, rule, same, 60 * args.checkpoint_minutes)
-    first = [PatchValidation(validation)] if isinstance(validation, PatchScores) else []
+    first = [PooledValidation(validation)] if isinstance(validation, PooledScores) else []
     first += [SameWeights(group)] if group.world_size > 1 else []
     callbacks = [*first, rule, checkpoint, Progress(args.head_epochs + args.epochs, feed)]
     if args.tensorboard and group.rank == 0:
@@ -627,8 +639,9 @@ def join(args, group):
     devices = distributed.Devices(group, args.devices)
     devices.check_batch_size(args.batch_size)
     if len(devices) > 1:
-        if args.fitting == "patches":
-            raise InputError("--fitting patches: expected one device, found several; give --devices 1 and one process")
+        if args.preprocessing != "resize":
+            found = f"--preprocessing {args.preprocessing}"
+            raise InputError(f"{found}: expected one device, found several; give --devices 1 and one process")
         of, images = f" of {group.world_size} processes" if group.topology else "", plural(args.batch_size // len(devices), "image")
         print(f"{len(devices)} devices{of}, {images} of each batch on each", flush=True)
     return devices
@@ -658,7 +671,7 @@ def finish(model, feed, validation, args, what, rule, checkpoint, interrupted):
     model_file.save(model, args.output, metadata, what["train_digests"])
     if checkpoint.history:
         write_history(with_f1(checkpoint.history), args.log_dir)
-    not_read = validation.unreadable if args.fitting == "patches" else validation.images.unreadable
+    not_read = validation.unreadable if args.preprocessing != "resize" else validation.images.unreadable
     report(args, is_fake, logits, metadata, {**feed.images.unreadable, **not_read})
     if interrupted:
         raise KeyboardInterrupt
@@ -730,9 +743,11 @@ def make_parser():
              "as keras.applications saves them; of several files the mean (default: none for compact, else imagenet)")  # fmt: skip
     add("--image-size", type=number_type(int, at_least=1, at_most=MAX_IMAGE_SIZE),
         help="side of the input (default: 32 where the median shorter side is <= 64, else 224)")  # fmt: skip
-    add("--fitting", choices=("resize", "patches"), default="resize",
-        help="how an image becomes an input: whole and resized, or as squares at its own resolution, whose logits are "
-             "pooled")  # fmt: skip
+    add("--preprocessing", "--fitting", choices=PREPROCESSING, default="resize",
+        help="how an image becomes the network's input: the whole image resized; squares at its own resolution (patches); or the "
+             "whole image and crops at its own resolution (views). The logits of several inputs are averaged")  # fmt: skip
+    add("--views", nargs="+", choices=VIEW_KINDS, default=["whole", "between", "native", "native", "native"], metavar="KIND",
+        help="of an image, with --preprocessing views: whole, native (up to five times), between (at a scale between both)")  # fmt: skip
     add("--patches", type=number_type(int, at_least=1, at_most=MAX_PATCHES), default=9,
         help="squares of an image at most, of validation and when it is used")  # fmt: skip
     add("--resize-range", type=positive_float, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"),

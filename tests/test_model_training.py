@@ -708,7 +708,7 @@ def test_a_backend_that_is_not_supported_is_one_line(backend, said, small_data, 
 
 
 PATCHES = [
-    "--fitting", "patches", "--patches", "3", "--image-size", "16", "--resize-range", "0.75", "1.5", "--batch-size", "16",
+    "--preprocessing", "patches", "--patches", "3", "--image-size", "16", "--resize-range", "0.75", "1.5", "--batch-size", "16",
     "--epochs", "3", "--flip", "--damage", "0.1", "--stop-rule", "never",
 ]  # fmt: skip
 
@@ -769,8 +769,8 @@ def test_patches_killed_within_an_epoch_end_the_same(trained_on_patches, small_d
 
 
 @pytest.mark.parametrize("more, said", [
-    (["--resize-range", "0.5", "1"], "--resize-range 0.5 1: expected --fitting patches, found resize; leave it out"),
-    (["--fitting", "patches", "--resize-range", "2", "1"],
+    (["--resize-range", "0.5", "1"], "--resize-range 0.5 1: expected --preprocessing patches, found resize; leave it out"),
+    (["--preprocessing", "patches", "--resize-range", "2", "1"],
      "--resize-range 2 1: expected the smaller factor first; turn them round"),
     (["--judge-sides", "9", "8"], "--judge-sides 9 8: expected the smaller side first; turn them round"),
 ])  # fmt: skip

@@ -6,6 +6,7 @@ reads it: no stage has another definition.
 import contextlib
 import functools
 import io
+import math
 import os
 import sys
 import warnings
@@ -22,6 +23,9 @@ from detector.images.guard import UnreadableFile, one_file
 MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded), beyond which it suspects a decompression bomb
 MAX_BYTES = 1 << 30  # of a file
 SMALL = 64  # data sets whose median shorter side is at most this are judged at 32 px, others at 224 px
+VIEW_MARGIN = 8 / 7  # shorter side of a scaled image by the side of the view cut out of it: 256 for 224 px
+VIEW_KINDS = ("whole", "between", "native")
+NATIVE_POSITIONS = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))  # of views: parts of what is left over
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 ORIENTATIONS = {  # the EXIF tag's values that are not upright, and what makes them so
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -258,6 +262,47 @@ def _spread(length, side, number):
     return [round(i * (length - side) / max(number - 1, 1)) for i in range(number)]
 
 
+def view_boxes(height, width, size, kinds):
+    """Return the square that each view of an image shows, as floats in pixels: [(left, top, right, bottom)].
+
+    A view is a square of `size` pixels cut out of the image after a scaling that depends on its kind:
+
+    - 'whole': the shorter side becomes VIEW_MARGIN * size, the square is in the middle.
+    - 'native': the image's own resolution; smaller images are enlarged as for 'whole'. The first native view is in the middle,
+      the others towards the corners, but clear of the edges, where watermarks are.
+    - 'between': the scale is the geometric mean of both, the square is in the middle.
+
+    Args:
+        size: side of the network's input, in pixels.
+        kinds: the kind of each view; 'native' at most len(NATIVE_POSITIONS) times.
+    """
+    whole = VIEW_MARGIN * size / min(height, width)
+    scales = {"whole": whole, "native": max(1.0, whole), "between": math.sqrt(whole * max(1.0, whole))}
+    positions = iter(NATIVE_POSITIONS)
+    boxes = []
+    for kind in kinds:
+        side, (x, y) = size / scales[kind], next(positions) if kind == "native" else (0.5, 0.5)
+        left, top = x * (width - side), y * (height - side)
+        if scales[kind] == 1:
+            left, top = round(left), round(top)  # whole pixels, so that nothing is interpolated
+        boxes.append((left, top, left + side, top + side))
+    return boxes
+
+
+def views(image, size, kinds):
+    """Cut the views of an image that `view_boxes` describes: (len(kinds), size, size, 3) uint8, RGB."""
+    source = Image.fromarray(image)
+    boxes = view_boxes(*image.shape[:2], size, kinds)
+    return np.stack([cut(source, box, size) for box in boxes])
+
+
+def cut(image, box, size):
+    """Return the part of a Pillow image within `box`, (left, top, right, bottom), scaled to (size, size, 3) uint8."""
+    if box[2] - box[0] == size and all(edge == int(edge) for edge in box):
+        return np.asarray(image.crop(tuple(map(int, box))))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
+
+
 def preprocess(image, metadata):
     """Return the network's inputs for a decoded image, as a detector's metadata say; the image's score is the mean over them.
 
@@ -266,11 +311,31 @@ def preprocess(image, metadata):
         metadata: dict, as detector.model.file describes it.
 
     Returns:
-        (k, s, s, 3) uint8, RGB: one for 'resize', several for 'patches'.
+        (k, s, s, 3) uint8, RGB: one for 'resize', several for 'patches' and 'views'.
     """
     if metadata["preprocessing"] == "patches":
         return patches(image, metadata["image_size"], metadata["patches"])
+    if metadata["preprocessing"] == "views":
+        return views(image, metadata["image_size"], metadata["views"])
     return resize(image, metadata["image_size"])[None]
+
+
+def most_inputs(metadata):
+    """Return the largest number of inputs that `preprocess` returns for an image."""
+    if metadata["preprocessing"] == "views":
+        return len(metadata["views"])
+    return metadata["patches"] if metadata["preprocessing"] == "patches" else 1
+
+
+def input_boxes(height, width, metadata):
+    """Return where in an image the inputs of `preprocess` come from, in whole pixels: [(left, top, right, bottom)]."""
+    size = metadata["image_size"]
+    if metadata["preprocessing"] == "patches":
+        return [(left, top, left + side, top + side) for top, left, side in patch_boxes(height, width, size, metadata["patches"])]
+    if metadata["preprocessing"] == "views":
+        boxes = view_boxes(height, width, size, metadata["views"])
+        return [(math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)) for left, top, right, bottom in boxes]
+    return [(0, 0, width, height)]
 
 
 def read_resized(source, size):

@@ -12,7 +12,7 @@ The heat is in logits of Fake, and its unit is that of the whole image:
 - Its differences from place to place are measured: a part that covers a share a of the image and is hotter than the rest by d
   lowers the logit by about a * d more when it is masked than as large a part elsewhere.
 
-A detector of 'patches' has a map for each patch, whose mean is the logit of that patch; where patches overlap their maps are
+A detector of 'patches' or 'views' has a map for each of them, whose mean is its logit; where they overlap their maps are
 averaged, and where there is none the heat is 0. With many patches there are few masks for each; below a few nothing is said of
 where in it a patch gets its logit from. NumPy and Pillow.
 """
@@ -49,33 +49,23 @@ def explain(detector, image):
     Returns:
         (h, w) float32, logits of Fake: above 0 where the image speaks for Fake, below 0 where it speaks for Real.
     """
-    seen, boxes = pixels.preprocess(image, detector.metadata), _boxes(image, detector.metadata)
-    logits = detector.logits(seen)
-    each = (SMALL_PASSES if seen.shape[1] <= pixels.SMALL else PASSES) // len(seen)
+    inputs, boxes = pixels.preprocess(image, detector.metadata), pixels.input_boxes(*image.shape[:2], detector.metadata)
+    logits = detector.logits(inputs)
+    each = (SMALL_PASSES if inputs.shape[1] <= pixels.SMALL else PASSES) // len(inputs)
     heat = np.zeros(image.shape[:2], np.float32)
-    with progress((), total=each * len(seen) if each >= FEWEST else 0, unit="masked image", delay=1) as bar:
-        for patch, logit, (top, left, height, width) in zip(seen, logits, boxes, strict=True):
-            cells = logit + (_differences(detector, patch, each, bar) if each >= FEWEST else np.zeros((1, 1)))
-            part = heat[top : top + height, left : left + width]
+    covered = np.zeros(image.shape[:2], np.uint8 if len(boxes) < 256 else np.uint16)  # by how many inputs
+    with progress((), total=each * len(inputs) if each >= FEWEST else 0, unit="masked image", delay=1) as bar:
+        for one, logit, (left, top, right, bottom) in zip(inputs, logits, boxes, strict=True):
+            cells = logit + (_differences(detector, one, each, bar) if each >= FEWEST else np.zeros((1, 1)))
+            part = heat[top:bottom, left:right]
             if len(boxes) == 1:
-                _enlarge(cells, height, width, out=part)
+                _enlarge(cells, *part.shape, out=part)
             else:
-                part += _enlarge(cells, height, width)
-    for axis, (start, length) in enumerate(((0, 2), (1, 3))):
-        times = np.zeros(heat.shape[axis], np.float32)  # patches lie on a grid: how often a place is covered is a product
-        for begin, extent in {(box[start], box[length]) for box in boxes}:
-            times[begin : begin + extent] += 1
-        heat /= np.maximum(times, 1)[:, None] if axis == 0 else np.maximum(times, 1)
+                part += _enlarge(cells, *part.shape)
+                covered[top:bottom, left:right] += 1
+    if len(boxes) > 1:
+        np.divide(heat, covered, out=heat, where=covered > 1)
     return heat
-
-
-def _boxes(image, metadata):
-    """Return [(top, left, height, width)] in pixels: where what the network sees comes from, as pixels.preprocess gives it."""
-    height, width = image.shape[:2]
-    if metadata["preprocessing"] != "patches":
-        return [(0, 0, height, width)]
-    boxes = pixels.patch_boxes(height, width, metadata["image_size"], metadata["patches"])
-    return [(top, left, side, side) for top, left, side in boxes]
 
 
 def _differences(detector, image, passes, bar):

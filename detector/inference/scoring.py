@@ -75,7 +75,7 @@ def score_files(detector, sources, threads=None, damages=(), batch=None):
 
 def images_at_a_stretch(detector):
     """Return how many images a thread decodes and scores at a stretch."""
-    return max(1, detector.batch // detector.metadata.get("patches", 1))
+    return max(1, detector.batch // pixels.most_inputs(detector.metadata))
 
 
 def _score_some(sources, choose, damages, concurrency):

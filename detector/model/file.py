@@ -7,8 +7,10 @@ The network takes (n, s, s, 3) float32, RGB, 0-255. The HDF5 attribute 'detector
     class_names     ['Fake', 'Real']
     output          'softmax' (columns Fake, Real) or 'sigmoid_real' (one column, P(Real))
     preprocessing   'resize': the whole image, by detector.images.pixels.resize; 'patches': squares at the image's own resolution,
-                    by detector.images.pixels.patches, and the mean of their logits
+                    by detector.images.pixels.patches; 'views': the whole image and crops, by detector.images.pixels.views.
+                    The logit of an image is the mean over its inputs.
     patches         maximum number of squares; only with 'patches'
+    views           list of the kind of each view, 'whole', 'between' or 'native'; only with 'views'
     image_size      s, in pixels
     temperature     divides the logit of Fake before the sigmoid; fitted on validation
     thresholds      {'fake': t_F, 'real': t_R, ...} on the calibrated P(Fake); fitted on validation
@@ -32,6 +34,7 @@ import numpy as np
 from detector.console import InputError
 from detector.data.tree import CLASSES
 from detector.files import atomic_write
+from detector.images.pixels import NATIVE_POSITIONS, VIEW_KINDS
 from detector.model.backend import import_keras
 
 FORMAT = 2
@@ -40,6 +43,7 @@ DIGEST_BYTES = 8  # of a train image's SHA-256: among 10^5 and 10^5 images, two 
 MAX_IMAGE_SIZE = 4096  # pixels
 LIMITS = ("fake", "real", "max_error", "real_called_fake_bound", "fake_called_real_bound")  # numbers of metadata["thresholds"]
 MAX_PATCHES = 256  # of an image
+PREPROCESSING = ("resize", "patches", "views")
 OUTPUTS = ("softmax", "sigmoid_real")
 # Only what the project's own architectures are made of: a model from a stranger cannot bring code.
 _LAYERS = {
@@ -127,8 +131,9 @@ def _sound(metadata):
         return (
             metadata["class_names"] == list(CLASSES)
             and metadata["output"] in OUTPUTS
-            and metadata["preprocessing"] in ("resize", "patches")
+            and metadata["preprocessing"] in PREPROCESSING
             and (metadata["preprocessing"] != "patches" or count(metadata["patches"], MAX_PATCHES))
+            and (metadata["preprocessing"] != "views" or sound_views(metadata["views"]))
             and count(metadata["image_size"], MAX_IMAGE_SIZE)
             and number(metadata["temperature"], 1e-3, 1e3)
             and all(number(limits[name], 0, 2) for name in LIMITS)
@@ -138,6 +143,17 @@ def _sound(metadata):
         )
     except (KeyError, TypeError):
         return False
+
+
+def sound_views(kinds):
+    """Tell whether `kinds` is a list of kinds of views that detector.images.pixels.views can cut."""
+    return (
+        isinstance(kinds, list)
+        and bool(kinds)
+        and all(kind in VIEW_KINDS for kind in kinds)
+        and kinds.count("native") <= len(NATIVE_POSITIONS)
+        and len(kinds) <= len(NATIVE_POSITIONS) + len(VIEW_KINDS)
+    )
 
 
 def read_metadata(path):

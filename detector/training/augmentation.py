@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from detector.images import corruptions, pixels, transforms
 
@@ -33,6 +34,35 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class View:
+    """A view of a whole image at random, of the kinds that `pixels.views` cuts.
+
+    One kind is drawn: 'whole', as in prediction; 'native', at a random place; or 'between', at a random scale between both
+    (uniform on the scale of its logarithm) and a random place.
+
+    Attributes:
+        size: side of the network's input, in pixels.
+    """
+
+    size: int
+
+    def __call__(self, image, rng):
+        """Return a (size, size, 3) uint8 square of a (h, w, 3) uint8 image."""
+        height, width = image.shape[:2]
+        kind = pixels.VIEW_KINDS[rng.integers(len(pixels.VIEW_KINDS))]
+        if kind == "whole":
+            return pixels.views(image, self.size, ["whole"])[0]
+        smallest = pixels.VIEW_MARGIN * self.size / min(height, width)
+        largest = max(1.0, smallest)
+        scale = largest if kind == "native" else smallest * (largest / smallest) ** rng.random()
+        side = self.size / scale
+        left, top = rng.random() * (width - side), rng.random() * (height - side)
+        if scale == 1:
+            left, top = round(left), round(top)
+        return pixels.cut(Image.fromarray(image), (left, top, left + side, top + side), self.size)
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """What is done at random to a train image, the same for both classes: cut out, moved, then damaged.
 
@@ -40,13 +70,13 @@ class Augmentation:
         flip: mirror half of the images left to right.
         moves: arguments of detector.images.transforms.random_affine besides `flip`; empty for none.
         damages: arguments of detector.images.corruptions.random_damage; empty for none.
-        crop: a Crop, before them, of a whole image; None where it is fitted already.
+        crop: a Crop or a View, before them, of a whole image; None if the image has the network's size already.
     """
 
     flip: bool = False
     moves: dict | None = None
     damages: dict | None = None
-    crop: Crop | None = None
+    crop: Crop | View | None = None
 
     def __call__(self, image, rng):
         """Return a (s, s, 3) uint8 image; the same state of the numpy.random.Generator gives the same one."""

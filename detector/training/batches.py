@@ -126,24 +126,23 @@ class ImageFeed(keras.utils.PyDataset):
         raise InputError(f"{why}; no image of the split can be read: run data_audit.py")
 
 
-class PatchScores:
-    """Scores of a split's images as the app computes them: patches on a grid, pooled by the mean of their logits.
+class PooledScores:
+    """Scores of a split's images as the app computes them: the mean of the logits of an image's patches or views.
 
     Args:
         split: detector.training.dataset.Split.
         output: 'softmax' or 'sigmoid_real'.
-        size: side of the network's input, in pixels.
-        patches: maximum number of patches of an image.
-        batch_size: number of patches that are computed together.
+        preprocessing: that part of a detector's metadata: {'preprocessing', 'image_size', and 'patches' or 'views'}.
+        batch_size: number of inputs that are computed together.
 
     Attributes:
         unreadable: {path: reason} of the images that could not be read by the last call of `score`.
         failure: None; as in ImageFeed.
     """
 
-    def __init__(self, split, output, size, patches, batch_size):
+    def __init__(self, split, output, preprocessing, batch_size):
         self.split, self.output, self.batch = split, output, batch_size
-        self.metadata = {"preprocessing": "patches", "patches": patches, "image_size": size, "temperature": 1.0}
+        self.metadata = {**preprocessing, "temperature": 1.0}
         self.unreadable, self.failure = {}, None
 
     def score(self, logits_of):

@@ -21,13 +21,13 @@ from detector.training.batches import class_weights, targets_of
 from detector.training.metrics import fake_metrics
 
 
-class PatchValidation(keras.callbacks.Callback):
+class PooledValidation(keras.callbacks.Callback):
     """After every epoch, add the loss and metrics of validation to its logs, of whole images scored by their patches.
 
     In place of `fit`'s own validation, which would take each patch for an image; before all callbacks that read the logs.
 
     Args:
-        scores: PatchScores.
+        scores: PooledScores.
     """
 
     def __init__(self, scores):

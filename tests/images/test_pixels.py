@@ -14,12 +14,16 @@ from detector.images.pixels import (
     MAX_PIXELS,
     choose_size,
     image_size,
+    input_boxes,
+    most_inputs,
     patch_boxes,
     patches,
     preprocess,
     read_image,
     read_resized,
     resize,
+    view_boxes,
+    views,
 )
 
 KINDS = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF, HEIF"
@@ -247,10 +251,56 @@ def test_patches_lie_within_the_image_and_all_differ(height, width, size, most):
         assert seen.all()
 
 
-def test_inputs_are_as_the_facts_say():
+KINDS_OF_VIEWS = ["whole", "between", *["native"] * 5]
+
+
+def test_views_of_a_large_image_have_three_scales():
+    whole, between, *native = view_boxes(1000, 2000, 56, KINDS_OF_VIEWS)
+    assert whole == (562.5, 62.5, 1437.5, 937.5)  # 7/8 of the shorter side, in the middle
+    assert between[2] - between[0] == pytest.approx(np.sqrt(875 * 56))  # the geometric mean of 875 and 56 pixels
+    assert between[0] + between[2] == pytest.approx(2000) and between[1] + between[3] == pytest.approx(1000)
+    assert native[:2] == [(972, 472, 1028, 528), (486, 236, 542, 292)]
+    assert all(right - left == lower - upper == 56 for left, upper, right, lower in native)
+
+
+def test_native_views_are_the_images_own_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (60, 91, 3), np.uint8)
+    found = views(image, 16, ["native"] * 5)
+    boxes = view_boxes(60, 91, 16, ["native"] * 5)
+    assert np.array_equal(found, [image[top : top + 16, left : left + 16] for left, top, *_ in boxes])
+    assert np.array_equal(found[0], image[22:38, 38:54])
+
+
+def test_views_of_a_small_image_are_enlarged_alike():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    found = views(image, 32, KINDS_OF_VIEWS)
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    assert len({box for box in view_boxes(20, 30, 32, KINDS_OF_VIEWS)}) == 5
+
+
+def test_the_whole_view_averages_what_it_scales_down():
+    board = np.indices((640, 640)).sum(axis=0) % 2 * 255
+    image = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
+    assert np.abs(views(image, 32, ["whole"]).astype(int) - 127.5).max() <= 2
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 64))
+def test_views_lie_within_the_image(height, width, size):
+    metadata = {"preprocessing": "views", "image_size": size, "views": KINDS_OF_VIEWS}
+    for left, top, right, bottom in view_boxes(height, width, size, KINDS_OF_VIEWS):
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height
+    for left, top, right, bottom in input_boxes(height, width, metadata):
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height
+    assert preprocess(np.zeros((height, width, 3), np.uint8), metadata).shape == (7, size, size, 3)
+
+
+def test_inputs_are_as_the_metadata_say():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     assert np.array_equal(preprocess(image, {"preprocessing": "resize", "image_size": 8}), resize(image, 8)[None])
     assert np.array_equal(preprocess(image, {"preprocessing": "patches", "image_size": 8, "patches": 4}), patches(image, 8, 4))
+    both = {"preprocessing": "views", "image_size": 8, "views": ["whole", "native"]}
+    assert np.array_equal(preprocess(image, both), views(image, 8, ["whole", "native"]))
+    assert [most_inputs({**both, "patches": 4, "preprocessing": kind}) for kind in ("resize", "patches", "views")] == [1, 4, 2]
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,16 @@ from tests.conftest import ROOT, draw
 SIZE = 32
 
 
+VIEWS = ["whole", "between", "native", "native"]
+
+
 class Stub:
     """A detector whose logit is a known function of the fitted image."""
 
     batch = 64
 
     def __init__(self, logit, fitting="resize", most=9, size=SIZE):
-        self.metadata = {"preprocessing": fitting, "image_size": size, "patches": most, "temperature": 1.0}
+        self.metadata = {"preprocessing": fitting, "image_size": size, "patches": most, "views": VIEWS, "temperature": 1.0}
         self.logit, self.seen = logit, 0
 
     def logits(self, images):
@@ -189,6 +192,19 @@ def test_within_a_patch_it_is_refined_unless_there_are_too_many(monkeypatch):
     assert np.allclose(heat.reshape(SIZE, 4, SIZE).transpose(1, 0, 2), logits[:, None, None], atol=1e-5)
 
 
+def test_of_views_the_maps_are_averaged_where_they_overlap(monkeypatch):
+    monkeypatch.setattr(attribution, "FEWEST", 10**6)  # flat maps, so that the mean can be computed by hand
+    image = picture(4, (200, 100))
+    detector = Stub(lambda view: view.mean(), "views")
+    heat = attribution.explain(detector, image)
+    logits = detector.logits(pixels.views(image, SIZE, VIEWS))
+    whole, _, _, corner = pixels.input_boxes(100, 200, detector.metadata)
+    assert heat[50, 100] == pytest.approx(logits[:3].mean(), abs=1e-4)  # in the middle: all but the second native view
+    assert heat[whole[1], whole[0]] == pytest.approx(logits[0], abs=1e-4)
+    assert heat[corner[1], corner[0]] == pytest.approx(logits[[0, 3]].mean() if corner[0] >= whole[0] else logits[3], abs=1e-4)
+    assert heat[0, 0] == heat[-1, -1] == 0
+
+
 def test_where_no_patch_was_cut_it_is_0():
     detector = Stub(lambda patch: 4.0, "patches", most=1)
     heat = attribution.explain(detector, picture(5, (100, 40)))
@@ -218,7 +234,7 @@ def test_a_large_image_takes_little_more_memory_than_its_map():
 # --- odd images ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fitting", ["resize", "patches"])
+@pytest.mark.parametrize("fitting", ["resize", "patches", "views"])
 @pytest.mark.parametrize("height, width", [(1, 1), (2, 7), (10, 3000), (3000, 10), (33, 31)])
 def test_any_shape(fitting, height, width):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)

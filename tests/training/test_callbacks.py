@@ -168,6 +168,9 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkey
     assert (error.value.errno, error.value.filename) == (28, str(tmp_path / "best-1.weights.h5")) and not list(tmp_path.iterdir())
 
 
+PATCHES = {"preprocessing": "patches", "patches": 4, "image_size": 16}
+
+
 def split_of_sizes(folder, sizes=((40, 30), (64, 20), (16, 16), (90, 33))):
     paths = []
     for i, size in enumerate(sizes):
@@ -178,29 +181,29 @@ def split_of_sizes(folder, sizes=((40, 30), (64, 20), (16, 16), (90, 33))):
 
 def test_patch_scores_are_the_means_over_the_grid(tmp_path):
     from detector.images import pixels
-    from detector.training.batches import PatchScores
+    from detector.training.batches import PooledScores
 
     split = split_of_sizes(tmp_path)
-    labels, logits = PatchScores(split, "softmax", 16, 4, 3).score(lambda batch: batch.mean(axis=(1, 2, 3)))
+    labels, logits = PooledScores(split, "softmax", PATCHES, 3).score(lambda batch: batch.mean(axis=(1, 2, 3)))
     assert labels.tolist() == [0, 1, 0, 1]
     by_hand = [pixels.patches(pixels.read_image(tmp_path / path), 16, 4).mean(axis=(1, 2, 3)).mean() for path in split.paths]
     assert logits == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_the_network_always_gets_as_many_patches_at_once(tmp_path):
-    from detector.training.batches import PatchScores
+    from detector.training.batches import PooledScores
 
     shapes = set()
-    PatchScores(split_of_sizes(tmp_path), "softmax", 16, 4, 3).score(lambda batch: shapes.add(batch.shape) or batch[:, 0, 0, 0])
+    PooledScores(split_of_sizes(tmp_path), "softmax", PATCHES, 3).score(lambda batch: shapes.add(batch.shape) or batch[:, 0, 0, 0])
     assert shapes == {(3, 16, 16, 3)}
 
 
 def test_patch_scores_tell_what_cannot_be_read(tmp_path):
-    from detector.training.batches import PatchScores
+    from detector.training.batches import PooledScores
 
     split = split_of_sizes(tmp_path)
     (tmp_path / "2.png").write_text("no image")
-    scores = PatchScores(split, "softmax", 16, 4, 8)
+    scores = PooledScores(split, "softmax", PATCHES, 8)
     labels, _ = scores.score(lambda batch: batch[:, 0, 0, 0])
     assert labels.tolist() == [0, 1, 1] and list(scores.unreadable) == ["2.png"]
     (tmp_path / "0.png").write_text("no image")
@@ -210,8 +213,8 @@ def test_patch_scores_tell_what_cannot_be_read(tmp_path):
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid_real"])
 def test_validation_by_patches_adds_the_figures_of_whole_images_to_the_logs(tmp_path, output):
-    from detector.training.batches import PatchScores
-    from detector.training.callbacks import PatchValidation, keras
+    from detector.training.batches import PooledScores
+    from detector.training.callbacks import PooledValidation, keras
 
     given = np.array([[0.9], [0.4], [0.8]], np.float32)  # P(Fake) of the images 0 (Fake), 1 (Real), 3 (Real)
 
@@ -228,7 +231,7 @@ def test_validation_by_patches_adds_the_figures_of_whole_images_to_the_logs(tmp_
     from detector.images import pixels
 
     means = np.array([pixels.read_image(tmp_path / split.paths[i]).mean() for i in (0, 1, 3)])
-    callback, logs = PatchValidation(PatchScores(split, output, 16, 4, 8)), {"loss": 1.0}
+    callback, logs = PooledValidation(PooledScores(split, output, PATCHES, 8)), {"loss": 1.0}
     callback.set_model(Network())
     callback.on_epoch_end(0, logs)
     losses, weights = -np.log([0.9, 0.6, 0.2]), np.array([1.5, 0.75, 0.75])
