@@ -747,7 +747,7 @@ def make_parser():
         help="how an image becomes the network's input: the whole image resized; squares at its own resolution (patches); or the "
              "whole image and crops at its own resolution (views). The logits of several inputs are averaged")  # fmt: skip
     add("--views", nargs="+", choices=VIEW_KINDS, default=["whole", "between", "native", "native", "native"], metavar="KIND",
-        help="of an image, with --preprocessing views: whole, native (up to five times), between (at a scale between both)")  # fmt: skip
+        help="kinds, for --preprocessing views: whole, native (up to five times), between (a scale between both)")  # fmt: skip
     add("--patches", type=number_type(int, at_least=1, at_most=MAX_PATCHES), default=9,
         help="squares of an image at most, of validation and when it is used")  # fmt: skip
     add("--resize-range", type=positive_float, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"),
