@@ -12,8 +12,7 @@ from detector.images import formats
 from detector.model import export, runtime, scores
 
 COLUMNS = ["path", "verdict", "p_fake", "detector", "width", "height", "note", "provenance", "error"]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-SUFFIXES += (".heic", ".heif")  # many phones' own: not read here, which is better told than passed over
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 STANDARD_INPUT = "-"
 WHOLE = (str, os.PathLike, bytes)  # sources that are taken as they are; of others, binary files, the bytes are read
 TOLD = 500  # characters of a text in a detector, which may come from a stranger
