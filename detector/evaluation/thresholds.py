@@ -1,24 +1,44 @@
-"""Calibration and thresholds, fitted on validation images.
+"""Calibration and thresholds, fitted on images that the network was not trained on.
 
-Everywhere: `is_fake` is (n,) bool, the truth; `p_fake` is (n,) float64 in 0..1, the score. Fake is the positive class.
+Everywhere: `is_fake` is (n,) bool, the truth; `p_fake` is (n,) float64 in 0..1, the score; Fake is the positive class.
 """
+import bisect
+import functools
+
 import numpy as np
 
 from detector.model.scores import p_fake_of
 
+SMALL_GROUP = 50  # images of a class; smaller groups are pooled, since their error rates say little
+OTHERS = "(small groups)"
 
-# --- calibration and thresholds, fitted on validation ----------------------------------------------------------------------
-def fit_temperature(is_fake, logits):
+
+def calibrate(is_fake, logits, max_error=0.01, groups=None, worst_error=0.08):
+    """Return (temperature, thresholds): with `groups` as `fit_group_thresholds`, otherwise as `fit_thresholds`."""
+    temperature = fit_temperature(is_fake, logits, groups)
+    p_fake = p_fake_of(logits, temperature)
+    if groups is None:
+        return temperature, fit_thresholds(is_fake, p_fake, max_error)
+    return temperature, fit_group_thresholds(is_fake, p_fake, groups, max_error, worst_error)
+
+
+def fit_temperature(is_fake, logits, groups=None):
     """Return the T that minimises the log loss of sigmoid(logit / T) (Guo et al. 2017, arXiv 1706.04599).
 
-    Both classes weigh the same, as in training. T is 0.5 to 20: a few images that are told apart without error do not make
-    the detector more certain than twice what it says.
+    Both classes have the same total weight, as in training; within a class, groups are weighted by the square root of their size.
+    T is limited to 0.5 to 20: on a few images without an error, the loss would fall without end.
     """
     from scipy.optimize import minimize_scalar
 
     is_fake = np.asarray(is_fake, bool)
     signed = np.where(is_fake, logits, -np.asarray(logits, np.float64))
-    weights = np.where(is_fake, 1 / max(1, is_fake.sum()), 1 / max(1, (~is_fake).sum()))
+    weights = np.ones(len(is_fake))
+    for label in (True, False):
+        here = np.flatnonzero(is_fake == label)
+        if groups is not None and len(here):
+            _, which, counts = np.unique(np.asarray(groups)[here], return_inverse=True, return_counts=True)
+            weights[here] = 1 / np.sqrt(counts[which])
+        weights[here] /= max(1e-9, weights[here].sum())
 
     def log_loss(log_temperature):
         return np.average(np.logaddexp(0, -signed / np.exp(log_temperature)), weights=weights)
@@ -27,29 +47,25 @@ def fit_temperature(is_fake, logits):
 
 
 def fit_thresholds(is_fake, p_fake, max_error=0.01):
-    """Choose the thresholds of the three-way verdict on validation images, so that they hold on others.
+    """Choose the thresholds of the three-way verdict so that they hold on other images of the same kind.
 
-    t_F is the smallest threshold of which it can be said with 95 % confidence that at most `max_error` of all Real images like
-    these reach it; t_R likewise the largest that at most so many of the Fake images are under or at (distribution-free
-    tolerance limits, Wilks 1941). Where there are too few images to say that of any threshold, it lies beyond all of them. Each
-    lies in the middle between two scores, so that float noise does not move an image across it. Where the two cross, both
-    become the threshold of least error.
+    t_F is the smallest threshold for which, with 95 % confidence, at most `max_error` of all Real images like these are called
+    Fake; t_R is likewise the largest for which at most that many Fake images are called Real (distribution-free tolerance limits,
+    Wilks 1941). With too few images for any such threshold, it lies beyond all of them. Each threshold is the middle between two
+    scores, so that rounding does not move an image across it. If the two cross, both become the threshold of least error.
 
     Returns:
-        {'fake': t_F, 'real': t_R, 'max_error', 'real_called_fake_bound', 'fake_called_real_bound', 'n_real', 'n_fake'}; a bound is
-        the share of which the above can be said: above `max_error` where there are too few images. With t_F = t_R the verdict
-        at the threshold itself is Fake.
+        {'fake': t_F, 'real': t_R, 'max_error', 'real_called_fake_bound', 'fake_called_real_bound', 'n_real', 'n_fake'}. A bound is
+        the upper 95 % confidence limit of that error rate: above `max_error` with too few images. If t_F = t_R, the verdict at
+        the threshold itself is Fake.
     """
     is_fake, p_fake = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64)
     real, fake = np.sort(p_fake[~is_fake]), np.sort(p_fake[is_fake])
     wrong_real, wrong_fake = (errors_within(max_error, len(scores)) for scores in (real, fake))
     upper = _middle(real[len(real) - 1 - wrong_real], real, 1)
     lower = _middle(fake[wrong_fake], fake, 0)
-    if lower >= upper:
-        upper = lower = np.clip(_least_error(is_fake, p_fake), upper, lower)  # between them both promises hold
     return {
-        "fake": float(upper),
-        "real": float(lower),
+        **_uncrossed(is_fake, p_fake, upper, lower),
         "max_error": max_error,
         "real_called_fake_bound": upper_bound(wrong_real, len(real)),
         "fake_called_real_bound": upper_bound(wrong_fake, len(fake)),
@@ -58,23 +74,100 @@ def fit_thresholds(is_fake, p_fake, max_error=0.01):
     }
 
 
+def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.08, small=SMALL_GROUP):
+    """Choose the thresholds of the three-way verdict so that they hold on average over groups, and nearly in each of them.
+
+    t_F is the smallest threshold at which the false-positive rate (Real called Fake) is at most `max_error` on average over the
+    groups, and at most `worst_error` in each; t_R is likewise the largest for Fake called Real. Groups with fewer than `small`
+    images of the class are pooled to one group, whose rate counts in the average but is not limited by `worst_error` if it has
+    fewer than `small` images itself. Each threshold is the middle between two scores. If the two cross, both become the threshold
+    of least error.
+
+    Args:
+        groups: (n,) names, such as the source of each image.
+
+    Returns:
+        as `fit_thresholds`, and 'groups': {'worst_error', 'small', 'real', 'fake'}, the last two with {'n', 'mean_error',
+        'worst_error', 'worst'}: number of groups, the error rates at the threshold, and the group of the highest. A bound is the
+        upper 95 % confidence limit of the error rate, on average over groups like these: the larger of the limit by the t
+        distribution over the groups' rates and that of Clopper and Pearson for all images.
+    """
+    is_fake, p_fake, groups = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64), np.asarray(groups, str)
+    real = _by_group(p_fake[~is_fake], groups[~is_fake], small)
+    fake = _by_group(1 - p_fake[is_fake], groups[is_fake], small)  # of 1 - P(Fake), so that both errors are high scores
+    upper = _group_threshold(real, max_error, worst_error, small)
+    lower = 1 - _group_threshold(fake, max_error, worst_error, small)
+    limits = _uncrossed(is_fake, p_fake, upper, lower)
+    real_bound, of_real = _group_errors(real, limits["fake"])
+    fake_bound, of_fake = _group_errors(fake, 1 - limits["real"])
+    return {
+        **limits,
+        "max_error": max_error,
+        "real_called_fake_bound": real_bound,
+        "fake_called_real_bound": fake_bound,
+        "n_real": int((~is_fake).sum()),
+        "n_fake": int(is_fake.sum()),
+        "groups": {"worst_error": worst_error, "small": small, "real": of_real, "fake": of_fake},
+    }
+
+
+def _by_group(scores, groups, small):
+    """Return {group: sorted scores}; groups with fewer than `small` scores are pooled."""
+    names, counts = np.unique(groups, return_counts=True)
+    pooled = np.where(np.isin(groups, names[counts < small]), OTHERS, groups)
+    return {str(name): np.sort(scores[pooled == name]) for name in np.unique(pooled)}
+
+
+def _group_threshold(by_group, max_error, worst_error, small):
+    """Return the smallest threshold at which the mean and the highest of the groups' rates of scores above it are low enough."""
+    scores = np.unique(np.concatenate(list(by_group.values())))
+    large = np.array([len(some) >= small for some in by_group.values()])
+
+    def holds(index):
+        rates = np.array([(some > scores[index]).mean() for some in by_group.values()])
+        return rates.mean() <= max_error and (rates[large] <= worst_error).all()
+
+    return _middle(scores[bisect.bisect_left(range(len(scores) - 1), True, key=holds)], scores, 1)
+
+
+def _group_errors(by_group, threshold):
+    """Return (upper 95 % confidence limit of the mean error rate, {'n', 'mean_error', 'worst_error', 'worst'}) at a threshold."""
+    from scipy import stats
+
+    rates = np.array([(some >= threshold).mean() for some in by_group.values()])
+    errors, n = sum(int((some >= threshold).sum()) for some in by_group.values()), sum(map(len, by_group.values()))
+    bound = upper_bound(errors, n)
+    if len(rates) > 1:
+        bound = max(bound, min(1.0, rates.mean() + stats.t.ppf(0.95, len(rates) - 1) * stats.sem(rates)))
+    worst = int(rates.argmax())
+    found = {"n": len(rates), "mean_error": float(rates.mean()), "worst_error": float(rates[worst]), "worst": [*by_group][worst]}
+    return float(bound), found
+
+
+def _uncrossed(is_fake, p_fake, upper, lower):
+    """Return {'fake', 'real'}: two thresholds as they are, or if they cross, one of least error between them for both."""
+    if lower >= upper:
+        upper = lower = np.clip(_least_error(is_fake, p_fake), upper, lower)  # between them both error limits hold
+    return {"fake": float(upper), "real": float(lower)}
+
+
+@functools.lru_cache(1024)
 def errors_within(rate, n):
-    """Return how many errors of `n` trials at most have an `upper_bound` within `rate`; 0 where not even that has."""
+    """Return the largest number of errors in `n` trials whose `upper_bound` is at most `rate`; 0 if there is none."""
     if not n:
         return 0
-    errors = np.arange(int(rate * n) + 1)
-    return max(0, int(np.sum([upper_bound(k, n) <= rate for k in errors])) - 1)
+    return max(0, bisect.bisect_right(range(int(rate * n) + 1), rate, key=lambda errors: upper_bound(errors, n)) - 1)
 
 
 def _middle(score, scores, end):
-    """Return the middle between a score and the next of sorted scores towards `end` (0 or 1), or `end` where there is none."""
+    """Return the middle between a score and the next of sorted scores towards `end` (0 or 1), or `end` if there is none."""
     beyond = scores[scores > score] if end else scores[scores < score][::-1]
     middle = (score + (beyond[0] if len(beyond) else end)) / 2
     return middle if middle != score else np.nextafter(score, 2 * end - 0.5)
 
 
 def _least_error(is_fake, p_fake):
-    """Return the threshold from which on calling Fake makes the fewest errors, each class weighing the same."""
+    """Return the threshold from which on calling images Fake makes the fewest errors, both classes weighted the same."""
     from sklearn.metrics import roc_curve
 
     false_positive, true_positive, thresholds = roc_curve(is_fake, p_fake, drop_intermediate=False)
@@ -83,13 +176,7 @@ def _least_error(is_fake, p_fake):
 
 
 def upper_bound(errors, n, confidence=0.95):
-    """Return the one-sided Clopper-Pearson upper limit of an error rate: `errors` of `n` trials."""
-    from scipy.special import betaincinv
+    """Return the one-sided Clopper-Pearson upper confidence limit of an error rate: `errors` of `n` trials."""
+    from scipy.stats import binomtest
 
-    return 1.0 if errors >= n else float(betaincinv(errors + 1, n - errors, confidence))
-
-
-def calibrate(is_fake, logits, max_error=0.01):
-    """Return (temperature, thresholds) fitted on validation logits."""
-    temperature = fit_temperature(is_fake, logits)
-    return temperature, fit_thresholds(is_fake, p_fake_of(logits, temperature), max_error)
+    return float(binomtest(int(errors), int(n), alternative="less").proportion_ci(confidence).high) if n else 1.0

@@ -2,11 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta
 from sklearn import metrics as sk
 
-from detector.evaluation import metrics, thresholds
-from detector.model.scores import p_fake_of
+from detector.evaluation import metrics
 
 LIMITS = {"fake": 0.8, "real": 0.2}
 
@@ -128,84 +126,3 @@ def test_calibration_error_never_exceeds_the_root_of_the_brier_score(seed):
 def test_calibration_error_never_exceeds_the_root_of_the_brier_score_with_ties_and_one_class_either(cases):
     found = metrics.figures([fake for fake, _ in cases], [p for _, p in cases], LIMITS)
     assert found["ece"] <= np.sqrt(found["brier"]) + 1e-12
-
-
-def test_temperature_is_found_again():
-    rng = np.random.default_rng(2)
-    logits = rng.normal(0, 3, 100_000)
-    is_fake = rng.random(100_000) < p_fake_of(logits, 1.0)
-    assert thresholds.fit_temperature(is_fake, logits * 2.5) == pytest.approx(2.5, rel=0.03)
-    rare = is_fake & (rng.random(100_000) < 0.1)  # nine tenths of the Fake ones are missing: the answer is the same
-    some = rare | ~is_fake
-    assert thresholds.fit_temperature(is_fake[some], logits[some] * 2.5) == pytest.approx(2.5, rel=0.06)
-    assert thresholds.fit_temperature([True, False], [1.0, -1.0]) == pytest.approx(0.5, rel=1e-3)
-
-
-def test_thresholds_are_the_smallest_and_the_largest_that_keep_their_promise():
-    rng = np.random.default_rng(3)
-    is_fake = rng.random(5000) < 0.5
-    p_fake = p_fake_of(rng.normal(np.where(is_fake, 1, -1), 1.0), 1.0)
-    limits = thresholds.fit_thresholds(is_fake, p_fake, 0.01)
-    real, fake = p_fake[~is_fake], p_fake[is_fake]
-    assert limits["real"] < limits["fake"]
-    accused, missed = int((real >= limits["fake"]).sum()), int((fake <= limits["real"]).sum())
-    assert thresholds.upper_bound(accused, len(real)) == limits["real_called_fake_bound"] <= 0.01
-    assert thresholds.upper_bound(missed, len(fake)) == limits["fake_called_real_bound"] <= 0.01
-    # One more image would break the promise.
-    assert thresholds.upper_bound(accused + 1, len(real)) > 0.01
-    assert thresholds.upper_bound(missed + 1, len(fake)) > 0.01
-
-
-def test_thresholds_keep_their_promise_on_other_images_in_95_of_100_cases():
-    rng, broken = np.random.default_rng(4), 0
-    is_fake = np.arange(1000) < 500
-    for _ in range(400):
-        limits = thresholds.fit_thresholds(is_fake, rng.random(1000), 0.05)  # of evenly spread scores the share is the threshold
-        broken += 1 - limits["fake"] > 0.05
-    assert 5 <= broken <= 35  # 20 are expected; it was 200 where the share on validation itself was to be 0.05
-
-
-def test_thresholds_of_too_few_images_lie_beyond_all_of_them_and_say_what_they_promise():
-    is_fake = np.arange(60) < 30
-    limits = thresholds.fit_thresholds(is_fake, np.linspace(0, 1, 60)[::-1].clip(0.1, 0.9), 0.02)
-    assert limits["real_called_fake_bound"] == pytest.approx(1 - 0.05 ** (1 / 30))
-    limits = thresholds.fit_thresholds(is_fake, np.resize(np.linspace(0.1, 0.9, 30), 60), 0.02)
-    assert (limits["fake"], limits["real"]) == (pytest.approx(0.95), pytest.approx(0.05))
-
-
-def test_thresholds_that_cross_become_one_of_least_error():
-    is_fake = np.array([True] * 200 + [False] * 200)
-    p_fake = np.concatenate([np.linspace(0.6, 1, 200), np.linspace(0, 0.5, 200)])
-    limits = thresholds.fit_thresholds(is_fake, p_fake, 0.05)
-    assert limits["fake"] == limits["real"] == pytest.approx(0.55)
-    assert metrics.three_way(is_fake, p_fake, limits)["accuracy_when_certain"] == 1.0
-    assert limits["real_called_fake_bound"] == pytest.approx(beta.ppf(0.95, 5, 196))  # the 4 errors that were planned for
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_thresholds_that_cross_keep_both_promises(seed):
-    rng = np.random.default_rng(seed)
-    is_fake = np.arange(400) < 200
-    p_fake = p_fake_of(rng.normal(np.where(is_fake, 2.0, -2.0), 1.0 + seed / 30), 1.0)
-    limits = thresholds.fit_thresholds(is_fake, p_fake, 0.1)
-    found = metrics.three_way(is_fake, p_fake, limits)
-    assert found["real_called_fake"] <= 0.1 and found["fake_called_real"] <= 0.1
-
-
-def test_thresholds_where_all_scores_are_the_same():
-    limits = thresholds.fit_thresholds([True] * 10 + [False] * 10, [0.5] * 20, 0.01)
-    assert metrics.three_way(np.array([True, False]), np.array([0.5, 0.5]), limits)["uncertain_share"] == 1.0
-
-
-def test_errors_within_are_the_most_whose_bound_is_within():
-    cases = {(0.02, 100): 0, (0.05, 58): 0, (0.05, 92): 0, (0.05, 93): 1, (0.01, 10_000): 83, (0.3, 0): 0}
-    assert {case: thresholds.errors_within(*case) for case in cases} == cases
-    for n in (59, 93, 500):
-        most = thresholds.errors_within(0.05, n)
-        assert thresholds.upper_bound(most, n) <= 0.05 < thresholds.upper_bound(most + 1, n)
-
-
-def test_upper_bound_is_clopper_and_pearsons():
-    assert thresholds.upper_bound(0, 100) == pytest.approx(1 - 0.05 ** (1 / 100))
-    assert thresholds.upper_bound(3, 50) == pytest.approx(beta.ppf(0.95, 4, 47))
-    assert thresholds.upper_bound(7, 7) == 1.0
