@@ -18,7 +18,7 @@ escape `<` and `&`). It always has these keys:
     digital_source_type  None or {term, meaning, source ('C2PA' | 'XMP')}: IPTC's vocabulary
     aigc                 None or {label, meaning, producer}: China's label of AI content (GB 45438-2025)
     xmp                  None or {creator_tool, software (list), history (list), credit, ai_system (with its version), ai_prompt,
-                         ai_prompt_writer, manifest_link, digital_source_type (in XMP, whatever a manifest says)}
+                         ai_prompt_writer, manifest_link, digital_source_type (that of XMP)}
     camera               None or {make, model, lens, exposure, f_number, iso, focal_length, time, position (True: there is one)}
     software             name of the program that wrote the file, or None
     notes                list of lines: what could not be read, what is missing
@@ -31,6 +31,7 @@ import io
 import os
 import re
 from contextlib import contextmanager
+from typing import BinaryIO
 
 from detector.console import plural
 from detector.provenance.c2pa import NO_EDITS, read_manifest
@@ -55,7 +56,7 @@ POSITION = "GPS position present, not shown"
 UNSIGNED = "Anybody can type or copy unsigned metadata: it is a hint, not evidence."
 
 
-def read(source, trust_list=None):
+def read(source: str | os.PathLike | bytes | BinaryIO, trust_list: str | os.PathLike | None = None) -> dict:
     """Return the provenance metadata of a file: the dict of the module's docstring.
 
     Args:
@@ -215,7 +216,7 @@ def _unsigned_statements(found):
         yield "camera", "name of the camera in EXIF", False
 
 
-def summarise(found):
+def summarise(found: dict) -> list[str]:
     """Return what `read` found as lines for a person: plain text, each line cut, no angle brackets or control characters.
 
     `<` and `>` become ‹ and ›, so that a line is harmless on a page that forgets to escape it.

@@ -6,8 +6,10 @@ Nothing is fetched from a network: neither manifests nor lists of revoked certif
 import functools
 import io
 import json
+import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 from detector.provenance.fields import AI_TERMS, PARTLY_AI_TERMS, SOURCE_TYPES, inside, line_of, reason, source_type
 from detector.provenance.trust_list import INSTALL, trust_list_date
@@ -56,7 +58,7 @@ def _context(anchors):
     })  # fmt: skip
 
 
-def read_manifest(file, metadata, trust_list):
+def read_manifest(file: BinaryIO, metadata, trust_list: str | os.PathLike | None) -> dict | None:
     """Read and verify a manifest.
 
     Args:
@@ -89,7 +91,7 @@ def read_manifest(file, metadata, trust_list):
     return parse_manifests(store, date)
 
 
-def parse_manifests(store, trust_list_date=None):
+def parse_manifests(store: dict, trust_list_date: str | None = None) -> dict:
     """Return `c2pa` of detector.provenance.
 
     Args:
@@ -175,7 +177,7 @@ def _origin(actions, ai_parts):
 
 
 def _generator(manifest, actions):
-    """Return the name of the program that made the image (of the first action that names one) and of the one that signed it."""
+    """Return the name of the program that made the image, from the first action that has one, and of the program that signed it."""
     claims = manifest.get("claim_generator_info")
     claim = claims[0] if isinstance(claims, list) and claims else manifest.get("claim_generator")
     agents = (action.get("softwareAgent") or inside(action, "parameters", "com.adobe.details") for action in actions)
@@ -202,7 +204,7 @@ def _validity(state, codes, successes):
 
 
 def _identity(manifest, codes, successes):
-    """Return {names, verified, problem} of CAWG's identity assertion: who says that they made the image. None if there is none."""
+    """Return {names, verified, problem} of CAWG's identity assertion (who claims to have made the image), or None."""
     labels = ((str(inside(assertion, "label")), inside(assertion, "data")) for assertion in manifest.get("assertions") or [])
     data = next((data for label, data in labels if label.startswith("cawg.identity")), None)
     problem = next((code for code in codes if code.startswith(CAWG)), None)

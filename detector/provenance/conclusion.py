@@ -5,7 +5,7 @@ from detector.provenance.fields import AI_TERMS, PARTLY_AI_TERMS
 UNSIGNED = "declared by the file, unsigned"
 
 
-def conclude(provenance, verdict):
+def conclude(provenance: dict | None, verdict: str | None) -> dict[str, str | None]:
     """Return the conclusion on an image and what it rests on.
 
     The first row that applies decides:
@@ -17,7 +17,7 @@ def conclude(provenance, verdict):
         unsigned metadata: AI-generated                    AI-generated     declared by the file, unsigned
         unsigned metadata: edited with AI or partly AI     AI-edited        declared by the file, unsigned
         broken or unchecked signature, name of a program   the verdict      detector, with a note
-        nothing of these                                   the verdict      detector
+        otherwise                                          the verdict      detector
 
     Args:
         provenance: dict of `detector.provenance.read`, or None if it was not read.

@@ -1,7 +1,7 @@
 """Metadata in image files: from JPEG, PNG, WebP, GIF, TIFF, AVIF and HEIF to texts, EXIF, XMP and IPTC.
 
-Only headers are read, at most BUDGET bytes and PIECES pieces of them, whatever a file claims. The one exception is text hidden in
-the pixels of a PNG (`_hidden_text`), which is looked for in the first pixels of its rows.
+Only headers are read, at most BUDGET bytes and PIECES pieces of them. The exception is text hidden in the pixels of a PNG
+(`_hidden_text`).
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Metadata:
         kind: format of the file, as `image_format` returns it.
         texts: {keyword: text}, the first of each keyword; of EXIF, XMP and hidden text as exif:…, xmp:…, hidden:….
         exif, xmp, iptc: as `read_exif`, `read_xmp` and `read_iptc` return them.
-        manifest: size of a C2PA manifest in bytes, 0 if there is none.
+        manifest: size of the C2PA manifest in bytes, 0 without one.
         notes: lines on what could not be read.
     """
 
@@ -237,9 +237,9 @@ def _raw_profile(name, text, found):
 def _hidden_text(file, header, pixels, found):
     """Look for text in the lowest bits of the pixels, column by column, as NovelAI and extensions of the web UI hide it.
 
-    It survives the removal of metadata: a signature, the number of bits (32 bits), and the text, as it is or compressed by gzip, in
-    the alpha channel or in red, green and blue by turns. The signature fits in the first column, whose pixels can be decoded
-    without the others; the whole image is decoded only if the signature is there.
+    Such text survives the removal of metadata. It begins with a signature and the number of bits (32 bits), is plain or compressed
+    by gzip, and uses the alpha channel, or red, green and blue in turn. The signature fits in the first column, whose pixels can be
+    decoded without the others; the whole image is decoded only if it has the signature.
 
     Args:
         header: 13 bytes of the chunk IHDR.

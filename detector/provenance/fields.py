@@ -7,6 +7,8 @@ import io
 import math
 import re
 import struct
+from collections.abc import Callable
+from typing import BinaryIO
 from xml.etree import ElementTree
 
 from detector.console import printable
@@ -55,14 +57,14 @@ AI_TERMS = {term for term, (says, _) in SOURCE_TYPES.items() if says == "made by
 PARTLY_AI_TERMS = {"compositeWithTrainedAlgorithmicMedia", "compositeSynthetic"}
 
 
-def source_type(value, source):
+def source_type(value: object, source: str) -> dict | None:
     """Return {term, meaning, source} of a term of IPTC's vocabulary, or of a URL that ends with it; None for other values."""
     term = re.split(r"[/:#]", str(value or "").strip())[-1]
     known = {name.casefold(): name for name in SOURCE_TYPES}.get(term.casefold())
     return {"term": known, "meaning": SOURCE_TYPES[known][1], "source": source} if known else None
 
 
-def line_of(value, limit=CUT):
+def line_of(value: object, limit: int = CUT) -> str | None:
     """Return a value as one line without control characters, cut to `limit`; None if nothing is left."""
     if value is None or isinstance(value, dict | list):
         return None
@@ -73,12 +75,14 @@ def line_of(value, limit=CUT):
     return (f"{line[: limit - 1]}…" if len(line) > limit else line) or None
 
 
-def reason(error):
+def reason(error: Exception) -> str | None:
     """Return the message of an exception as one line."""
-    return line_of(error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__)
+    if isinstance(error, OSError) and error.strerror:
+        return line_of(error.strerror)
+    return line_of(re.sub(r" <[^>]* object at 0x\w+>", "", str(error)) or type(error).__name__)
 
 
-def decoded(data):
+def decoded(data: bytes) -> str:
     """Decode text of unknown encoding: UTF-8 if it is valid, else Latin-1."""
     try:
         return data.decode("utf-8")
@@ -94,7 +98,7 @@ def inside(value, *keys):
     return value
 
 
-def read_exif(source):
+def read_exif(source: bytes | BinaryIO) -> dict:
     """Read EXIF.
 
     Args:
@@ -131,7 +135,7 @@ def _exif_value(value):
 
 
 def _exif_bytes(value):
-    """Return the bytes of a tag of whatever type: some writers store XMP as text, and IPTC as 32-bit numbers."""
+    """Return the bytes of a tag of any type: some writers store XMP as text, and IPTC as 32-bit numbers."""
     if isinstance(value, str):
         value = value.encode("latin-1", "replace")
     elif isinstance(value, tuple) and all(isinstance(number, int) and 0 <= number < 1 << 32 for number in value):
@@ -139,7 +143,7 @@ def _exif_bytes(value):
     return value if isinstance(value, bytes) else None
 
 
-def exif_text(values, name):
+def exif_text(values: dict, name: str) -> str | None:
     """Return the text of a tag that `read_exif` found, or None.
 
     UserComment begins with eight bytes that name its encoding. Writers disagree on the byte order of UTF-16, and some write UTF-8
@@ -171,7 +175,7 @@ def _decoded_utf_16(data):
     return data[: len(data) // 2 * 2].decode("utf-16-le" if zeros[1] > zeros[0] else "utf-16-be", "replace")
 
 
-def read_iptc(data):
+def read_iptc(data: bytes) -> dict[tuple[int, int], bytes]:
     """Return {(record, dataset): bytes} of IPTC-IIM, alone or in Photoshop's image resources."""
     found = {}
     place = data.find(b"\x1c\x02")
@@ -184,7 +188,7 @@ def read_iptc(data):
     return found
 
 
-def read_xmp(data, note):
+def read_xmp(data: bytes, note: Callable[[str], None]) -> dict[str, list[str]]:
     """Return {local name: [values]} of the properties in XMP; calls `note` with a line on what is wrong with it."""
     found, path = {}, []  # path: local names of the open elements; RDF's own count as their parent
 

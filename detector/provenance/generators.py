@@ -37,7 +37,7 @@ AIGC_FIELDS = {
 AIGC_LABELS = {"1": "AI-generated", "2": "possibly AI-generated", "3": "suspected to be AI-generated"}  # GB 45438-2025, annex E
 
 
-def read_generators(texts, xmp, makers, editors):
+def read_generators(texts: dict[str, str], xmp: dict, makers: list[str], editors: list[str]) -> list[dict]:
     """Return the metadata of generators, a dict each (`generator` of detector.provenance).
 
     Args:
@@ -63,12 +63,12 @@ def read_generators(texts, xmp, makers, editors):
     return list(unique.values())[:5]
 
 
-def is_generator(name):
+def is_generator(name: str) -> bool:
     """Return whether a name is that of a program that generates images."""
     return bool(NAMES.search(name) or WHOLE_NAMES.fullmatch(name.strip()))
 
 
-def read_aigc(texts):
+def read_aigc(texts: dict[str, str]) -> dict | None:
     """Return {label, meaning, producer} of China's label of AI content (GB 45438-2025), or None.
 
     It is JSON in XMP, in a text chunk or segment named AIGC, or in a text of EXIF, there often as {"AIGC": {…}} or AIGC{…}.
@@ -236,7 +236,7 @@ def _is_workflow(value):
 
 
 def _graph(value):
-    """Return {name: node} of the nodes in a graph, {} if there are none."""
+    """Return {name: node} of the nodes in a graph."""
     nodes = value.items() if isinstance(value, dict) else ()
     return {key: node for key, node in nodes if isinstance(inside(node, "class_type"), str)}
 

@@ -4,6 +4,7 @@ The official list is C2PA-TRUST-LIST.pem of github.com/c2pa-org/conformance-publ
 """
 
 import datetime
+import os
 import shutil
 import ssl
 import sys
@@ -16,7 +17,7 @@ from detector.files import atomic_write
 INSTALL = "run: pip install -r requirements-app.txt (c2pa-python supports Linux with glibc, macOS and Windows on x86-64 and ARM)"
 
 
-def remember_trust_list(path):
+def remember_trust_list(path: str | os.PathLike) -> Path:
     """Store a copy of a trust list for later runs and return the copy's path.
 
     The copy keeps the file's modification time, the only date of a trust list. If the configuration folder cannot be written
@@ -39,8 +40,8 @@ def remember_trust_list(path):
     return stored
 
 
-def remembered_trust_list():
-    """Return the path of the stored trust list; None if there is none, or, with a line on stderr, if it is damaged."""
+def remembered_trust_list() -> Path | None:
+    """Return the path of the stored trust list; None without one or, with a line on stderr, if it is damaged."""
     stored = _stored()
     if not stored.exists() or find_spec("c2pa") is None:
         return None
@@ -52,12 +53,12 @@ def remembered_trust_list():
     return stored
 
 
-def trust_list_date(path):
+def trust_list_date(path: str | os.PathLike) -> str:
     """Return the date of a trust list, its modification time, as "2025-11-27"."""
     return datetime.date.fromtimestamp(Path(path).stat().st_mtime).isoformat()
 
 
-def check_trust_list(path):
+def check_trust_list(path: str | os.PathLike) -> None:
     """Raise InputError unless all certificates in a PEM file are valid and c2pa-python is installed.
 
     c2pa-python takes a file without certificates for an empty list, and reads no manifest if one certificate is damaged.

@@ -160,7 +160,7 @@ HOSTILE = {  # name: (how to make it, part of the note)
     ),
     "an entity from outside": (lambda: xmp_chunk(OUTSIDE), "document type"),
     "deep XMP": (lambda: xmp_chunk("<a>" * 300_000), "nested too deeply"),
-    "XMP that is none": (lambda: drawn("JPEG", xmp=b"\xff\xfe\0<"), "XMP read only in part"),
+    "XMP that is not XML": (lambda: drawn("JPEG", xmp=b"\xff\xfe\0<"), "XMP read only in part"),
     "EXIF that points afar": (lambda: jpeg((0xE1, b"Exif\0\0" + bare_exif(FAR))), ""),
     "EXIF in a circle": (lambda: jpeg((0xE1, b"Exif\0\0" + bare_exif([(0x8769, 4, 1, 8), (0x8825, 4, 1, 8)]))), ""),
     "60,000 times the same megabyte": (
@@ -173,7 +173,7 @@ HOSTILE = {  # name: (how to make it, part of the note)
     "nothing at all": (lambda: b"", "not an image"),
     "a manifest of zeros": (lambda: png((b"caBX", bytes(1000))), "C2PA manifest"),
     "a manifest without end": (lambda: png((b"caBX", bytes(40 * MEGABYTE))), "too large"),
-    "AVIF of boxes": (lambda: b"\0\0\0\x18ftypavif" + bytes(12) + b"\0\0\0\x08free" * 100_000, "AVIF"),
+    "AVIF without an image": (lambda: b"\0\0\0\x18ftypavif" + bytes(12) + b"\0\0\0\x08free" * 100_000, "AVIF"),
 }  # fmt: skip
 
 
