@@ -5,8 +5,9 @@ import json
 import struct
 import zlib
 
+import pillow_heif
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 from PIL.TiffImagePlugin import IFDRational
 
 from detector import provenance
@@ -33,6 +34,8 @@ PLACES = [
     f'<any:DigitalSourceType rdf:resource="{TRAINED}"/>',
     f"<any:DigitalSourceType><rdf:Bag><rdf:li>{TRAINED}</rdf:li></rdf:Bag></any:DigitalSourceType>",
 ]  # fmt: skip
+# Formats with metadata; HEIF is HEIC, AVIF depends on how Pillow was built.
+KINDS = ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "HEIF", *(["AVIF"] if features.check("avif") else [])]
 CAMERA = {
     0x829A: IFDRational(1, 200),
     0x829D: IFDRational(9, 1),
@@ -52,6 +55,8 @@ SPACES = {
 
 def drawn(kind="PNG", **options):
     file = io.BytesIO()
+    if kind == "HEIF":
+        pillow_heif.register_heif_opener()
     Image.new("RGB", (16, 16), (200, 90, 30)).save(file, kind, **options)
     return file.getvalue()
 

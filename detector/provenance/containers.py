@@ -41,7 +41,7 @@ class Metadata:
         self.texts, self.exif, self.xmp, self.iptc = {}, {}, {}, {}
         self.manifest = 0
         self.pieces = {"exif": [], "xmp": [], "iptc": []}  # bytes; for a TIFF, the file
-        self.kind = image_format(file.read(16))
+        self.kind = image_format(file.read(256))
         with self.attempt("the metadata"):
             self._gather(file)
         self._parse()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image
 
 from detector.provenance import read
 from detector.provenance.fields import EXIF
 from tests.sample_files import (
     CAMERA,
     GPS,
+    KINDS,
     MEGABYTE,
     PARAMETERS,
     PLACES,
@@ -29,7 +30,7 @@ from tests.sample_files import (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", *(["AVIF"] if features.check("avif") else [])])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("body", PLACES)
 def test_source_type_in_xmp(kind, body):
     data = xmp(body)
