@@ -21,6 +21,8 @@ NOTES = 12
 MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers that are followed by no segment
+SAMSUNG_TRAILER = 64 << 10  # bytes at the end of a file that are searched
+SAMSUNG_AI = re.compile(rb'PhotoEditor_Re_Edit_Data.*?"genAIType"\s*:\s*"?([1-9]\d{0,3})', re.DOTALL)  # 0: no AI
 HIDDEN = re.compile(rb"stealth_(png|rgb)(info|comp)")  # 15 bytes
 LOWEST_BIT = bytes(b"01"[value & 1] for value in range(256))
 
@@ -30,7 +32,7 @@ class Metadata:
 
     Attributes:
         kind: format of the file, as `image_format` returns it.
-        texts: {keyword: text}, the first of each keyword; of EXIF, XMP and hidden text as exif:…, xmp:…, hidden:….
+        texts: {keyword: text}, the first of each keyword; of other places as exif:…, xmp:…, iptc:…, hidden:…, samsung:….
         exif, xmp, iptc: as `read_exif`, `read_xmp` and `read_iptc` return them.
         manifest: size of the C2PA manifest in bytes, 0 without one.
         notes: lines on what could not be read.
@@ -71,6 +73,7 @@ class Metadata:
             self.iptc = read_iptc(piece) | self.iptc
         for name in ("UserComment", "ImageDescription", "XPComment", "Make", "Model", "Artist"):
             self.add_text(f"exif:{name}", exif_text(self.exif, name))
+        self.add_text("iptc:caption", self.iptc.get((2, 120)))
         for name in ("UserComment", "description", "AIGC"):
             self.add_text(f"xmp:{name}", self.xmp.get(name, [None])[0])
 
@@ -109,7 +112,13 @@ class Metadata:
 
 
 def _walk_jpeg(file, found):
-    """Walk through the segments up to the image data."""
+    """Walk through the segments up to the image data, and look for the trailer of Samsung's phones."""
+    end = file.seek(0, io.SEEK_END)
+    file.seek(max(0, end - 4))
+    if file.read(4) == b"SEFT":
+        file.seek(max(0, end - SAMSUNG_TRAILER))
+        tool = SAMSUNG_AI.search(found.take(file, min(end, SAMSUNG_TRAILER)))
+        found.add_text("samsung:genAIType", tool and tool[1])
     file.seek(2)
     for _ in range(PIECES):
         marker = _next_marker(file)

@@ -14,7 +14,7 @@ NAMES = re.compile(  # names of programs, each unlikely in the name of a camera 
     r"adobe firefly|\bbing image creator\b|\bcomfyui\b|\bdall[·\-]e\b|\bdraw things\b|\bdreamstudio\b|\bfooocus\b|\bgpt-image\b"
     r"|\bideogram\.ai\b|\bimagine with meta ai\b|\binvokeai\b|\bleonardo\.ai\b|\bmidjourney\b|\bnovelai\b|\bstable diffusion\b"
     r"|\bstability ai\b|\bapple image playground\b|\bmicrosoft designer\b|\bgoogle imagen\b|\bblack forest labs\b"
-    r"|\bautomatic1111\b",
+    r"|\bautomatic1111\b|\bmochi diffusion\b",
     re.IGNORECASE,
 )
 WHOLE_NAMES = re.compile(  # names that count only if nothing but a version follows them
@@ -30,6 +30,7 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 XAI_SIGNATURE = re.compile(r"Signature: [A-Za-z0-9+/=]{64,}")
 DREAM = re.compile(r'"(.*)" ((?:-[A-Za-z]|--\w+)[ =]?\S.*)', re.DOTALL)
 PARAMETERS = {"seed", "steps", "cfg", "cfg_scale", "cfgscale", "guidance_scale", "sampler", "sampler_name", "scheduler", "model"}
+MOCHI_FIELDS = ("Include in Image", "Exclude from Image", "Model", "Seed")
 AIGC_FIELDS = {
     "Label", "ContentProducer", "ProduceID", "ContentPropagator", "PropagateID", "ReservedCode1", "ReservedCode2",
     "ServiceProvider",
@@ -45,10 +46,14 @@ def read_generators(texts: dict[str, str], xmp: dict, makers: list[str], editors
         xmp: `xmp` of detector.provenance, or {}.
         makers, editors: names of programs that wrote the file, and that are named in the history of its edits.
     """
-    entries = [entry for reader in (_invokeai, _novelai, _comfyui, _easy_diffusion, _xai) if (entry := reader(texts))]
+    entries = [
+        entry
+        for reader in (_invokeai, _novelai, _comfyui, _easy_diffusion, _xai, _samsung, _tensor_art)
+        if (entry := reader(texts))
+    ]
     for keyword, text in texts.items():
         if keyword in ("parameters", "comment", "Comment", "Description", "Dream") or ":" in keyword:
-            entries += [entry for reader in (_web_ui, _json_note, _midjourney, _dream) if (entry := reader(text))]
+            entries += [entry for reader in (_web_ui, _json_note, _midjourney, _dream, _mochi) if (entry := reader(text))]
     if xmp.get("ai_system") or xmp.get("ai_prompt") or xmp.get("ai_prompt_writer"):
         entries.append(_entry(xmp["ai_system"] or "unnamed AI system", prompt=xmp["ai_prompt"]))
     if google := GOOGLE.search(xmp.get("credit") or ""):
@@ -179,6 +184,27 @@ def _dream(text):
 def _midjourney(text):
     job = MIDJOURNEY.search(text[: LIMIT // 4])
     return _entry("Midjourney", text[: job.start()], settings={"Job ID": job[0][8:]}) if job else None
+
+
+def _mochi(text):
+    """Read Mochi Diffusion's caption: fields on lines of their own, or, in older versions, separated by semicolons."""
+    if "Generator: Mochi Diffusion" not in text:
+        return None
+    end = r"(?=\n|; [A-Z][A-Za-z ]{2,30}: |$)"
+    fields = {name: re.search(rf"(?:^|\n|; ){name}: ([^\n]{{0,4000}}?){end}", text[: LIMIT // 4]) for name in MOCHI_FIELDS}
+    return _entry("Mochi Diffusion", *(value and value[1] for value in fields.values()))
+
+
+def _samsung(texts):
+    """Recognise the mark that the tools of Galaxy AI leave in the trailer of an edited photo."""
+    return _entry("Samsung Galaxy AI", partly=True) if "samsung:genAIType" in texts else None
+
+
+def _tensor_art(texts):
+    note = _parsed(texts.get("generation_data", "").rstrip("\0"))
+    model = inside(note, "baseModel", "modelFileName")
+    prompt = note.get("prompt")
+    return _entry("Tensor.Art", prompt, note.get("negativePrompt"), model, note.get("seed"), note) if prompt is not None else None
 
 
 def _xai(texts):

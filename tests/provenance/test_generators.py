@@ -43,6 +43,13 @@ def coded_comment(data):
     return drawn("JPEG", exif=exif(inner={0x9286: b"UNICODE\0" + data}))
 
 
+MOCHI = "Include in Image: a bay; at dawn\nExclude from Image: fog\nModel: m\nSeed: 7\nGenerator: Mochi Diffusion 6.0"
+
+
+def captioned(text):
+    return jpeg((0xED, b"Photoshop 3.0\0\x1c\2\x78" + len(text).to_bytes(2, "big") + text.encode()))
+
+
 def novelai(note):
     return with_text(Software="NovelAI", Source="NovelAI Diffusion V4", Description="a hill", Comment=note)
 
@@ -112,6 +119,9 @@ FOUND_ON_SITES = {  # what it is: (kind, prompt, seed, file)
         "xAI (Grok)", None, None,
         drawn("JPEG", exif=exif({0x010E: "Signature: " + "aB3+" * 20, 0x013B: "01234567-89ab-cdef-0123-456789abcdef"})),
     ),
+    "Mochi Diffusion": ("Mochi Diffusion", "a bay; at dawn", "7", captioned(MOCHI)),
+    "Mochi Diffusion of old": ("Mochi Diffusion", "a bay; at dawn", "7", captioned(MOCHI.replace("\n", "; "))),
+    "Tensor.Art": ("Tensor.Art", "a bay", "7", with_text(generation_data=NOTE | {"prompt": "a bay", "samplerName": "Euler"})),
     "prompt writer alone": (
         "unnamed AI system", None, None, drawn("JPEG", xmp=xmp("<any:AIPromptWriterName>Jane</any:AIPromptWriterName>")),
     ),
@@ -141,6 +151,13 @@ SITE = "a bay, 写真\nNegative prompt: fog\nSteps: 20, Sampler: Euler a, CFG sc
 def test_encodings_of_a_comment_marked_as_unicode(data, prompt):
     (entry,) = read(coded_comment(data))["generator"]
     assert (entry["prompt"].replace(" ", ""), entry["negative_prompt"], entry["seed"]) == (prompt.replace(" ", ""), "fog", "7")
+
+
+@pytest.mark.parametrize(("value", "says"), [(1, "edited"), (0, "nothing"), (-1, "nothing")])
+def test_the_mark_of_galaxy_ai(value, says):
+    trailer = b"\0\0\xa1\x0bPhotoEditor_Re_Edit_Data" + json.dumps({"sepVersion": "1", "genAIType": value}).encode()
+    found = read(drawn("JPEG") + trailer + b"SEFH" + bytes(20) + b"SEFT")
+    assert (found["says"], [entry["kind"] for entry in found["generator"]]) == (says, ["Samsung Galaxy AI"] * (says == "edited"))
 
 
 PROGRAMS = [
