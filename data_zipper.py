@@ -1,10 +1,10 @@
-"""Pack a folder: FOLDER -> ARCHIVE.zip. The same folder gives the same bytes, whenever and by whomever it is packed.
+"""Pack a folder: FOLDER -> ARCHIVE.zip. The same folder always gives the same bytes (with the same version of zlib).
 
     python data_zipper.py data/train train.zip
 
-Images are stored (they are compressed already), everything else is deflated (to the same bytes as far as zlib is the same). The
-archive is read back and compared with the folder before it gets its name. Operating-system litter, hidden names and unfinished
-files are left out. data_unzipper.py unpacks it.
+Images are stored, since they are compressed already; everything else is deflated. The archive is read back and compared with the
+folder before it gets its name. Litter of operating systems, hidden files and unfinished files are left out. data_unzipper.py
+unpacks it.
 """
 import argparse
 import os
@@ -14,60 +14,61 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, plural, printable, progress, stage, table
-from detector.data.archive import Names, show_size
-from detector.files import atomic_write, is_junk, require_folder, scan
+from detector.console import HelpFormatter, InputError, plural, printable, progress, reason_line, stage, table
+from detector.data.archive import RECORD, in_litter, safe_path, show_size
+from detector.files import atomic_write, folders_above, require_folder, scan, without_case
 from detector.images.formats import image_format
 
 PIECE = 1 << 20  # bytes read at a time
-# What differs between two machines or two days is fixed: the oldest time that a zip can tell, and the permissions of a
-# plain file as Unix writes them.
+# Fixed, so that the archive does not depend on the machine or the day: the oldest time a zip can hold, plain permissions
 TIME = (1980, 1, 1, 0, 0, 0)
 PERMISSIONS = (stat.S_IFREG | 0o644) << 16
 UNIX = 3
 
 
 def check_archive(folder, archive, overwrite):
-    """Raise InputError where the archive would lie in the packed folder, or exists already."""
+    """Raise InputError if the archive would lie in the packed folder, or exists."""
     if archive.is_dir() or (archive.exists() and not overwrite):
-        came = "a folder of that name is there" if archive.is_dir() else "it is there already; --overwrite replaces it"
+        came = "a folder of that name is there" if archive.is_dir() else "it exists; --overwrite replaces it"
         raise InputError(f"{archive}: {came}")
     if not archive.parent.is_dir():
         raise InputError(f"{archive.parent}: expected a folder to write {archive.name} to; make it")
     if archive.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{archive} lies in {folder}, it would hold itself; write it elsewhere")
+        raise InputError(f"{archive} lies in {folder}, so it would contain itself; write it elsewhere")
 
 
 def list_files(folder):
     """Return the relative POSIX paths of the files to pack, sorted by their UTF-8 bytes: the same order on every machine.
 
-    Raises InputError where there are none, or where two names would be one on a system that ignores case.
+    Raises InputError if there are none, or if another system could not unpack a name.
     """
     paths = sorted(scan(folder), key=os.fsencode)
     if not paths:
         raise InputError(f"{folder}: expected files to pack, found none")
-    names = Names()
+    spelled = {}
     for path in paths:
         try:
             path.encode()
-            unpacked = names.add(path)
         except UnicodeEncodeError:
-            raise InputError(f"{folder}: the name {printable(path)} is no UTF-8; rename it") from None
-        except InputError as error:
-            raise InputError(f"{folder}: {error}; rename it") from None
-        if unpacked != path:  # a zip separates folders by /, its readers also by the backslash
-            raise InputError(f"{folder}: the name {printable(path)} would be unpacked as {printable(unpacked)}; rename it")
+            raise InputError(f"{folder}: the name {printable(path)} is not UTF-8; rename it") from None
+        safe_path(path)
+        if "\\" in path:  # some readers of zip files take it for a separator
+            raise InputError(f"{folder}: the name {printable(path)} holds a backslash; rename it")
+        for part in (path, *folders_above(path)):
+            other = spelled.setdefault(without_case(part), part)
+            if other != part:
+                raise InputError(f"{folder}: {printable(other)} and {printable(part)} differ only by case; rename one of them")
     return paths
 
 
 def not_packed(folder, paths):
-    """List what is in the folder and not in the archive, but for the system's litter: hidden and unfinished files, links."""
+    """List what is in the folder and not in the archive, apart from litter: hidden and unfinished files, links."""
     packed = set(paths)
     found = []
     for here, folders, files in os.walk(folder):
         for name in [*files, *(name for name in folders if os.path.islink(os.path.join(here, name)))]:
             path = os.path.relpath(os.path.join(here, name), folder).replace(os.sep, "/")
-            if path not in packed and not any(is_junk(part) for part in path.split("/")):
+            if path not in packed and name != RECORD and not in_litter(path):
                 found.append(path)
     return sorted(found)
 
@@ -75,7 +76,7 @@ def not_packed(folder, paths):
 def entry_for(path, head, size):
     """Return the ZipInfo of a file: nothing in it depends on the machine or the day."""
     info = zipfile.ZipInfo(path, TIME)
-    info.create_system = UNIX  # zipfile would write the system it runs on
+    info.create_system = UNIX
     info.external_attr = PERMISSIONS
     info.compress_type = zipfile.ZIP_STORED if image_format(head) else zipfile.ZIP_DEFLATED
     info.file_size = size
@@ -126,11 +127,11 @@ def report(paths):
 
 @stage
 def main(argv=None):
-    """Pack a folder: beside, verified, then renamed."""
+    """Run the stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to pack; names in the archive start below it")
     parser.add_argument("archive", type=Path, metavar="ARCHIVE.zip", help="the archive to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing archive")
     args = parser.parse_args(argv)
     if args.archive.suffix.lower() != ".zip":
         parser.error(f"expected a name that ends in .zip, received {args.archive}")
@@ -144,8 +145,7 @@ def main(argv=None):
     size = show_size(args.archive.stat().st_size)
     print(f"{args.archive}: {plural(len(paths), 'file')}, {show_size(total)} packed into {size}, read back and compared")
     if left_out:
-        shown = ", ".join(map(printable, left_out[:3]))
-        print(f"not packed: {plural(len(left_out), 'file')}, hidden, unfinished or links (first: {shown})")
+        print(reason_line("not packed (hidden, unfinished or links)", left_out))
     print(report(paths))
 
 

@@ -125,6 +125,12 @@ def plural(number, noun):
     return f"{number:,} {noun[:-1] + 'ies' if noun.endswith('y') else noun + 's'}"
 
 
+def reason_line(reason, names, noun="file"):
+    """Return a line of a stage's report: 'not readable: 4 files (a.jpg, b.jpg, c.jpg, ...)'."""
+    shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+    return f"{reason}: {plural(len(names), noun)} ({shown})"
+
+
 def table(rows, header):
     """Return rows as aligned lines of text: the first column to the left, numbers with thousands separators."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in [header, *rows]]

@@ -115,14 +115,14 @@ def atomic_write(path, suffix="", unique=False, sync=False):
         if sync:
             sync_to_disk(temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)  # reported for the source of a copy
-        if error.errno is not None and (disk_full or error.filename in (None, os.fspath(temporary), temporary)):
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-        raise
-    finally:
-        with contextlib.suppress(OSError):  # it was renamed, or never made; a read-only disk refuses even then
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # it may not have been made; a read-only disk refuses even then
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)  # reported for the source of a copy
+            if disk_full or error.filename in (None, os.fspath(temporary), temporary):
+                raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
 
 
 def sync_to_disk(path):
@@ -132,6 +132,31 @@ def sync_to_disk(path):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def lock(path):
+    """Hold a lock file, which is removed in the end; the lock ends with the process. File systems without locks go without.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    from filelock import FileLock, Timeout  # imported late: it takes as long as the start of a stage
+
+    held = FileLock(path, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise BlockingIOError(errno.EAGAIN, "in use by another process", os.fspath(path)) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # nobody waits for it; Windows removes no open file
+            os.unlink(path)
+        held.release()
 
 
 # --- content -----------------------------------------------------------------------------------------------------------

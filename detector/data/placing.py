@@ -7,11 +7,11 @@ import shutil
 import sys
 
 from detector.console import InputError, plural, printable, progress
-from detector.files import atomic_write, require_folder, same_content, sync_to_disk
+from detector.files import atomic_write, lock, require_folder, same_content, sync_to_disk
 
 TRANSFERS = ("hardlink", "copy", "move")
 JOURNAL = ".unfinished.jsonl"  # in a data folder: the plan of the stage that is placing files there
-LOCK = ".in_use"  # in a data folder, on Windows: held by the stage that is placing files there
+LOCK = ".in_use"  # in a data folder: the lock file of the stage that is placing files there
 
 
 def check_is_folder(data):
@@ -174,46 +174,17 @@ def alone_in(data):
     Raises:
         InputError: another process is in it.
     """
-    there = os.path.isdir(data)
+    existed = os.path.isdir(data)
     os.makedirs(data, exist_ok=True)
     try:
-        handle = _lock(data)
+        with lock(os.path.join(data, LOCK)):
+            yield
     except BlockingIOError:
         raise InputError(f"{data}: another command is working there now{_job_in(data)}; run this one when it has ended") from None
-    try:
-        yield
     finally:
-        _unlock(data, handle)
-        if not there:
+        if not existed:
             with contextlib.suppress(OSError):
-                os.rmdir(data)  # which it cannot where anything was placed
-
-
-def _lock(data):
-    """Return an open handle that nobody else has while it is open. Raises BlockingIOError where somebody has it."""
-    windows = os.name == "nt"  # where a folder cannot be locked, but a file in it
-    handle = os.open(os.path.join(data, LOCK), os.O_RDWR | os.O_CREAT) if windows else os.open(data, os.O_RDONLY)
-    try:
-        if windows:
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(handle)
-        raise BlockingIOError from None
-    except OSError:  # some network file systems have no locks
-        pass
-    return handle
-
-
-def _unlock(data, handle):
-    os.close(handle)
-    with contextlib.suppress(OSError):  # not there but on Windows, where it stays while another process has it open
-        os.unlink(os.path.join(data, LOCK))
+                os.rmdir(data)  # fails if anything was placed
 
 
 def _job_in(data):
