@@ -10,7 +10,8 @@ escape `<` and `&`). It always has these keys:
     because              what `says` rests on, in words; None with 'nothing'
     has_c2pa             True if the file holds a C2PA manifest, readable or not
     c2pa                 None or {signer, issuer, time, generator, digital_source_type, ai_generated (None: not stated), ai_edited,
-                         position (True: it holds one), signature ('valid' | 'invalid'), trusted, trust_list (True: one was used),
+                         position (True: it holds one), signature ('valid' | 'invalid'), expired (True:
+                         invalid only because the certificate has expired), trusted, trust_list (True: one was used),
                          trust_list_date, identity (None or {names, verified, problem}: CAWG's identity assertion), actions,
                          edited_after, changed_since_signing, ingredients (their number), problems (in words)}
     generator            list of {kind, prompt, negative_prompt, model, seed, settings (dict), partly (True: it edits with AI),

@@ -23,6 +23,7 @@ NO_EDITS = {  # actions that do not change what the image shows
     "created", "opened", "converted", "transcoded", "repackaged", "published", "watermarked", "watermarked.bound",
     "watermarked.unbound", "managed", "produced", "saved", "printed",
 }  # fmt: skip
+EXPIRED = "signingCredential.expired"
 UNTRUSTED = "signingCredential.untrusted"  # the only failure that leaves a signature valid, apart from those of an identity
 CAWG = "cawg."  # status codes of CAWG's identity assertion, a statement of its own inside the manifest
 IDENTITY_PROBLEMS = {
@@ -36,7 +37,7 @@ PROBLEMS = {
     "claimSignature.missing": "the signature is missing",
     "assertion.hashedURI.mismatch": "a statement in the manifest was changed after it was signed",
     "assertion.missing": "a statement is missing from the manifest",
-    "signingCredential.expired": "the signer's certificate has expired, and no time stamp proves that it was valid when signing",
+    "signingCredential.expired": "the certificate has expired, and no trusted time stamp proves that it was valid when signing",
     "signingCredential.ocsp.revoked": "the signer's certificate has been revoked",
     "signingCredential.invalid": "the signer's certificate is not meant for signing manifests",
 }
@@ -112,6 +113,7 @@ def parse_manifests(store: dict, trust_list_date: str | None = None) -> dict:
         "generator": _generator(active, actions),
         **_origin(actions, ai_parts),
         "signature": "valid" if valid else "invalid",
+        "expired": not valid and _voiding(codes) == {EXPIRED} and "claimSignature.validated" in successes,
         "trusted": trusted,
         "trust_list": trust_list_date is not None,
         "trust_list_date": trust_list_date,
@@ -198,9 +200,13 @@ def _validity(state, codes, successes):
     if state in ("Valid", "Trusted"):
         return True, state == "Trusted"
     identity = any(code.startswith(CAWG) for code in codes)
-    others = [code for code in codes if not code.startswith(CAWG) and code != UNTRUSTED]
-    valid = identity and not others and "claimSignature.validated" in successes
+    valid = identity and not _voiding(codes) and "claimSignature.validated" in successes
     return valid, valid and "signingCredential.trusted" in successes
+
+
+def _voiding(codes):
+    """Return the failure codes that make a signature invalid."""
+    return {code for code in codes if not code.startswith(CAWG) and code != UNTRUSTED}
 
 
 def _identity(manifest, codes, successes):
@@ -237,7 +243,7 @@ def _statuses(store):
         for status in statuses:
             code = str(inside(status, "code") or "")
             codes.append(code)
-            if code == UNTRUSTED or code.startswith(CAWG):
+            if code not in _voiding([code]):
                 continue
             line = PROBLEMS.get(code) or f"{code}: {line_of(inside(status, 'explanation')) or ''}"
             if re.fullmatch(r"assertion\.(dataHash|boxesHash|bmffHash)\.mismatch", code):

@@ -16,6 +16,7 @@ def conclude(provenance: dict | None, verdict: str | None) -> dict[str, str | No
         valid signature: camera, but metadata that says AI the verdict      detector, with a note
         unsigned metadata: AI-generated                    AI-generated     declared by the file, unsigned
         unsigned metadata: edited with AI or partly AI     AI-edited        declared by the file, unsigned
+        (a manifest whose certificate has expired, but whose image is unchanged, counts as unsigned metadata)
         broken or unchecked signature, name of a program   the verdict      detector, with a note
         otherwise                                          the verdict      detector
 
@@ -51,7 +52,8 @@ def conclude(provenance: dict | None, verdict: str | None) -> dict[str, str | No
                 notes.append("warning: the detector's verdict is Fake")
             return _row("camera original", signed, *notes)
     elif claims:
-        notes.append("the C2PA signature is not valid")
+        expired = "the certificate of the C2PA signature has expired"
+        notes.append(expired if claims["expired"] else "the C2PA signature is not valid")
     elif provenance["has_c2pa"]:
         notes.append("the C2PA manifest could not be checked")
     if generated:
@@ -69,6 +71,10 @@ def _row(conclusion, basis, *notes):
 def _declarations(provenance):
     """Return what unsigned metadata declares, as three lists of noun phrases: AI-generated, AI-edited, names of programs only."""
     generated, edited, names = [], [], []
+    claims = provenance["c2pa"]
+    if claims and claims["expired"]:
+        generated += ["a C2PA manifest"] if claims["ai_generated"] else []
+        edited += ["a C2PA manifest"] if claims["ai_edited"] else []
     for entry in provenance["generator"]:
         if entry["name_only"]:
             names.append(f"the name {entry['kind']}")

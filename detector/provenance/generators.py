@@ -46,14 +46,13 @@ def read_generators(texts: dict[str, str], xmp: dict, makers: list[str], editors
         xmp: `xmp` of detector.provenance, or {}.
         makers, editors: names of programs that wrote the file, and that are named in the history of its edits.
     """
-    entries = [
-        entry
-        for reader in (_invokeai, _novelai, _comfyui, _easy_diffusion, _xai, _samsung, _tensor_art)
-        if (entry := reader(texts))
-    ]
+    of_file = (_invokeai, _novelai, _comfyui, _easy_diffusion, _xai, _samsung, _tensor_art)
+    of_text = (_web_ui, _json_note, _midjourney, _openai_labs, _dream, _mochi)
+    entries = [reader(texts) for reader in of_file]
     for keyword, text in texts.items():
         if keyword in ("parameters", "comment", "Comment", "Description", "Dream") or ":" in keyword:
-            entries += [entry for reader in (_web_ui, _json_note, _midjourney, _dream, _mochi) if (entry := reader(text))]
+            entries += [reader(text) for reader in of_text]
+    entries = [entry for entry in entries if entry]
     if xmp.get("ai_system") or xmp.get("ai_prompt") or xmp.get("ai_prompt_writer"):
         entries.append(_entry(xmp["ai_system"] or "unnamed AI system", prompt=xmp["ai_prompt"]))
     if google := GOOGLE.search(xmp.get("credit") or ""):
@@ -142,6 +141,10 @@ def _json_note(text):
         return _entry("Draw Things", note["c"], note.get("uc"), note["model"], note["seed"], note)
     if isinstance(note.get("Comment"), str):
         return _novelai(note)
+    if inside(note, "data", "exportType") == "generation" and (product := line_of(inside(note, "data", "product"))):
+        return _entry(product.capitalize())  # ByteDance's programs
+    if inside(note, "aigc_info", "aigc_label_type") in (1, 2):
+        return _entry("ByteDance's AI label")
     if graph := _graph(note) or _graph(note.get("prompt")) or _graph(_parsed(note.get("prompt"))):
         return _comfyui_entry(graph)
     if _is_workflow(note) or _is_workflow(note.get("workflow")):
@@ -179,6 +182,10 @@ def _dream(text):
     names = {"s": "steps", "A": "sampler", "C": "cfg", "W": "width", "H": "height"}
     options = {names[key]: value for key, value in re.findall(r"-([sACWH]) ?([\w.]+)", match[2])}
     return _entry("InvokeAI", match[1], seed=seed[1], settings=options)
+
+
+def _openai_labs(text):
+    return _entry("OpenAI Labs (DALL·E)") if text.strip("\0 ") == "Made with OpenAI Labs" else None
 
 
 def _midjourney(text):

@@ -74,6 +74,22 @@ def test_each_row_of_the_table(data, claim, state, verdict, conclusion, basis, w
     assert word in row["note"] if word else row["note"] is None
 
 
+@pytest.mark.parametrize(("claim", "codes", "conclusion"), [
+    (MADE, ["signingCredential.expired", "signingCredential.untrusted"], "AI-generated"),
+    (PARTLY, ["signingCredential.expired", "cawg.ica.did_unavailable"], "AI-edited"),
+    (SHOT, ["signingCredential.expired"], "Real"),
+    (MADE, ["signingCredential.expired", "assertion.dataHash.mismatch"], "Real"),
+])  # fmt: skip
+def test_an_expired_certificate_leaves_a_declaration(claim, codes, conclusion):
+    claims = parse_manifests(store(claim, "Invalid", codes, ["claimSignature.validated"]))
+    assert claims["signature"] == "invalid"
+    row = conclude(read(PLAIN) | {"c2pa": claims, "has_c2pa": True}, "Real")
+    assert (row["conclusion"], row["basis"]) == (conclusion, "detector" if conclusion == "Real" else UNSIGNED)
+    assert ("expired" in row["note"]) == (
+        len(codes) == 1 or codes[1] in ("signingCredential.untrusted", "cawg.ica.did_unavailable")
+    )
+
+
 def test_without_provenance_the_verdict_stands():
     assert conclude(None, "Fake") == {"conclusion": "Fake", "basis": "detector", "note": None}
     assert conclude(None, None) == {"conclusion": None, "basis": None, "note": None}

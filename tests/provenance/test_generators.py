@@ -122,6 +122,9 @@ FOUND_ON_SITES = {  # what it is: (kind, prompt, seed, file)
     "Mochi Diffusion": ("Mochi Diffusion", "a bay; at dawn", "7", captioned(MOCHI)),
     "Mochi Diffusion of old": ("Mochi Diffusion", "a bay; at dawn", "7", captioned(MOCHI.replace("\n", "; "))),
     "Tensor.Art": ("Tensor.Art", "a bay", "7", with_text(generation_data=NOTE | {"prompt": "a bay", "samplerName": "Euler"})),
+    "OpenAI Labs": ("OpenAI Labs (DALL·E)", None, None, drawn("JPEG", exif=exif({0x9286: "Made with OpenAI Labs"}))),
+    "Dreamina": ("Dreamina", None, None, user_comment({"data": {"product": "dreamina", "exportType": "generation"}})),
+    "ByteDance": ("ByteDance's AI label", None, None, user_comment({"aigc_info": {"aigc_label_type": 1}})),
     "prompt writer alone": (
         "unnamed AI system", None, None, drawn("JPEG", xmp=xmp("<any:AIPromptWriterName>Jane</any:AIPromptWriterName>")),
     ),
@@ -235,6 +238,7 @@ def test_the_four_fields_of_iptc():
     with_text(prompt=[1, 2], workflow="none", Software="Novella 2", Dream="last night"),
     with_text(Dream='"a song" -s 3', parameters={"prompt": "Your name?", "seed": 1}, Comment={"workflow": {"steps": []}}),
     drawn("JPEG", exif=exif({0x0131: "Imagenomic Portraiture"}), comment=b"stable diffusion of gases"),
+    user_comment({"aigc_info": {"aigc_label_type": 0}, "data": {"product": "retouch", "exportType": "edit"}}),
     drawn("JPEG", exif=exif({0x0131: "Grokker 2", 0x010E: "Signature: J. Smith", 0x013B: "J. Smith"})),
     drawn("JPEG") + b"\0\0\0\x08tEXtprompt\0" + json.dumps(GRAPH).encode(),
     drawn("JPEG", xmp=xmp("", 'photoshop:Credit="Google AI Journal" any:DigitalSourceType="http://example.org/made-up"')),
