@@ -41,7 +41,7 @@ class Recipe:
     """How a new image is made from an original, and how it is written."""
 
     affine: dict | None  # arguments of geometry.random_affine; None leaves it out
-    damage: dict | None  # arguments of damage.random_damage, done after that; None leaves it out
+    damage: dict | None  # arguments of damage.random_degradation, done after that; None leaves it out
     format: str
     quality: int
     seed: int
@@ -147,7 +147,7 @@ def augment(image, source, copies, recipe):
     """
     import cv2
 
-    from detector.images.corruptions import random_damage
+    from detector.images.corruptions import random_degradation
     from detector.images.transforms import random_affines
 
     swapped = functools.partial(cv2.cvtColor, code=cv2.COLOR_RGB2BGR)
@@ -160,7 +160,7 @@ def augment(image, source, copies, recipe):
     if recipe.damage is None:
         return moved(swapped(image))  # all channels move alike: once for all copies
     rng = _generator(recipe.seed, source, "damage")
-    return (swapped(random_damage(new, rng, **recipe.damage)) for new in moved(image))
+    return (swapped(random_degradation(new, rng, **recipe.damage)) for new in moved(image))
 
 
 def _generator(*key):

@@ -44,11 +44,11 @@ def is_link(path):
         return False
 
 
-def scan(folder, links=None):
+def scan(folder, links=None, ignored=None):
     """Yield the POSIX path, relative to `folder`, of every file below it, in sorted order per folder.
 
-    Operating-system litter, hidden names and unfinished files are passed over; links to folders are not followed, but added to
-    the list `links`, as paths to open.
+    Operating-system litter, hidden names and unfinished files are passed over; links to folders are not followed. If
+    given, the lists `links` and `ignored` take their paths.
     """
     stack = [("", folder)]
     while stack:
@@ -58,6 +58,8 @@ def scan(folder, links=None):
         folders = []
         for entry in entries:
             if not counts_as_file(entry.name):
+                if ignored is not None:
+                    ignored.append(entry.path)
                 continue
             if entry.is_dir(follow_symlinks=False) and not is_link(entry.path):
                 folders.append((f"{prefix}{entry.name}/", entry.path))

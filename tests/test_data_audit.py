@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import data_audit
+from detector.data import shortcuts
 from detector.data.tree import AUGMENTED
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +51,7 @@ def snapshot(folder):
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-FEW = "shortcuts in the file facts not looked for: a class has fewer than 30 different readable images"
+FEW = "metadata-only baseline not computed: a class has fewer than 30 different readable images"
 
 
 def test_clean_tree_is_clean(tmp_path, capsys):
@@ -68,7 +69,7 @@ def test_clean_tree_is_clean(tmp_path, capsys):
     ]
     assert report["counts"] == {split: {"Fake": 3, "Real": 3} for split in ("train", "validation", "test")}
     assert report["findings"] == report["unreadable"] == report["near"]["found"] == []
-    assert "no shortcut" not in (tmp_path / "audit" / "audit.html").read_text("utf-8"), "nobody looked for one"
+    assert "no shortcut" not in (tmp_path / "audit" / "audit.html").read_text("utf-8"), "it was not computed"
     assert report["odd"] == {kind: [] for kind in data_audit.ODD}
     assert report["shortcut"] is None, "three images of a class say nothing"
     assert snapshot(data) == before
@@ -86,7 +87,7 @@ def test_identical_content_is_counted_by_where_it_stands(tmp_path, capsys, optio
     assert code == 1
     assert said == (
         "finding: 4 pairs of identical images across train and test; 1 pair of identical images within validation, "
-        "one Fake and one Real; split again with data_split.py, which leaves twins out; remove the images whose label is wrong"
+        "one Fake and one Real; split again with data_split.py, which leaves duplicates out; remove the images whose label is wrong"
     )
     assert [line for line in out if line.startswith(("finding", "warning"))] == [
         "finding: 4 pairs of identical images across train and test",
@@ -142,12 +143,13 @@ def test_what_is_passed_over_is_a_warning(tmp_path, capsys):
     (data / "notes.txt").write_text("x")
     (data / "test/list.csv").write_text("x")
     (data / "train/Real/more").symlink_to(tmp_path, target_is_directory=True)
+    (data / "train/Fake/._a.jpg").write_text("x")
+    (data / "train/Fake/.cache").mkdir()
     code, _, _, report = audit(data, tmp_path / "audit", capsys)
-    assert (code, report["warnings"][-1]) == (
-        0,
-        "passed over: 1 linked folder (first: train/Real/more), 2 files beside the class folders (first: notes.txt)",
-    )
-    assert report["passed_over"] == {"links": ["train/Real/more"], "loose": ["notes.txt", "test/list.csv"]}
+    assert code == 0 and [line.split(":")[0] for line in report["warnings"][-2:]] == ["passed over", "ignored"]
+    assert report["passed_over"] == {
+        "links": ["train/Real/more"], "loose": ["notes.txt", "test/list.csv"], "hidden": ["train/Fake/._a.jpg", "train/Fake/.cache"]
+    }  # fmt: skip
 
 
 def test_twins_within_a_split_are_a_warning(tmp_path, capsys):
@@ -169,9 +171,9 @@ def test_near_duplicates_are_found_and_blank_images_are_not(tmp_path, capsys):
     code, _, _, report = audit(data, tmp_path / "audit", capsys)
     assert code == 0
     assert report["warnings"] == [
-        "1 pair of nearly identical images within train, one Fake and one Real",
-        "1 pair of nearly identical images across train and test",
-        "1 pair of nearly identical images within train",
+        "1 pair of near-duplicate images within train, one Fake and one Real",
+        "1 pair of near-duplicate images across train and test",
+        "1 pair of near-duplicate images within train",
         "4 images blank: one colour throughout",
         FEW,
     ]
@@ -205,11 +207,20 @@ def test_unreadable_and_odd_files_are_named_and_no_finding(tmp_path, capsys):
     reasons = [entry["reason"] for entry in report["unreadable"]]
     assert reasons[0].startswith("expected a whole image, found a damaged one")
     assert "found another kind of file" in reasons[1] and "found another kind of file" in reasons[2]
-    assert "warning: 3 files unreadable as an image" in out
+    assert [line for line in out if "unreadable: found" in line] == [
+        "warning: 1 file unreadable: found a damaged one (FAKE/cut.jpg)",
+        "warning: 2 files unreadable: found another kind of file (FAKE/empty.jpg, FAKE/text.jpg)",
+    ]
     assert f"unreadable: FAKE/cut.jpg: {reasons[0]}" in out
 
 
-def test_formats_that_differ_are_a_shortcut(tmp_path, capsys):
+@pytest.fixture
+def small_forests(monkeypatch):
+    monkeypatch.setattr(shortcuts, "FOLDS", 2)
+    monkeypatch.setattr(shortcuts, "REPEATS", 1)
+
+
+def test_formats_that_differ_are_a_shortcut(tmp_path, capsys, small_forests):
     data = tree(tmp_path / "data", 60, ["train/Fake", "train/Real"])
     for path in sorted((data / "train/Fake").iterdir()):
         Image.open(path).save(path.with_suffix(".png"))
@@ -220,14 +231,14 @@ def test_formats_that_differ_are_a_shortcut(tmp_path, capsys):
     by_fact = {row["fact"]: row for row in report["shortcut"]["facts"]}
     assert (by_fact["format"]["Fake"], by_fact["format"]["Real"]) == ("PNG 100%", "JPEG 100%")
     assert by_fact["format"]["alone"] == 1
-    assert said.startswith("finding: file facts alone tell Fake from Real: AUC 1.000 (1.000 to 1.000), carried by ")
+    assert said.startswith("finding: file features alone separate Fake from Real: AUC 1.000 (1.000 to 1.000), carried by ")
     assert said.endswith("; bring both classes to the same sizes, format, quality and metadata")
     assert "\n" not in said
     page = (tmp_path / "audit/audit.html").read_text()
     assert "Metadata-only baseline" in page and "PNG 100%" in page
 
 
-def test_balanced_files_hold_no_shortcut(tmp_path, capsys):
+def test_balanced_files_hold_no_shortcut(tmp_path, capsys, small_forests):
     data = tree(tmp_path / "data", 100, ["train/Fake", "train/Real"])
     code, _, _, report = audit(data, tmp_path / "audit", capsys)
     assert report["shortcut"]["interval"][0] < 0.55
@@ -297,14 +308,15 @@ def test_report_does_not_go_among_the_images(tmp_path, capsys):
     )
 
 
-def test_a_file_that_vanishes_is_one_line(tmp_path, capsys, monkeypatch):
+def test_a_file_that_vanishes_is_unreadable(tmp_path, capsys, monkeypatch):
     data = tree(tmp_path / "data")
     listed = data_audit.list_images(data)
     (data / "train/Fake/1.jpg").unlink()
     monkeypatch.setattr(data_audit, "list_images", lambda folder: listed)
-    code, _, said, _ = audit(data, tmp_path / "audit", capsys)
-    assert code == 1
-    assert said.startswith(f"error: {data}/train/Fake/1.jpg: No such file or directory")
+    code, _, said, report = audit(data, tmp_path / "audit", capsys)
+    assert (code, said) == (0, "")
+    assert [entry["path"] for entry in report["unreadable"]] == ["train/Fake/1.jpg"]
+    assert report["unreadable"][0]["reason"].startswith("No such file or directory")
 
 
 def test_from_the_shell(tmp_path):
@@ -315,9 +327,22 @@ def test_from_the_shell(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "finding: 1 pair of identical images across train and test; split again with data_split.py, which leaves twins out"
+        "finding: 1 pair of identical images across train and test; split again with data_split.py, which leaves duplicates out"
     )
     assert (tmp_path / "audit/audit.html").is_file()
+
+
+def test_metadata_that_no_parser_takes_and_a_frame_without_height_do_not_end_the_audit(tmp_path, capsys):
+    data = tree(tmp_path / "raw", cells=["FAKE", "REAL"])
+    whole = bytearray((data / "FAKE/0.jpg").read_bytes())
+    place = whole.index(b"\xff\xc0\0\x11\x08") + 5
+    (data / "FAKE/no_height.jpg").write_bytes(whole[:place] + b"\0\0" + whole[place + 2 :])
+    film = io.BytesIO()
+    picture(60).save(film, "PNG", save_all=True, append_images=[picture(61), picture(62)])
+    (data / "REAL/cut.png").write_bytes(film.getvalue()[: len(film.getvalue()) * 3 // 4])
+    code, _, _, report = audit(data, tmp_path / "audit", capsys)
+    assert code == 0 and report["images"] == 8
+    assert [(entry["path"], "height" in entry["reason"]) for entry in report["unreadable"]] == [("FAKE/no_height.jpg", True)]
 
 
 def test_starts_without_the_heavy_libraries():

@@ -203,7 +203,7 @@ def test_processes_make_what_one_process_makes(tree, tmp_path):
 def test_what_the_recipes_do(tree, tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(transforms, "random_affines", lambda image, *_, **__: done.append("affine") or [image])
-    monkeypatch.setattr(corruptions, "random_damage", lambda image, rng, **_: done.append("damage") or image)
+    monkeypatch.setattr(corruptions, "random_degradation", lambda image, rng, **_: done.append("damage") or image)
     for recipe, expected in (("geometric", {"affine"}), ("damage", {"damage"}), ("both", {"affine", "damage"})):
         done.clear()
         main(["--data", str(tree), "--into", str(tmp_path / recipe), "--per-image", "1", "--recipe", recipe])
@@ -221,7 +221,7 @@ def test_strengths_reach_the_recipe():
 
 def test_the_defaults_here_are_those_of_the_functions():
     recipe = recipe_of(parse(["--recipe", "both"]))
-    for function, arguments in ((transforms.random_affine, recipe.affine), (corruptions.random_damage, recipe.damage)):
+    for function, arguments in ((transforms.random_affine, recipe.affine), (corruptions.random_degradation, recipe.damage)):
         defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
         assert arguments == {name: default for name, default in defaults.items() if default is not inspect.Parameter.empty}
 

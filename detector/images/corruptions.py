@@ -1,6 +1,6 @@
-"""What happens to images on their way to a user: JPEG, WebP, blur, noise, scaling.
+"""Corruptions of images: JPEG, WebP, blur, noise and scaling, as images meet them on their way to a user.
 
-Functions on (h, w, 3) uint8 RGB arrays that return the same shape and type. Without a generator they are deterministic.
+Functions on (h, w, 3) uint8 RGB arrays that return the same shape and type; deterministic unless they take a generator.
 """
 import math
 
@@ -24,7 +24,7 @@ def _through_a_file(image, kind, flag, quality):
 
 
 def blur(image, sigma):
-    """Blur with a Gaussian of standard deviation `sigma`, in pixels; beyond the edges lies what is at the edge."""
+    """Blur with a Gaussian of standard deviation `sigma`, in pixels; the edges are repeated."""
     if sigma <= 0:
         return image
     kernel = cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma, cv2.CV_32F)
@@ -32,18 +32,18 @@ def blur(image, sigma):
 
 
 def noise(image, sigma, rng):
-    """Add Gaussian noise of standard deviation `sigma`, as a share of the full range (0.1 is 25.5 grey levels).
+    """Add Gaussian noise of standard deviation `sigma`, as a fraction of the full range (0.1 is 25.5 grey levels).
 
     Args:
-        rng: numpy.random.Generator; it seeds OpenCV's, which is three times as fast.
+        rng: numpy.random.Generator; it seeds OpenCV's generator, which is three times as fast.
     """
     cv2.setRNGSeed(int(rng.integers(1 << 31)))
     added = cv2.randn(np.empty(image.shape, np.int16), (0, 0, 0), (255 * sigma,) * 3)
-    return cv2.add(image, added, dtype=cv2.CV_8U)  # what leaves the range ends at its border
+    return cv2.add(image, added, dtype=cv2.CV_8U)  # saturates
 
 
 def scale(image, factor):
-    """Resize by `factor` (averaging areas; at least one pixel is left) and, bicubic, back to the size it had."""
+    """Resize by `factor` (averaging areas, to at least one pixel), then back to the original size (bicubic)."""
     height, width = image.shape[:2]
     small = max(1, round(width * factor)), max(1, round(height * factor))
     if small == (width, height):
@@ -51,19 +51,19 @@ def scale(image, factor):
     return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def random_damage(image, rng, probability=0.5, max_blur=3.0, min_scale=0.25, max_noise=0.1, min_quality=30):
-    """Damage an image at random: blur, scaling, noise and JPEG, each on its own with `probability`, in this order.
+def random_degradation(image, rng, probability=0.5, max_blur=3.0, min_scale=0.25, max_noise=0.1, min_quality=30):
+    """Degrade an image at random: blur, scaling, noise and JPEG, each independently with `probability`, in this order.
 
-    Amounts are drawn evenly from a range. The ranges are CNNDetection's where it has them (arXiv 1912.11035: blur sigma
-    0 to 3, JPEG quality 30 to 100, cut here at Pillow's 95).
+    Amounts are uniform in a range. The ranges of blur and JPEG are CNNDetection's (arXiv 1912.11035: sigma 0 to 3, quality 30 to
+    100, limited here to Pillow's 95).
 
     Args:
         image: (h, w, 3) uint8, RGB.
-        rng: numpy.random.Generator; the same state gives the same damage.
-        probability: chance of each damage, 0 to 1.
+        rng: numpy.random.Generator; the same state gives the same result.
+        probability: chance of each degradation, 0 to 1.
         max_blur: sigma is drawn from 0 to this, in pixels.
         min_scale: the factor is drawn from this to 1.
-        max_noise: sigma is drawn from 0 to this, as a share of the full range.
+        max_noise: sigma is drawn from 0 to this, as a fraction of the full range.
         min_quality: JPEG quality is drawn from this to 95, 1 to 95.
     """
     draws = rng.random(8).tolist()

@@ -1,4 +1,4 @@
-"""What decoding needs of an image file: the parts that hold pixels, without metadata.
+"""Reduction of an image file to the parts that hold pixels, without metadata.
 
 Pillow parses texts, colour profiles, previews and frames of animations before it decodes a pixel, and refuses a file if it stumbles
 there. Without these parts, metadata can neither make a good image unreadable nor use up memory.
@@ -22,12 +22,12 @@ def strip_metadata(content, kind):
 
     Args:
         content: bytes of the whole file.
-        kind: image format; a GIF is returned as it is.
+        kind: image format; a GIF is returned unchanged.
 
     Returns:
         (content, exif): bytes of a file that decodes to the same pixels, not yet turned, and the bytes of its EXIF. Of an animation
-        only the first frame is kept. The EXIF is None if there is none, and for TIFF, AVIF and HEIF, whose orientation is stored
-        elsewhere.
+        only the first frame is kept. The EXIF is None if the file has no EXIF, and for TIFF, AVIF and HEIF, which
+        store the orientation elsewhere.
     """
     strip = {
         "JPEG": _strip_jpeg, "PNG": _strip_png, "WEBP": _strip_webp, "BMP": _align_bmp, "TIFF": _strip_tiff, "AVIF": _strip_heif,
@@ -135,7 +135,7 @@ _FILLER = b"\x5a\x3c\x96\xa7\x1e\x78" * 50  # decodes to anything but the grey t
 
 
 def end_of_jpeg(content):
-    """Return the position of the marker that ends the first image of a JPEG, -1 if there is none."""
+    """Return the position of the marker that ends the first image of a JPEG, -1 if it has no such marker."""
     return content.find(_END, content.find(_SCAN))
 
 

@@ -20,7 +20,7 @@ def image_format(head):
 
 
 def is_empty_image(head):
-    """Return whether a file begins like an image whose header, as far as it is given, states a height or width of 0."""
+    """Return whether a file begins like an image whose header, as far as it is known, states a height or width of 0."""
     kind = container_format(head)
     if kind == "JPEG":
         frame = next((head[start + 5 : start + 9] for marker, start, _ in jpeg_segments(head) if marker in _START_OF_FRAME), b"")
@@ -45,7 +45,7 @@ def is_image(path):
 
 
 def container_format(head):
-    """Return the format that a file's first bytes name, one of FORMATS, or None, whatever else its header states."""
+    """Return the format that a file's first bytes name, one of FORMATS, or None; the rest of the header is not checked."""
     if head[:3] == b"\xff\xd8\xff":
         return "JPEG"
     if head[:8] == b"\x89PNG\r\n\x1a\n":

@@ -1,4 +1,4 @@
-"""The guard around the work on one file: whatever fails, the other files keep their results."""
+"""A guard around the work on one file, so that its failure does not cost the other files their results."""
 import contextlib
 import errno
 import os
@@ -14,7 +14,7 @@ class UnreadableFile(Exception):
 
 @contextlib.contextmanager
 def one_file(source):
-    """Turn whatever is raised while one file is decoded, or its metadata read, into an InputError with one line.
+    """Turn any exception raised while one file is decoded, or its metadata read, into an InputError with one line.
 
     Decoders and parsers raise all kinds of exceptions on files of strangers, so this catches Exception: the only place that does.
     KeyboardInterrupt, MemoryError and errors of the machine (disk full, too many open files) pass through. A model must not run

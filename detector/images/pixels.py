@@ -83,7 +83,7 @@ def image_size(source):
 
 @contextlib.contextmanager
 def _one_image(source):
-    """Turn whatever is raised into an InputError that names the source."""
+    """Turn any exception into an InputError that names the source."""
     limit_tags()
     with one_file(source), warnings.catch_warnings(action="ignore"):  # Pillow warns of large images and odd metadata
         try:
@@ -212,14 +212,14 @@ def _lab_to_rgb(image):
 
 
 def resize(image, size):
-    """Resize an image to the network's input with Pillow's antialiasing; an image of that size is returned as it is.
+    """Resize an image to the network's input with Pillow's antialiasing; an image of that size is returned unchanged.
 
     Args:
         image: (h, w, 3) uint8, RGB.
         size: side of the network's input, in pixels.
 
     Returns:
-        (size, size, 3) uint8, RGB. The whole image is kept: another aspect ratio is squeezed to the square.
+        (size, size, 3) uint8, RGB. The whole image is kept; another aspect ratio is distorted to the square.
     """
     if image.shape[:2] == (size, size):
         return image
@@ -227,15 +227,15 @@ def resize(image, size):
 
 
 def patches(image, size, most):
-    """Cut squares out of an image at its own resolution, on an even grid that depends on nothing but the image's size.
+    """Cut squares out of an image at its own resolution, on an even grid that depends only on the image's size.
 
-    As many as cover the image, overlapping where its sides are no multiples; where that takes more than `most`, fewer that are
-    spread evenly. Of an image with a side shorter than `size` the squares are as large as that side, and scaled up.
+    The squares cover the image; they overlap if its sides are no multiples of `size`. If that takes more than `most` squares, fewer
+    are spread evenly. If a side is shorter than `size`, the squares are as large as that side and are scaled up.
 
     Args:
         image: (h, w, 3) uint8, RGB.
         size: side of the network's input, in pixels.
-        most: so many at most.
+        most: largest number of squares.
 
     Returns:
         (k, size, size, 3) uint8, RGB; k is between 1 and `most`.
@@ -249,14 +249,14 @@ def patch_boxes(height, width, size, most):
     side = min(height, width, size)
     rows, columns = -(-height // side), -(-width // side)
     if rows * columns > most:
-        # The grid whose squares lie closest together, and of several the one with the most squares.
+        # the grid with the smallest gaps between its squares; of several, the one with the most squares
         grids = [(number, min(columns, most // number)) for number in range(1, min(rows, most) + 1)]
         rows, columns = min(grids, key=lambda grid: (max(height / grid[0], width / grid[1]), -grid[0] * grid[1]))
     return [(top, left, side) for top in _spread(height, side, rows) for left in _spread(width, side, columns)]
 
 
 def _spread(length, side, number):
-    """Return where so many sides begin, evenly: from end to end where they cover the length, else each amid its share of it."""
+    """Return where `number` sides begin: from end to end if they cover the length, else each in the middle of its part."""
     if number * side < length:
         return [round((i + 0.5) * length / number - side / 2) for i in range(number)]
     return [round(i * (length - side) / max(number - 1, 1)) for i in range(number)]
@@ -344,7 +344,7 @@ def read_resized(source, size):
 
 
 def choose_size(sizes):
-    """Return 32 where the median shorter side of (n, 2) image sizes is at most 64 px, else 224."""
+    """Return 32 if the median shorter side of (n, 2) image sizes is at most 64 px, else 224."""
     return 32 if np.median(sizes.min(axis=1)) <= SMALL else 224
 
 

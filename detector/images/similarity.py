@@ -1,4 +1,4 @@
-"""Which images look the same: a perceptual hash, the pairs of hashes that are close, and a second look at each pair.
+"""Near-duplicates: a perceptual hash, the pairs of close hashes, and the correlation that confirms a pair.
 
 The hash is the sign of the 8 x 8 lowest frequencies of a 32 x 32 grey thumbnail (a DCT hash): scaling, saving again as
 JPEG, and brightening change few of its 64 bits. Close hashes alone would also pair images that merely share a
@@ -12,7 +12,7 @@ LOW = 8  # frequencies kept in each direction
 COLOUR_SIDE = 16  # of the thumbnail that confirms a pair
 BANDS = 4  # of 16 bits
 MAX_BITS = 2 * BANDS - 1  # two hashes that differ in at most 7 bits differ in at most one bit of some band
-MAX_PAIRS = 200_000  # a set of near-identical frames has a pair for every two of them: enough is enough
+MAX_PAIRS = 200_000  # near-identical frames have a pair for every two of them
 
 
 def grey_thumbnail(image):
@@ -33,23 +33,23 @@ def perceptual_hashes(thumbnails):
         thumbnails: (n, 32, 32) uint8.
 
     Returns:
-        (n,) uint64. The bits of neighbouring frequencies are dealt out to different bands of 16 bits, so that every band
-        tells images apart.
+        (n,) uint64. The bits of neighbouring frequencies go to different bands of 16 bits, so that every band
+        distinguishes images.
     """
     angles = np.pi / GREY_SIDE * np.outer(np.arange(LOW), np.arange(GREY_SIDE) + 0.5)
-    basis = np.cos(angles).astype(np.float32)  # rows of a DCT-II; its scale does not matter to the signs
+    basis = np.cos(angles).astype(np.float32)  # rows of a DCT-II; its scale does not change the signs
     low = basis @ (np.asarray(thumbnails, np.float32) - 128) @ basis.T
     bits = (low.reshape(-1, LOW * LOW) > 0).astype(np.uint64)
-    bits[:, 0] = 0  # the mean brightness says nothing
+    bits[:, 0] = 0  # the mean brightness does not distinguish images
     dealt = np.arange(LOW * LOW).reshape(-1, BANDS).T.ravel()
     return (bits[:, dealt] << np.arange(LOW * LOW, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
 
 
 def close_pairs(hashes, bits=MAX_BITS, most=MAX_PAIRS):
-    """Find all pairs of hashes that differ in few bits, without comparing each with each.
+    """Find all pairs of hashes that differ in few bits, without comparing every pair.
 
-    Hashes that differ in at most 7 bits agree, in one of four bands of 16 bits, but for one bit at most. So each band is
-    sorted, and every hash looks up its own value and the 16 values one bit away.
+    Hashes that differ in at most 7 bits differ in at most one bit of one of the four bands. So each band is sorted, and every hash
+    looks up its own value and the 16 values one bit away.
 
     Args:
         hashes: (n,) uint64.
@@ -96,10 +96,10 @@ def _joined(keys, order, starts, flip, block=1 << 21):
 
 
 def likeness(thumbnails, first, second, block=4096):
-    """Return how alike pairs of colour thumbnails are: (m,) float32 in [-1, 1].
+    """Return the similarity of pairs of colour thumbnails: (m,) float32 in [-1, 1].
 
-    It is the correlation of the pixels about each channel's mean: a change of brightness or contrast leaves it near 1,
-    another colour of the same shape does not, and near-blank images, where noise is all there is, stay low.
+    It is the correlation of the pixels about each channel's mean: after a change of brightness or contrast it is still near 1;
+    another colour of the same shape lowers it, and so does the noise of near-blank images.
 
     Args:
         thumbnails: (n, 16, 16, 3) uint8.

@@ -6,18 +6,18 @@ import numpy as np
 
 
 def random_affine(image, rng, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, flip=True):
-    """Turn, shift, shear, zoom and perhaps mirror an image, each by an amount drawn evenly from its range.
+    """Rotate, shift, shear, zoom and possibly flip an image, each by an amount that is uniform in its range.
 
     Args:
         image: (h, w, 3) uint8, RGB.
         rng: numpy.random.Generator; the same state gives the same image.
         rotation: largest angle to either side, in degrees.
-        shift: largest shift to either side, as a share of width and of height; rounded to whole pixels where nothing is
-            turned, sheared or zoomed, since going between pixels smooths away the fine traces that tell an image's origin.
+        shift: largest shift to either side, as a fraction of width and of height; rounded to whole pixels if nothing is rotated,
+            sheared or zoomed, since interpolation removes the fine traces that show an image's origin.
         shear: largest shear angle to either side, in radians. (Keras's `shear_range` was in radians when the recipe was
-            written; today's reads it in degrees, where 0.2 does next to nothing.)
-        zoom: the image shows 1 - zoom to 1 + zoom of its width, and, drawn on its own, of its height.
-        flip: mirror left to right, half of the time.
+            written; it is in degrees today, and 0.2 degrees are hardly visible.)
+        zoom: the result shows 1 - zoom to 1 + zoom of the width and, independently, of the height.
+        flip: mirror left to right with probability 0.5.
 
     Returns:
         (h, w, 3) uint8, RGB.
@@ -26,7 +26,7 @@ def random_affine(image, rng, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, fli
 
 
 def random_affines(image, rng, copies, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, flip=True):
-    """Yield so many `random_affine` versions of one image; the first of them are the same, however many are asked for."""
+    """Yield `copies` versions of one image as `random_affine` makes them; the first ones do not depend on their number."""
     height, width = image.shape[:2]
     whole = not (rotation or shear or zoom)
     for angle, right, down, slant, wide, tall, coin in (2 * rng.random((copies, 7)) - 1).tolist():
@@ -37,14 +37,14 @@ def random_affines(image, rng, copies, rotation=20.0, shift=0.2, shear=0.2, zoom
 
 
 def affine(image, angle=0.0, right=0.0, down=0.0, slant=0.0, wide=1.0, tall=1.0, mirrored=False):
-    """Map an image about its centre; what comes in at the edges repeats the nearest pixel.
+    """Transform an image about its centre; beyond its edges, the nearest pixel is repeated.
 
     Args:
         image: (h, w, 3) uint8, RGB.
         angle: turns the content counter-clockwise, in degrees.
-        right, down: move the content, in pixels (along the turned axes where it is turned as well).
+        right, down: move the content, in pixels (along the rotated axes if it is also rotated).
         slant: shear angle, in radians: moves the upper half to the left and the lower to the right.
-        wide, tall: share of the width and height that is shown: below 1 magnifies, above 1 shrinks.
+        wide, tall: fraction of the width and height that is shown: below 1 magnifies, above 1 shrinks.
         mirrored: swap left and right of the result.
 
     Returns:
@@ -62,7 +62,7 @@ def affine(image, angle=0.0, right=0.0, down=0.0, slant=0.0, wide=1.0, tall=1.0,
 
 
 def _matrix(angle, right, down, slant, wide, tall, mirrored):
-    """Return (xx, xy, x, yx, yy, y), from output back to input, both from the image's centre: x_in = xx x_out + xy y_out + x.
+    """Return (xx, xy, x, yx, yy, y), from output to input, both relative to the centre: x_in = xx x_out + xy y_out + x.
 
     In the order of Keras's ImageDataGenerator: zoom, then shear, then shift, then rotation.
     """

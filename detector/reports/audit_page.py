@@ -80,7 +80,7 @@ def thumbnail(root, path):
 
 
 def notices(report):
-    """Return [(kind, line)] of a report: findings (or one line that there are none), then warnings."""
+    """Return [(kind, line)] of a report: findings, or one line if it has no finding, then warnings."""
     lines = [("finding", line) for line in report["findings"]]
     if not lines:
         checked = ", no shortcut in the file features" if report["shortcut"] else ""

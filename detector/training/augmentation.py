@@ -69,7 +69,7 @@ class Augmentation:
     Attributes:
         flip: mirror half of the images left to right.
         moves: arguments of detector.images.transforms.random_affine besides `flip`; empty for none.
-        damages: arguments of detector.images.corruptions.random_damage; empty for none.
+        damages: arguments of detector.images.corruptions.random_degradation; empty for none.
         crop: a Crop or a View, before them, of a whole image; None if the image has the network's size already.
     """
 
@@ -86,4 +86,4 @@ class Augmentation:
             image = transforms.random_affine(image, rng, flip=self.flip, **self.moves)
         elif self.flip and rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
-        return corruptions.random_damage(image, rng, **self.damages) if self.damages else image
+        return corruptions.random_degradation(image, rng, **self.damages) if self.damages else image

@@ -1,4 +1,4 @@
-"""File facts, the classifier on them, and its interval."""
+"""File features, the classifier on them, and its interval."""
 import io
 
 import numpy as np
@@ -15,70 +15,75 @@ def saved(kind, size=(40, 20), **options):
     return file.getvalue()
 
 
-def facts_of(data):
-    facts = shortcuts.file_facts(data, read_image(data))
-    return {name: shortcuts.fact(facts, name) for name in shortcuts.FACTS}
+def features_of(data):
+    features = shortcuts.file_features(data, read_image(data))
+    return {name: shortcuts.feature(features, name) for name in shortcuts.FEATURES}
 
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 90, 95])
 def test_jpeg_tables_are_read_as_a_quality(quality):
-    facts = facts_of(saved("JPEG", quality=quality, subsampling=2, progressive=True))
-    assert facts["JPEG quality"] == pytest.approx(quality, abs=1)
-    assert facts["JPEG chroma quality"] == pytest.approx(quality, abs=1)
-    assert (facts["JPEG subsampling"], facts["JPEG progressive"], facts["format"]) == ("4:2:0", 1, "JPEG")
+    features = features_of(saved("JPEG", quality=quality, subsampling=2, progressive=True))
+    assert features["JPEG quality"] == pytest.approx(quality, abs=1)
+    assert features["JPEG chroma quality"] == pytest.approx(quality, abs=1)
+    assert (features["JPEG subsampling"], features["JPEG progressive"], features["format"]) == ("4:2:0", 1, "JPEG")
 
 
-def test_facts_of_a_png():
+def test_features_of_a_png():
     text = PngImagePlugin.PngInfo()
     text.add_text("parameters", "a cat")
     data = saved("PNG", pnginfo=text, dpi=(72, 72))
-    facts = facts_of(data)
-    assert (facts["width"], facts["height"], facts["aspect"]) == (40, 20, 2)
-    assert (facts["bytes"], facts["bytes per pixel"]) == (len(data), pytest.approx(len(data) / 800))
-    assert (facts["format"], facts["colour mode"], facts["other text"], facts["EXIF"]) == ("PNG", "RGB", 1, 0)
-    assert facts["density"] == pytest.approx(72, abs=0.1)
-    assert facts["JPEG quality"] == shortcuts.ABSENT and facts["JPEG subsampling"] is None
+    features = features_of(data)
+    assert (features["width"], features["height"], features["aspect"]) == (40, 20, 2)
+    assert (features["bytes"], features["bytes per pixel"]) == (len(data), pytest.approx(len(data) / 800))
+    assert (features["format"], features["colour mode"], features["other text"], features["EXIF"]) == ("PNG", "RGB", 1, 0)
+    assert features["density"] == pytest.approx(72, abs=0.1)
+    assert features["JPEG quality"] == shortcuts.ABSENT and features["JPEG subsampling"] is None
 
 
 def test_metadata_is_noticed(tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "camera"
     data = saved("JPEG", exif=exif, icc_profile=b"profile", comment="made by hand")
-    facts = facts_of(data)
-    assert (facts["EXIF"], facts["ICC profile"], facts["other text"]) == (1, 1, 1)
+    features = features_of(data)
+    assert (features["EXIF"], features["ICC profile"], features["other text"]) == (1, 1, 1)
     (tmp_path / "a.jpg").write_bytes(data)
-    from_disk = shortcuts.file_facts(str(tmp_path / "a.jpg"), read_image(data))
-    assert np.array_equal(from_disk, shortcuts.file_facts(data, read_image(data)))
+    from_disk = shortcuts.file_features(str(tmp_path / "a.jpg"), read_image(data))
+    assert np.array_equal(from_disk, shortcuts.file_features(data, read_image(data)))
+
+
+@pytest.fixture(autouse=True)
+def small_forests(monkeypatch):
+    monkeypatch.setattr(shortcuts, "FOLDS", 2)
+    monkeypatch.setattr(shortcuts, "REPEATS", 1)
 
 
 def made_up(number, shift):
-    """Return facts of `number` files of each class: only 'bytes' differs, by `shift` standard deviations."""
+    """Return features of `number` files of each class: only 'bytes' differs, by `shift` standard deviations."""
     rng = np.random.default_rng(0)
-    facts = np.ones((2 * number, len(shortcuts.FACTS)), np.float32)
+    features = np.ones((2 * number, len(shortcuts.FEATURES)), np.float32)
     is_fake = np.arange(2 * number) % 2 == 0
-    facts[:, list(shortcuts.FACTS).index("bytes")] = rng.normal(size=2 * number) + shift * is_fake
-    return facts, is_fake, np.arange(2 * number)
+    features[:, list(shortcuts.FEATURES).index("bytes")] = rng.normal(size=2 * number) + shift * is_fake
+    return features, is_fake, np.arange(2 * number)
 
 
-def test_a_planted_fact_is_named_and_measured():
-    found = shortcuts.find_shortcut(*made_up(400, 1.5))
+def test_a_planted_feature_is_named_and_measured():
+    found = shortcuts.metadata_baseline(*made_up(1000, 1.5))
     assert found["facts"][0]["fact"] == "bytes" and found["facts"][0]["drop"] > 0.2
-    assert found["auc"] == pytest.approx(0.856, abs=0.04), "two normal distributions 1.5 apart: Phi(1.5 / sqrt 2)"
+    assert found["auc"] == pytest.approx(0.856, abs=0.05), "two normal distributions 1.5 apart: Phi(1.5 / sqrt 2)"
     assert found["interval"][0] < found["auc"] < found["interval"][1]
     assert all(row["drop"] == 0 and row["alone"] == 0.5 for row in found["facts"][1:])
 
 
-def test_chance_stays_chance_and_the_same_chance(monkeypatch):
-    monkeypatch.setattr(shortcuts, "FOLDS", 2)  # for time
-    found = shortcuts.find_shortcut(*made_up(400, 0))
+def test_chance_stays_chance_and_the_same_chance():
+    found = shortcuts.metadata_baseline(*made_up(400, 0))
     assert found["interval"][0] < 0.55 and found["interval"][1] > 0.45
-    assert shortcuts.find_shortcut(*made_up(400, 0)) == found
+    assert shortcuts.metadata_baseline(*made_up(400, 0)) == found
 
 
 def test_too_few_different_images_give_no_answer():
-    facts, is_fake, groups = made_up(40, 3)
-    assert shortcuts.find_shortcut(facts[:58], is_fake[:58], groups[:58]) is None
-    assert shortcuts.find_shortcut(facts, is_fake, groups % 10) is None
+    features, is_fake, groups = made_up(40, 3)
+    assert shortcuts.metadata_baseline(features[:58], is_fake[:58], groups[:58]) is None
+    assert shortcuts.metadata_baseline(features, is_fake, groups % 10) is None
 
 
 def test_interval_holds_the_truth_as_often_as_it_says():

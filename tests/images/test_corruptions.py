@@ -93,8 +93,8 @@ def test_scale_keeps_at_least_one_pixel():
     assert np.ptp(corruptions.scale(image, 0.01), axis=(0, 1)).max() == 0
 
 
-def test_random_damage_is_seeded(image):
-    first, again, other = (corruptions.random_damage(image, np.random.default_rng(seed), 1) for seed in (1, 1, 2))
+def test_random_degradation_is_seeded(image):
+    first, again, other = (corruptions.random_degradation(image, np.random.default_rng(seed), 1) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert first.shape == image.shape and first.dtype == np.uint8
 
@@ -102,8 +102,8 @@ def test_random_damage_is_seeded(image):
 def test_probability_is_the_chance_of_each():
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     rng = np.random.default_rng(0)
-    assert np.array_equal(corruptions.random_damage(image, rng, 0), image)
-    untouched = sum(np.array_equal(corruptions.random_damage(image, rng, 0.5), image) for _ in range(800))
+    assert np.array_equal(corruptions.random_degradation(image, rng, 0), image)
+    untouched = sum(np.array_equal(corruptions.random_degradation(image, rng, 0.5), image) for _ in range(800))
     assert 30 < untouched < 75  # 1 / 16 of them
 
 
@@ -114,5 +114,5 @@ def test_amounts_stay_in_their_ranges_and_follow_their_order(seed, image, monkey
     monkeypatch.setattr(corruptions, "scale", lambda image, factor: done.append(("scale", 0.5 <= factor <= 1)) or image)
     monkeypatch.setattr(corruptions, "noise", lambda image, sigma, rng: done.append(("noise", 0 <= sigma <= 0.02)) or image)
     monkeypatch.setattr(corruptions, "jpeg", lambda image, quality: done.append(("jpeg", quality in (93, 94, 95))) or image)
-    corruptions.random_damage(image, np.random.default_rng(seed), 1, max_blur=2, min_scale=0.5, max_noise=0.02, min_quality=93)
+    corruptions.random_degradation(image, np.random.default_rng(seed), 1, max_blur=2, min_scale=0.5, max_noise=0.02, min_quality=93)
     assert done == [("blur", True), ("scale", True), ("noise", True), ("jpeg", True)]
