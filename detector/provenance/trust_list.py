@@ -54,8 +54,8 @@ def remembered_trust_list() -> Path | None:
 
 
 def trust_list_date(path: str | os.PathLike) -> str:
-    """Return the date of a trust list, its modification time, as "2025-11-27"."""
-    return datetime.date.fromtimestamp(Path(path).stat().st_mtime).isoformat()
+    """Return the date of a trust list, its modification time in UTC, as "2025-11-27"."""
+    return datetime.datetime.fromtimestamp(Path(path).stat().st_mtime, datetime.UTC).date().isoformat()
 
 
 def check_trust_list(path: str | os.PathLike) -> None:

@@ -192,6 +192,16 @@ def test_hostile_files_cost_little_and_are_noted(name):
     assert note in " ".join(found["notes"]) and (note or not found["notes"])
 
 
+def test_a_cut_off_animation_is_a_note():
+    frames = [Image.new("RGB", (16, 16), (80 * i, 90, 30)) for i in range(3)]
+    file = io.BytesIO()
+    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
+    data = file.getvalue()
+    for cut in (data[: len(data) * 3 // 4], data[: data.index(b"fdAT") - 4], data[:-12]):
+        found = read(cut)
+        assert (found["says"], found["notes"]) == ("nothing", ["the PNG is cut off"])
+
+
 def test_files_cut_off_anywhere():
     camera = exif({0x010F: "NIKON"}, CAMERA, GPS)
     whole = [with_text(parameters=PARAMETERS), drawn("JPEG", exif=camera, xmp=xmp(PLACES[0])), drawn("WEBP", xmp=xmp(PLACES[0]))]
