@@ -12,7 +12,7 @@ images that one model gets right and the other wrong), and metrics.json, written
     device, versions, thresholds, temperature, split (the first one), and at this level also the figures and intervals of the
     first split
     splits           {split: the figures and what follows}; a tree without splits is one split, "all"
-      ...            detector.evaluation.metrics.figures, raw and per_class among them; one that does not exist is null
+      ...            detector.evaluation.metrics.classification_metrics, raw and per_class among them; one that does not exist is null
       intervals      the same without n and confusion, [low, high] each: see detector.evaluation.intervals
       unreadable     number of images that could not be read; they are not scored. unreadable_files: a line for each
       unlike_seen    number of images of a size or shape that the detector has never seen; app.py says "uncertain" to these
@@ -112,7 +112,7 @@ def evaluate_split(detector, data, split, scored, known, ways=()):
     """
     import numpy as np
 
-    from detector.evaluation.intervals import figures_with_intervals
+    from detector.evaluation.intervals import metrics_with_intervals
     from detector.model.scores import p_fake_of
 
     metadata = detector.metadata
@@ -120,7 +120,7 @@ def evaluate_split(detector, data, split, scored, known, ways=()):
     calibrated = [scored.p_fake, *p_fake_of(scored.logits[1:], metadata["temperature"])]
 
     def measure(which=slice(None), way=0):
-        return figures_with_intervals(scored.is_fake[which], calibrated[way][which], metadata["thresholds"], raw[way][which])
+        return metrics_with_intervals(scored.is_fake[which], calibrated[way][which], metadata["thresholds"], raw[way][which])
 
     whole, groups = measure(), np.array([item.group for item in scored.items])
     rows = [
@@ -161,7 +161,7 @@ def versus(detector, scored, other, other_scored, seen=None):
     Args:
         seen: number of these images that the other was trained on, None where that is not known.
     """
-    from detector.evaluation.intervals import compare, figures_with_intervals
+    from detector.evaluation.intervals import compare, metrics_with_intervals
     from detector.model.scores import p_fake_of
 
     limits, other_limits = detector.metadata["thresholds"], other.metadata["thresholds"]
@@ -170,7 +170,7 @@ def versus(detector, scored, other, other_scored, seen=None):
         "model": os.fspath(other.path),
         "model_sha256": files.digest_of(other.path),
         "in_train_of_other": seen,
-        "figures": figures_with_intervals(scored.is_fake, other_scored.p_fake, other_limits, raw),
+        "figures": metrics_with_intervals(scored.is_fake, other_scored.p_fake, other_limits, raw),
         **compare(scored.is_fake, scored.p_fake, limits, other_scored.p_fake, other_limits),
     }
     right, other_right = ((one.p_fake >= 0.5) == scored.is_fake for one in (scored, other_scored))

@@ -715,7 +715,7 @@ def report(args, is_fake, logits, metadata, unreadable):
     from detector.evaluation import metrics
     from detector.model import scores
 
-    found = metrics.figures(is_fake, scores.p_fake_of(logits, metadata["temperature"]), metadata["thresholds"])
+    found = metrics.classification_metrics(is_fake, scores.p_fake_of(logits, metadata["temperature"]), metadata["thresholds"])
     for path, reason in list(unreadable.items())[:10]:
         print(f"not read: {reason or path}")
     if unreadable:

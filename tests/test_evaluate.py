@@ -87,7 +87,7 @@ def test_what_is_written_down_of_model_and_engine(report, trained):
 def test_all_that_is_written_down_is_documented(report):
     from detector.evaluation import intervals, metrics
 
-    told = " ".join(some.__doc__ for some in (evaluate, metrics.figures, metrics.calibration, metrics.per_class, intervals.compare))
+    told = " ".join(some.__doc__ for some in (evaluate, metrics.classification_metrics, metrics.calibration, metrics.per_class, intervals.compare))
 
     def names(some):
         for name, value in some.items():
@@ -213,7 +213,7 @@ def test_damaged_figures_are_those_of_the_damaged_images(report, trained):
         way = dataset.damages()[name]
         images = np.stack([pixels.resize(way(pixels.read_image(report.parent / "data" / row["path"])), 32) for row in rows])
         p_expected = scores.p_fake_of(detector.logits(images), detector.metadata["temperature"])
-        expected = metrics.figures(is_fake, p_expected, detector.metadata["thresholds"])
+        expected = metrics.classification_metrics(is_fake, p_expected, detector.metadata["thresholds"])
         found = figures["splits"]["test"]["damage"][name]
         assert found["brier"] == pytest.approx(expected["brier"], abs=1e-5)
         assert found["confusion"] == expected["confusion"]

@@ -45,7 +45,7 @@ def draw_all(folder, split, is_fake, p_fake, figures, thresholds):
         folder: pathlib.Path.
         split: name of the split.
         is_fake, p_fake: (n,) bool and (n,) float64; both classes occur.
-        figures: dict of detector.evaluation.intervals.figures_with_intervals.
+        figures: dict of detector.evaluation.intervals.metrics_with_intervals.
         thresholds: {'fake': t_F, 'real': t_R}.
     """
     draw = {
@@ -122,15 +122,15 @@ def _precision_recall(axes, is_fake, p_fake, thresholds, figures):
 
 
 def _reliability(axes, is_fake, p_fake, figures):
+    from scipy.stats import binomtest
+
     from detector.evaluation.metrics import reliability
-    from detector.evaluation.thresholds import upper_bound
 
     mean, share, count = reliability(is_fake, p_fake)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    fakes = np.rint(share * count).astype(int)  # Clopper and Pearson's interval: in a bin without a Fake there may still be some
-    low = [1 - upper_bound(number - fake, number, 0.975) for fake, number in zip(fakes, count, strict=True)]
-    high = [upper_bound(fake, number, 0.975) for fake, number in zip(fakes, count, strict=True)]
-    spread = np.maximum(0, [share - low, high - share])  # a rounding error below 0 is none
+    fakes = np.rint(share * count).astype(int).tolist()
+    exact = [binomtest(k, n).proportion_ci() for k, n in zip(fakes, count.tolist(), strict=True)]  # Clopper-Pearson
+    spread = np.maximum(0, [share - [one.low for one in exact], [one.high for one in exact] - share])  # rounding may give -1e-17
     label = f"{plural(len(count), 'bin')} of as many images, {_with_interval('ECE', figures, 'ece')}"
     axes.errorbar(mean, share, spread, fmt="o-", color=REAL, linewidth=1.5, markersize=4, capsize=2, label=label)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.2), xlabel="P(Fake), mean of the bin", ylabel="share that is Fake")
@@ -152,7 +152,7 @@ def draw_damage(folder, split, damage):
     """Draw what damage does as damage_<split>.png.
 
     Args:
-        damage: {name such as 'JPEG 90': dict of figures_with_intervals}; the first one is of images as they are. Names that
+        damage: {name such as 'JPEG 90': dict of metrics_with_intervals}; the first one is of images as they are. Names that
             begin with the same word are joined by a line.
     """
     names = list(damage)

@@ -2,47 +2,50 @@ import numpy as np
 import pytest
 
 from detector.evaluation import intervals, metrics
+from detector.evaluation.metrics import classification_metrics
 from detector.model.scores import p_fake_of
 
 LIMITS = {"fake": 0.8, "real": 0.2}
 ANY = {"fake": 0.7, "real": 0.3}
 
 
-def drawn(seed=0, n=300, share=0.4, ties=True):
+def drawn(seed=0, n=300, fraction=0.4, ties=True):
     rng = np.random.default_rng(seed)
-    is_fake = rng.random(n) < share
+    is_fake = rng.random(n) < fraction
     margins = rng.normal(np.where(is_fake, 1.2, -1.2), 1.5)
     p_fake, p_raw = p_fake_of(margins, 1.7), p_fake_of(margins, 1.0)
     return is_fake, np.round(p_fake, 2) if ties else p_fake, np.round(p_raw, 2) if ties else p_raw
 
 
-def flat(figures, path=()):
-    """{path: number} of nested figures, without n and confusion."""
+def flat(nested, path=()):
+    """{path: number} of nested metrics, without counts and older names."""
     found = {}
-    for name, value in figures.items():
+    for name, value in nested.items():
+        if name in ("n", "confusion", "verdict_counts", *metrics.OLDER_NAMES):
+            continue
         if isinstance(value, dict):
             found |= flat(value, (*path, name))
-        elif name not in ("n", "confusion"):
+        else:
             found[*path, name] = value
     return found
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("ties, limits", [(True, LIMITS), (False, LIMITS), (True, {"fake": 0.5, "real": 0.5})])
-def test_figures_of_a_resample_are_those_of_its_images(seed, ties, limits):
+def test_metrics_of_a_resample_are_those_of_its_images(seed, ties, limits):
     """Against scikit-learn, on the images repeated as often as they were drawn."""
     is_fake, p_fake, p_raw = drawn(seed, ties=ties)
     weights = next(intervals.resampled(is_fake, 3, seed))
-    found = intervals.figures_of_resamples(weights, is_fake, p_fake, limits, p_raw)
+    found = intervals.metrics_of_resamples(weights, is_fake, p_fake, limits, p_raw)
     for row, times in enumerate(weights.astype(int)):
         images = np.repeat(np.arange(len(is_fake)), times)
-        expected = flat(metrics.figures(is_fake[images], p_fake[images], limits, p_raw[images]))
+        expected = flat(classification_metrics(is_fake[images], p_fake[images], limits, p_raw[images]))
         assert {name: values[row] for name, values in found.items()} == pytest.approx(expected, abs=1e-9)
 
 
 def test_no_threshold_splits_a_tie_in_a_resample():
     is_fake, p_fake = np.array([True, True, False, False]), np.full(4, 0.5)
-    found = intervals.figures_of_resamples(np.ones((1, 4)), is_fake, p_fake, ANY)
+    found = intervals.metrics_of_resamples(np.ones((1, 4)), is_fake, p_fake, ANY)
     assert found["tpr_at_1pct_fpr",] == [0.0] and found["auc",] == [0.5] and found["average_precision",] == [0.5]
 
 
@@ -55,25 +58,25 @@ def test_resamples_keep_the_number_of_each_class_and_are_drawn_with_replacement(
     assert weights[:, :20].var() == pytest.approx(19 / 20, rel=0.03)  # of a binomial: 20 draws of 1 in 20
 
 
-def test_blocks_make_no_difference_to_how_many_are_drawn(monkeypatch):
+def test_the_number_of_resamples_does_not_depend_on_blocks(monkeypatch):
     monkeypatch.setattr(intervals, "BLOCK", 70)
     is_fake = np.arange(10) < 5
     assert [part.shape for part in intervals.resampled(is_fake, 17)] == [(7, 10), (7, 10), (3, 10)]
 
 
-def test_the_interval_of_an_accuracy_is_as_wide_as_theory_has_it():
+def test_the_width_of_the_interval_of_an_accuracy():
     rng = np.random.default_rng(3)
     is_fake = np.arange(4000) < 2000
     right = rng.random(4000) < 0.9
     p_fake = np.where(right == is_fake, 0.9, 0.1)
-    found = metrics.figures(is_fake, p_fake, ANY)["accuracy"]
+    found = classification_metrics(is_fake, p_fake, ANY)["accuracy"]
     low, high = intervals.intervals(is_fake, p_fake, ANY)["accuracy"]
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(found * (1 - found) / 4000), rel=0.1)
     assert (low + high) / 2 == pytest.approx(found, abs=0.002)
 
 
-def test_intervals_cover_what_they_should():
-    """AUC and accuracy of 200 sets drawn from one known source; 95 % of the intervals hold the truth, give or take chance."""
+def test_coverage_of_the_intervals():
+    """AUC and accuracy of 200 sets drawn from one known source; about 95 % of the intervals contain the true value."""
     from scipy.stats import norm
 
     held = {"auc": 0, "accuracy": 0}
@@ -95,9 +98,9 @@ def test_intervals_are_the_same_each_time_and_others_for_another_seed():
     assert one != intervals.intervals(is_fake, p_fake, LIMITS, p_raw, seed=1)
 
 
-def test_intervals_have_the_shape_of_the_figures_and_hold_them():
+def test_intervals_have_the_keys_of_the_metrics_and_contain_them():
     is_fake, p_fake, p_raw = drawn()
-    found = intervals.figures_with_intervals(is_fake, p_fake, LIMITS, p_raw)
+    found = intervals.metrics_with_intervals(is_fake, p_fake, LIMITS, p_raw)
     spans, values = flat(found["intervals"]), flat({name: value for name, value in found.items() if name != "intervals"})
     assert set(spans) == set(values)
     assert ("raw", "ece") in spans and ("per_class", "Real", "f1") in spans
@@ -106,13 +109,13 @@ def test_intervals_have_the_shape_of_the_figures_and_hold_them():
 
 
 def test_the_interval_of_a_calibration_error_is_not_that_of_its_resamples():
-    """Of a calibrated model a resample's ECE lies above the set's: the plain percentiles would not hold the figure."""
+    """Of a calibrated model a resample's ECE lies above the set's: the plain percentiles would not contain the metric."""
     rng = np.random.default_rng(4)
     p_fake = rng.random(5000)
     is_fake = rng.random(5000) < p_fake
     weights = next(intervals.resampled(is_fake, 40))
     found = metrics.expected_calibration_error(is_fake, p_fake)
-    assert intervals.figures_of_resamples(weights, is_fake, p_fake, ANY)["ece",].mean() > 1.2 * found
+    assert intervals.metrics_of_resamples(weights, is_fake, p_fake, ANY)["ece",].mean() > 1.2 * found
     low, high = intervals.intervals(is_fake, p_fake, ANY)["ece"]
     assert [low, high] == intervals.intervals(is_fake, is_fake * 1.0, ANY, p_raw=p_fake)["raw"]["ece"]
     assert 0 <= low < found / 2 and 1.3 * found < high < 2 * found
@@ -129,7 +132,7 @@ def test_the_interval_of_a_calibration_error_is_not_that_of_its_resamples():
 
 
 def test_the_interval_of_a_calibrated_models_error_holds_no_error():
-    """Half of them did not before: what chance alone shows was taken for miscalibration."""
+    """Errors that occur by chance must not count as miscalibration."""
     held = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -138,7 +141,7 @@ def test_the_interval_of_a_calibrated_models_error_holds_no_error():
     assert held >= 36
 
 
-def test_the_error_that_chance_alone_shows():
+def test_calibration_error_by_chance():
     rng = np.random.default_rng(5)
     p_fake = np.round(rng.random(400), 2)  # ties
     drawn = [metrics.expected_calibration_error(rng.random(400) < p_fake, p_fake) for _ in range(2000)]
@@ -148,31 +151,31 @@ def test_the_error_that_chance_alone_shows():
 
 
 def limit(trials):
-    """Clopper and Pearson's upper limit of an error rate, at 95 % two-sided, where so many trials had no error."""
+    """The upper limit of the exact two-sided 95 % interval of an error rate after `trials` without an error."""
     return 1 - 0.025 ** (1 / trials)
 
 
-def test_no_error_is_no_certainty():
+def test_an_interval_without_errors_is_not_empty():
     is_fake = np.array([True] * 40 + [False] * 20)
     p_fake = np.where(is_fake, 0.9, 0.1)
     found = intervals.intervals(is_fake, p_fake, ANY)
     for name in ("balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr"):
         assert found[name] == pytest.approx([1 - limit(20), 1.0]), name
-    assert found["accuracy"] == found["accuracy_when_certain"] == pytest.approx([1 - limit(60), 1.0])
-    assert found["uncertain_share"] == pytest.approx([0, limit(60)])
+    assert found["accuracy"] == found["selective_accuracy"] == found["accuracy_when_certain"] == pytest.approx([1 - limit(60), 1.0])
+    assert found["abstention_rate"] == pytest.approx([0, limit(60)])
     assert found["real_called_fake"] == pytest.approx([0, limit(20)])
     assert found["fake_called_real"] == pytest.approx([0, limit(40)])
     assert found["per_class"]["Real"]["recall"] == found["per_class"]["Real"]["precision"] == pytest.approx([1 - limit(20), 1.0])
     assert found["brier"] == pytest.approx([0.01, 0.01])
 
 
-def test_a_share_of_a_few_images_is_not_known_better_than_these_tell():
-    """Six images are called Fake and have a verdict, rightly, among a thousand of each class."""
+def test_the_limit_of_a_fraction_uses_the_number_of_its_own_images():
+    """Six images have a verdict: Fake, correctly. The set has a thousand images of each class."""
     is_fake = np.arange(2000) < 1000
     p_fake = np.full(2000, 0.4)
     p_fake[:6] = 0.9
     found = intervals.intervals(is_fake, p_fake, ANY, resamples=300)
-    assert found["per_class"]["Fake"]["precision"] == found["accuracy_when_certain"] == pytest.approx([1 - limit(6), 1.0])
+    assert found["per_class"]["Fake"]["precision"] == found["selective_accuracy"] == pytest.approx([1 - limit(6), 1.0])
     assert found["real_called_fake"] == pytest.approx([0, limit(1000)])
 
 
@@ -193,19 +196,19 @@ def test_a_model_against_itself_and_against_a_worse_one():
     assert same["intervals"]["auc"] == [0, 0]
     worse = np.random.default_rng(0).permutation(p_fake)
     found = intervals.compare(is_fake, p_fake, LIMITS, worse, ANY)
-    for name in ("accuracy", "auc", "accuracy_when_certain"):
+    for name in ("accuracy", "auc", "selective_accuracy"):
         low, high = found["intervals"][name]
-        expected = metrics.figures(is_fake, p_fake, LIMITS)[name] - metrics.figures(is_fake, worse, ANY)[name]
+        expected = classification_metrics(is_fake, p_fake, LIMITS)[name] - classification_metrics(is_fake, worse, ANY)[name]
         assert found["difference"][name] == pytest.approx(expected)
         assert 0 < low < expected < high
 
 
-def test_the_interval_holds_the_figure_of_a_hopeless_model():
+def test_the_interval_contains_the_metric_of_a_hopeless_model():
     """Resampled, the average precision of a model that has every image the wrong way round is always higher: images repeat."""
     is_fake, p_fake = np.arange(22) < 11, np.arange(22) / 22
-    found = intervals.figures_with_intervals(is_fake, p_fake, ANY)
+    found = intervals.metrics_with_intervals(is_fake, p_fake, ANY)
     weights = np.concatenate(list(intervals.resampled(is_fake, 1000)))
-    drawn = intervals.figures_of_resamples(weights, is_fake, p_fake, ANY)["average_precision",]
+    drawn = intervals.metrics_of_resamples(weights, is_fake, p_fake, ANY)["average_precision",]
     assert np.quantile(drawn, 0.025) > found["average_precision"] == pytest.approx(found["intervals"]["average_precision"][0])
     low, high = intervals.compare(is_fake, p_fake, ANY, 1 - p_fake, ANY)["intervals"]["average_precision"]
     assert low <= found["average_precision"] - 1 <= high
