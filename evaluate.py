@@ -12,7 +12,7 @@ images that one model gets right and the other wrong), and metrics.json, written
     device, versions, thresholds, temperature, split (the first one), and at this level also the figures and intervals of the
     first split
     splits           {split: the figures and what follows}; a tree without splits is one split, "all"
-      ...            detector.evaluation.metrics.classification_metrics, raw and per_class among them; one that does not exist is null
+      ...            detector.evaluation.metrics.classification_metrics, raw and per_class among them; undefined ones are null
       intervals      the same without n and confusion, [low, high] each: see detector.evaluation.intervals
       unreadable     number of images that could not be read; they are not scored. unreadable_files: a line for each
       unlike_seen    number of images of a size or shape that the detector has never seen; app.py says "uncertain" to these
