@@ -86,14 +86,14 @@ def score_items(detector, data, items, ways=()):
     from detector.model.scores import out_of_range
 
     readable, p_fake, logits, unreadable, unlike = [], [], [], [], 0
-    scores = score_files(detector, (os.path.join(data, item.path) for item in items), damages=ways)
+    scores = score_files(detector, (os.path.join(data, item.path) for item in items), degradations=ways)
     for item, score in zip(items, progress(scores, total=len(items)), strict=True):
         if score.error:
             unreadable.append(score.error)
             continue
         readable.append(item)
         p_fake.append(score.p_fake)
-        logits.append((score.logit, *score.damaged))
+        logits.append((score.logit, *score.degraded))
         unlike += out_of_range(detector.metadata, score.width, score.height, score.blank) is not None
     is_fake = np.array([item.is_fake for item in readable], bool)
     for name, there in zip(data_tree.CLASSES, (is_fake, ~is_fake), strict=True):

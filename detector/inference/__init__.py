@@ -1,1 +1,5 @@
-"""Inference: from image files to scores, verdicts and attribution maps."""
+"""Classification of image files.
+
+    from detector.inference import Predictor
+"""
+from detector.inference.predictor import Predictor as Predictor

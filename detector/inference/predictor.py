@@ -1,8 +1,17 @@
-"""From image files to verdicts: what the shell, the page and its REST API share, so that they say the same of the same file."""
+"""Predictor: from image files to rows of conclusion, verdict, score and provenance, the same for shell, page and REST API.
+
+    from detector.inference import Predictor
+
+    for row in Predictor().predict(["photo.jpg"]):
+        print(row["path"], row["conclusion"], row["p_fake"])
+"""
 import functools
 import os
 import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
@@ -11,24 +20,48 @@ from detector.console import InputError, printable
 from detector.images import formats
 from detector.model import export, runtime, scores
 
-COLUMNS = ["path", "verdict", "p_fake", "detector", "width", "height", "note", "provenance", "error"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 STANDARD_INPUT = "-"
-WHOLE = (str, os.PathLike, bytes)  # sources that are taken as they are; of others, binary files, the bytes are read
-TOLD = 500  # characters of a text in a detector, which may come from a stranger
-SIZES = 4096  # of so many sizes of images it is remembered which detector is made for them
+MAX_TEXT = 500  # characters shown of a text in a model file, which may come from a stranger
+CACHED_SIZES = 4096  # image sizes for which the choice of the detector is cached
+
+
+class Row(TypedDict):
+    """What is known about one image; the keys of --json and of the REST API, and the columns of --csv."""
+
+    path: Annotated[str, "path of the file, `-` for standard input; for an upload, its name"]
+    conclusion: Annotated[
+        str | None,
+        "the answer to act on: `AI-generated`, `AI-edited` or `camera original` if the file's provenance says so, otherwise the "
+        "detector's `Fake`, `Real` or `uncertain`; null if the image cannot be read",
+    ]
+    basis: Annotated[str | None, "what it rests on: `signed: NAME (…)`, `declared by the file, unsigned`, or `detector`"]
+    verdict: Annotated[str | None, "the detector's own: `Fake`, `Real` or `uncertain`; never changed by provenance"]
+    p_fake: Annotated[float | None, "the detector's calibrated probability that the image is Fake, 0 to 1"]
+    detector: Annotated[str | None, "name of the detector that scored the image"]
+    width: Annotated[int | None, "in pixels, as a viewer shows the image"]
+    height: Annotated[int | None, "in pixels, as a viewer shows the image"]
+    gated: Annotated[
+        bool | None, "true if the detector cannot judge such an image (`note` says why); the verdict is `uncertain` unless forced"
+    ]
+    note: Annotated[str | None, "reasons for caution, in words"]
+    provenance: Annotated[dict[str, Any] | None, "the file's provenance metadata; null if they were not read"]
+    error: Annotated[str | None, "one line: why the image cannot be read; otherwise null"]
+
+
+COLUMNS = list(Row.__annotations__)
 
 
 # --- which images --------------------------------------------------------------------------------------------------------
-def find_images(sources):
-    """List the paths of the images that `sources` name: files as they are, folders with all images below them, patterns expanded.
+def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
+    """List the image files that `sources` name.
 
     Args:
-        sources: paths or patterns with *, ? and [ ] (Windows' shells leave them to the program); ** goes through folders.
-            A file or folder whose own name looks like a pattern is taken by its name.
+        sources: files, which are taken as they are; folders, with all images below them; or patterns with *, ?, [ ] and **
+            (on Windows the shell does not expand them). An existing file or folder is never taken for a pattern.
 
     Raises:
-        InputError: nothing is there of that name, or a folder holds no image.
+        InputError: there is no such file, or a folder or pattern holds no image.
     """
     found = []
     for source in map(Path, sources):
@@ -59,23 +92,23 @@ def _matching(pattern):
         raise InputError(f"{pattern}: expected {expected}, found nothing of that name; check the path")
     images = [path for path in matches if os.path.isfile(path) and looks_like_image(path)]
     if not images:
-        raise InputError(f"{pattern}: expected images, found none among what matches; give another pattern")
+        raise InputError(f"{pattern}: expected images, found none among the matching files; give another pattern")
     return images
 
 
-def looks_like_image(path):
-    """Tell whether a file in a folder is to be judged: it begins like an image, or its name says that it is one."""
+def looks_like_image(path: str) -> bool:
+    """Tell whether a file in a folder is an image, by its name or its first bytes."""
     if path.lower().endswith(SUFFIXES):
         return True
     try:
         with open(path, "rb") as file:
             return formats.image_format(file.read(16)) is not None
     except OSError:
-        return True  # it gets a row that says why it cannot be read
+        return True  # its row will say why it cannot be read
 
 
 # --- which detector ------------------------------------------------------------------------------------------------------
-def default_models():
+def default_models() -> list[Path]:
     """Return the detectors that ship: the .h5 files in models/.
 
     Raises:
@@ -88,11 +121,11 @@ def default_models():
 
 
 class LazyDetector:
-    """A detector.model.runtime.Detector that reads its metadata at once and opens its network on first use.
+    """A detector.model.runtime.Detector that is opened when it is first used; its metadata are there from the start.
 
     Attributes:
         path: the .h5.
-        name: its name in results: the file name, or the path if several files have the same name.
+        name: its file name; its path if several detectors have the same file name.
         metadata, batch: as in Detector.
     """
 
@@ -104,10 +137,10 @@ class LazyDetector:
         self._detector = self._failure = None
 
     def open(self):
-        """Return the detector.model.runtime.LiteRTDetector; the first call opens it.
+        """Return the opened detector.
 
         Raises:
-            InputError: as detector.model.export.open_detector; every further call raises the same.
+            InputError: as detector.model.export.open_detector; every later call raises it again.
         """
         with self._opening:
             if self._failure is None and self._detector is None:
@@ -120,40 +153,43 @@ class LazyDetector:
         return self._detector
 
     def logits(self, images, concurrency=1):
-        """Return the logit of Fake of each input, as Detector.logits."""
+        """Return the logits of the opened detector, as Detector.logits."""
         return self.open().logits(images, concurrency)
 
 
-class Judge:
-    """Gives verdicts, to several threads at once if need be; of several detectors, each image goes to the one made for its size.
+class Predictor:
+    """Classifies images, in several threads at once if need be; each image goes to the detector made for its size.
 
     Attributes:
         detectors: list of LazyDetector.
-        trust_list: as given.
+        trust_list: path of the trust list, or None.
     """
 
-    def __init__(self, models, threads=None, trust_list=None):
-        """Read the metadata of the detectors; each is opened, and exported if that was never done, when an image needs it.
+    def __init__(
+        self, models: str | os.PathLike | Iterable[str | os.PathLike] | None = None, threads: int | None = None,
+        trust_list: str | os.PathLike | None = None,
+    ):  # fmt: skip
+        """Read the detectors' metadata. A detector is opened, and exported if that was never done, when an image needs it.
 
         Args:
-            models: path of a .h5, or list of paths.
-            threads: that compute and decode; the number of cores where it is None.
-            trust_list: path of the PEM file with the roots whose C2PA signers are trusted; None trusts none.
+            models: path of a .h5, or several paths; by default the detectors that ship.
+            threads: number of threads that decode and score; by default the number of cores.
+            trust_list: path of a PEM file with the root certificates of trusted C2PA signers; by default none is trusted.
 
         Raises:
-            InputError: a file is no detector.
+            InputError: a file is not a detector.
         """
-        self.trust_list = trust_list
+        self.trust_list, self.threads = trust_list, threads
+        models = default_models() if models is None else models
         paths = [Path(models)] if isinstance(models, str | os.PathLike) else [Path(path) for path in models]
         names = [path.name for path in paths]
-        self.threads = threads
         self.detectors = [
             LazyDetector(path, name if names.count(name) == 1 else os.fspath(path), threads)
             for path, name in zip(paths, names, strict=True)
         ]
 
-    def find_detector(self, name):
-        """Return the LazyDetector of that name.
+    def find_detector(self, name: str) -> LazyDetector:
+        """Return the detector of that name.
 
         Raises:
             InputError: there is none.
@@ -163,142 +199,177 @@ class Judge:
                 return one
         raise InputError(f"{name}: expected one of the detectors {', '.join(one.name for one in self.detectors)}")
 
-    def choose(self, width, height):
-        """Return the LazyDetector made for images of a size: the most special of several, the nearest where there is none."""
-        return min(self.detectors, key=lambda one: _strangeness(one.metadata["training_range"], width, height))
+    def choose(self, width: int, height: int) -> LazyDetector:
+        """Return the detector made for images of a size: the most specialised of several, the nearest if there is none."""
+        return min(self.detectors, key=lambda one: _distance_from_range(one.metadata["training_range"], width, height))
 
-    def judge(self, sources, force=False, threshold=None, provenance=False, names=None, detector=None):
-        """Yield a dict of COLUMNS for each image file, in order; files are decoded while others are scored.
-
-        `verdict` is 'Fake', 'Real' or 'uncertain', None where the file could not be read, with the reason in `error`. `note`
-        says why an image is unlike any that the detector has seen; it is then uncertain, unless forced.
+    def predict(
+        self, sources, force: bool = False, threshold: float | None = None, provenance: bool = True,
+        names: Iterable[str] | None = None, detector: str | None = None,
+    ) -> Iterator[Row]:  # fmt: skip
+        """Yield a Row for each image file, in order; files are decoded while others are scored.
 
         Args:
-            sources: iterable of paths, bytes or binary files.
-            force: judge also images unlike any that the detector has seen.
-            threshold: P(Fake) from which on an image is called Fake, below it Real, in place of the detector's own two.
-            provenance: whether to read what each file says of itself (detector.provenance).
-            names: what `path` and `error` call the sources; the paths where it is None.
-            detector: name of the one to ask, whatever the image's size.
-        """
-        from detector.inference import scoring
+            sources: iterable of paths, bytes, or binary files that can seek.
+            force: predict also for images that the detector is not made for.
+            threshold: the verdict is Fake from this P(Fake) on and Real below it, instead of the detector's own thresholds.
+            provenance: whether to read each file's provenance metadata; without, the conclusion is the detector's verdict.
+            names: `path` of the rows; by default the paths.
+            detector: name of the detector to use, whatever the image's size.
 
-        sources = [source if isinstance(source, WHOLE) else source.read() for source in sources]
+        Raises:
+            InputError: there is no such detector, or it cannot be opened. An image that cannot be read gets a row with `error`.
+        """
+        from detector.inference import scoring, stability
+
+        sources = list(sources)
         names = [_name(source) for source in sources] if names is None else list(names)
-        asked = functools.lru_cache(SIZES)(self.choose) if detector is None else self.find_detector(detector)
-        unlike = functools.lru_cache(SIZES)(lambda one, *shown: scores.out_of_range(one.metadata, *shown))
-        limits = None if threshold is None else {"fake": threshold, "real": np.nextafter(threshold, -1)}
-        batch = min(scoring.images_at_a_stretch(one) for one in self.detectors)
-        for name, score in zip(names, scoring.score_files(asked, sources, self.threads, batch=batch), strict=True):
-            one, note, verdict, error = score.detector, None, None, score.error
-            if error is None:
-                note = unlike(one, score.width, score.height, score.blank)
-                sure = force or note is None
-                verdict = scores.verdict_of(score.p_fake, limits or one.metadata["thresholds"]) if sure else "uncertain"
-            yield {
-                "path": name,
-                "verdict": verdict,
-                "p_fake": score.p_fake,
-                "detector": one and one.name,
-                "width": score.width,
-                "height": score.height,
-                "note": note,
-                "provenance": read_provenance(score.source, self.trust_list) if provenance else None,
-                "error": error and error.replace(_name(score.source), name),
-            }
+        choose = functools.lru_cache(CACHED_SIZES)(self.choose) if detector is None else self.find_detector(detector)
+        batch = min((scoring.images_at_a_stretch(one) for one in self.detectors), default=1)
+        checks = () if threshold is not None else stability.CHECKS
+
+        def has_verdict(score):
+            return _gate(score) is None and scores.verdict_of(score.p_fake, score.detector.metadata["thresholds"]) != "uncertain"
+
+        results = scoring.score_files(choose, sources, self.threads, checks, batch, has_verdict)
+        for name, score in zip(names, results, strict=True):
+            found = read_provenance(score.source, self.trust_list) if provenance else None
+            if score.error is not None:
+                yield error_row(name, score.error.replace(_name(score.source), name), found)
+            else:
+                yield _row(name, score, force, threshold, found)
+
+
+def _gate(score):
+    """Return why the detector cannot judge an image, or None."""
+    return scores.out_of_range(score.detector.metadata, score.width, score.height, score.blank)
+
+
+def _row(name, score, force, threshold, provenance):
+    """Return the Row of an image that could be read."""
+    from detector.inference import stability
+    from detector.provenance.conclusion import conclude
+
+    metadata = score.detector.metadata
+    thresholds = metadata["thresholds"] if threshold is None else {"fake": threshold, "real": np.nextafter(threshold, -1)}
+    gate, verdict = _gate(score), scores.verdict_of(score.p_fake, thresholds)
+    note = gate
+    copies = [scores.verdict_of(p_fake, thresholds) for p_fake in scores.p_fake_of(score.degraded, metadata["temperature"])]
+    if gate and not force:
+        verdict = "uncertain"
+    elif not stability.is_stable(verdict, copies):
+        verdict, note = "uncertain", stability.UNSTABLE
+    answer = conclude(provenance, verdict)
+    return {
+        "path": name,
+        "conclusion": answer["conclusion"],
+        "basis": answer["basis"],
+        "verdict": verdict,
+        "p_fake": score.p_fake,
+        "detector": score.detector.name,
+        "width": score.width,
+        "height": score.height,
+        "gated": gate is not None,
+        "note": "; ".join(filter(None, (note, answer["note"]))) or None,
+        "provenance": provenance,
+        "error": None,
+    }
+
+
+def error_row(name: str, error: str, provenance: dict | None = None) -> Row:
+    """Return the Row of an image that cannot be read."""
+    return dict.fromkeys(COLUMNS) | {"path": name, "provenance": provenance, "error": error}
 
 
 def _name(source):
-    return "the image" if isinstance(source, bytes) else os.fspath(source)
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
 
 
-def _strangeness(seen, width, height):
-    """Return how far an image's size is from what was seen (0: within), as a ratio's logarithm, then how wide that range is."""
-    low, high = seen["shorter_side"]
-    flat, long = seen["aspect"]
+def _distance_from_range(training_range, width, height):
+    """Return how far an image's size is from a training range (0: within), as log ratios, then how wide that range is."""
+    low, high = training_range["shorter_side"]
+    flat, long = training_range["aspect"]
     side, aspect = min(width, height), max(width, height) / min(width, height)
     side, low, high, flat, long = np.log(np.maximum((side, low, high, flat, long), 1e-9))
     aspect = np.log(aspect)
-    far = max(low - side, side - high, 0.0)
-    odd = max(flat - aspect, aspect - long, 0.0)
-    return far, odd, high - low
+    return max(low - side, side - high, 0.0), max(flat - aspect, aspect - long, 0.0), high - low
 
 
-def read_provenance(source, trust_list=None):
-    """Return what a file says of itself, as detector.provenance reads it."""
+def read_provenance(source, trust_list=None) -> dict:
+    """Return the provenance metadata of a file, as detector.provenance.read."""
     from detector import provenance
 
     return provenance.read(source, trust_list)
 
 
+def count_conclusions(rows: Iterable[Row]) -> Counter:
+    """Return how many rows have each conclusion; None counts the unreadable images."""
+    return Counter(row["conclusion"] for row in rows)
+
+
 # --- in words ------------------------------------------------------------------------------------------------------------
-def describe(row, judge, force=False, threshold=None):
-    """Return what a person is told of one image: a list of lines, the verdict first, what the file says of itself last.
+def describe(row: Row, predictor: Predictor, force: bool = False, threshold: float | None = None) -> list[str]:
+    """Return lines on one image for a person: the conclusion first, then the detector's verdict, then the provenance.
 
     Args:
-        row: as `Judge.judge` yields it; `force` and `threshold` as they were given there.
-        judge: the Judge.
+        row: as `Predictor.predict` yields it; `force` and `threshold` as they were given there.
     """
     if row["error"]:
-        return [f"not judged: {printable(row['error'])}", *_origin(row["provenance"])]
-    lines = [f"{printable(row['path'])}: {row['verdict']}"]
-    if len(judge.detectors) > 1:
-        lines.append(f"  Judged by {printable(row['detector'])}.")
-    if row["note"] and not force:
-        lines.append(f"  {row['note']}. (With --force it is judged all the same.)")
+        return [f"unreadable: {printable(row['error'])}", *_provenance_lines(row)]
+    detector = f"  Detector {printable(row['detector'])}: {row['verdict']}"
+    if row["gated"] and not force:
+        notes = f"{row['note']}. (--force predicts anyway.)"
     else:
-        lines[0] += f", P(Fake) = {row['p_fake']:.4f}"
-        if row["note"]:
-            lines.append(f"  Do not rely on it: {row['note']}.")
-        lines.append(f"  {limits_in_words(judge.find_detector(row['detector']).metadata, threshold)}")
-    return lines + _origin(row["provenance"])
+        notes = f"{row['note']}." if row["note"] else None
+        thresholds = describe_thresholds(predictor.find_detector(row["detector"]).metadata, threshold)
+        detector += f", P(Fake) = {row['p_fake']:.4f}. {thresholds}"
+    lines = [f"{printable(row['path'])}: {row['conclusion']}"]
+    lines += [f"  Basis: {printable(row['basis'])}"] if row["basis"] != "detector" else []
+    lines += [detector, *([f"  Note: {printable(notes)}"] if notes else [])]
+    return lines + _provenance_lines(row)
 
 
-def _origin(found):
-    if found is None:
+def _provenance_lines(row):
+    if row["provenance"] is None:
         return []
-    return ["  What the file says of itself, apart from the score:", *(f"    {line}" for line in origin(found))]
+    return ["  Provenance (independent of the score):", *(f"    {line}" for line in describe_provenance(row["provenance"]))]
 
 
-def origin(found):
-    """Return lines on what a file says of itself: what a valid signature says first, then as detector.provenance tells it."""
-    from detector import provenance
+def describe_provenance(provenance: dict) -> list[str]:
+    """Return lines on a file's provenance for a person, as detector.provenance.summarise."""
+    from detector.provenance import summarise
 
-    lines = provenance.summarise(found)
-    if found["signed"]:
-        signed = f"A valid signature says: {found['says']}."
-        lines.insert(0, f"{signed} It is stronger evidence than the score, as far as its signer can be trusted.")
-    return lines
+    return summarise(provenance)
 
 
-def claim(found):
-    """Return in a few words what a file says of itself, as detector.provenance reads it, and whether anybody vouches for it."""
-    if found["says"] == "nothing":
-        return "nothing"
-    said = {"camera": "taken with a camera"}.get(found["says"], found["says"])
-    signed = "signed" if (found.get("c2pa") or {}).get("trusted") else "signed, but by whom is open"  # anybody can sign
-    unsigned = "its signature not verified" if found.get("has_c2pa") else "not signed"  # broken, or nothing here can check it
-    return f"{said}, {signed if found['signed'] else unsigned}"
+def claim(provenance: dict) -> str:
+    """Return in a few words what a file's provenance says, and whether anybody vouches for it."""
+    if provenance["says"] == "nothing":
+        return "none"
+    says = {"camera": "taken with a camera"}.get(provenance["says"], provenance["says"])
+    if provenance["signed"]:
+        trusted = (provenance.get("c2pa") or {}).get("trusted")
+        return f"{says}, signed" if trusted else f"{says}, signed, signer not verified"  # anybody can make a certificate
+    return f"{says}, signature not valid or not checked" if provenance.get("has_c2pa") else f"{says}, not signed"
 
 
-def limits_in_words(metadata, threshold=None):
-    """Return the sentence that says from where on an image is called Fake or Real."""
+def describe_thresholds(metadata: dict, threshold: float | None = None) -> str:
+    """Return a sentence on a detector's thresholds, or on the one that replaces them."""
     if threshold is not None:
-        return f"Fake is said from {threshold:g} on, Real below it, as it was asked for."
+        return f"Threshold: Fake ≥ {threshold:g}, otherwise Real."
     limits = metadata["thresholds"]
-    return f"Fake is said from {limits['fake']:.4f} on, Real up to {limits['real']:.4f}, uncertain between them."
+    return f"Thresholds: Fake ≥ {limits['fake']:.4f}, Real ≤ {limits['real']:.4f}, otherwise uncertain."
 
 
-def about(detector):
-    """Return a line on a LazyDetector: its name, what it was trained on and the error guarantees of its verdicts."""
+def about(detector) -> str:
+    """Return a line on a detector (anything with `metadata` and `path`): name, training data, and error guarantees."""
     metadata = detector.metadata
-    architecture, trained_on = (printable(metadata[name][:TOLD]) for name in ("architecture", "trained_on"))
+    architecture, trained_on = (printable(metadata[name][:MAX_TEXT]) for name in ("architecture", "trained_on"))
     low, high = metadata["training_range"]["shorter_side"]
-    judged = f"{low}" if low == high else f"{low} to {high}"
-    limits = metadata["thresholds"]
-    accused, missed = (f"{100 * limits[name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
+    sides = f"{low}" if low == high else f"{low} to {high}"
+    real, fake = (f"{100 * metadata['thresholds'][name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
     return (
-        f"detector: {architecture} ({printable(detector.path.name)}), trained on {trained_on}. It judges images with a shorter "
-        f"side of {judged} pixels. Of images like those its thresholds come from, at most {accused} of the Real are called Fake, "
-        f"and at most {missed} of the Fake are called Real, with 95 % confidence."
+        f"Detector {printable(detector.path.name)}: {architecture}, trained on {trained_on}; for images with a shorter side of "
+        f"{sides} pixels. On images like those of its validation data, at most {real} of the real ones are called Fake and at most "
+        f"{fake} of the AI-generated ones Real (95 % confidence)."
     )

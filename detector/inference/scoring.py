@@ -12,22 +12,23 @@ from detector.images import pixels
 from detector.images.guard import one_file
 from detector.model.scores import p_fake_of
 
-BULK = 4  # from so many batches for each thread on, each thread gets an engine of its own
+BULK = 4  # with at least this many batches per thread, each thread gets an engine of its own
 BLANK = 8  # grey levels; a plain wall in poor light spans more
+KEPT_BYTES = 24 << 20  # of a decoded image; a larger one is decoded again for its degraded copies
 
 
 class Score(NamedTuple):
-    """What a detector says of one image file.
+    """The score of one image file.
 
     Attributes:
-        source: the path, as given.
-        p_fake: calibrated P(Fake) in 0..1; None where the file could not be read.
+        source: as given.
+        p_fake: calibrated P(Fake), 0 to 1; None if the file cannot be read.
         logit: logit of Fake before calibration; None likewise.
-        width, height: in pixels, as a viewer would show it; None likewise.
-        blank: whether it shows hardly anything: fitted, the levels of each channel span less than BLANK.
-        error: one line, where the file could not be read; else None.
-        damaged: the logits of the image after each of the damages that were asked for.
-        detector: the one that scored it; None likewise.
+        width, height: in pixels, as a viewer shows the image; None likewise.
+        blank: whether the image shows next to nothing: preprocessed, each channel spans fewer than BLANK grey levels.
+        error: one line if the file cannot be read, otherwise None.
+        degraded: logits of the degraded copies that were asked for.
+        detector: the one that scored the image; None if it cannot be read.
     """
 
     source: object
@@ -37,27 +38,28 @@ class Score(NamedTuple):
     height: int | None = None
     blank: bool = False
     error: str | None = None
-    damaged: tuple = ()
+    degraded: tuple[float, ...] = ()
     detector: object = None
 
 
-def score_files(detector, sources, threads=None, damages=(), batch=None):
-    """Yield a Score for each image file, in order; files are decoded in some threads while the network runs in others.
+def score_files(detector, sources, threads=None, degradations=(), batch=None, select=lambda score: True):
+    """Yield a Score for each image file, in order; some threads decode files while others run the network.
 
-    Each thread decodes some files and then scores them, with an engine of its own: an engine that has all cores would wait for
-    the threads that decode at every layer.
+    Each thread decodes some files and then scores them with an engine of its own: an engine with all cores would wait for the
+    decoding threads at every layer.
 
     Args:
         detector: detector.model.runtime.Detector, or a function (width, height) -> such a detector.
-        sources: iterable of paths or binary files.
-        threads: that decode and score; the number of cores where it is None.
-        damages: functions from an image, (h, w, 3) uint8, to a damaged one. Each image is decoded once, then damaged in each way
-            as it is, and only then fitted: so is a file that reaches the detector damaged.
+        sources: iterable of paths, bytes or binary files that can seek.
+        threads: number of threads; by default the number of cores.
+        degradations: functions from an image, (h, w, 3) uint8, to a degraded copy of it. They work on the decoded image, before
+            preprocessing: so do degradations in the world.
         batch: inputs that a thread handles at a time; required if `detector` is a function.
+        select: function Score -> whether this image's degraded copies are wanted; by default all are.
     """
     threads = threads or os.cpu_count() or 1
     choose = detector if callable(detector) else lambda width, height: detector
-    at_a_stretch = max(1, (batch or images_at_a_stretch(detector)) // (1 + len(damages)))
+    at_a_stretch = max(1, (batch or images_at_a_stretch(detector)) // (1 + len(degradations)))
     sources = iter(sources)
     first = list(islice(sources, BULK * threads * at_a_stretch))
     concurrency = threads if len(first) == BULK * threads * at_a_stretch else 1
@@ -67,53 +69,68 @@ def score_files(detector, sources, threads=None, damages=(), batch=None):
         waiting = deque()
         while True:
             while len(waiting) < 2 * threads and (some := list(islice(sources, at_a_stretch))):
-                waiting.append(pool.submit(_score_some, some, choose, damages, concurrency))
+                waiting.append(pool.submit(_score_some, some, choose, degradations, select, concurrency))
             if not waiting:
                 return
             yield from waiting.popleft().result()
 
 
 def images_at_a_stretch(detector):
-    """Return how many images a thread decodes and scores at a stretch."""
+    """Return how many images a thread decodes and scores at a time."""
     return max(1, detector.batch // pixels.most_inputs(detector.metadata))
 
 
-def _score_some(sources, choose, damages, concurrency):
-    """Return a list of Score; images that go to the same detector are scored together."""
-    decoded = [_decode(source, choose, damages) for source in sources]
-    stacks = {}
-    for item in decoded:
-        if not isinstance(item, str):
-            stacks.setdefault(item[0], []).extend(item[1])
-    scored = {}
-    for detector, stack in stacks.items():
-        logits = pooled_logits(detector, stack, concurrency)
-        scored[detector] = zip(logits.tolist(), p_fake_of(logits, detector.metadata["temperature"]).tolist(), strict=True)
-    scores = []
-    for source, item in zip(sources, decoded, strict=True):
-        if isinstance(item, str):
-            scores.append(Score(source, error=item))
-            continue
-        detector, stack, width, height, blank = item
-        logit, p_fake = next(scored[detector])
-        damaged = tuple(logit for logit, _ in islice(scored[detector], len(damages)))
-        scores.append(Score(source, p_fake, logit, width, height, blank, damaged=damaged, detector=detector))
+def _score_some(sources, choose, degradations, select, concurrency):
+    """Return a list of Score; the inputs of all images that go to the same detector are scored together."""
+    scores, images, stacks = [], [], []
+    for source in sources:
+        image, score, inputs = _decode(source, choose)
+        scores.append(score)
+        stacks.append(inputs)
+        images.append(image if degradations and score.error is None and image.size <= KEPT_BYTES else None)
+    logits = _logits_of([score.detector for score in scores], stacks, concurrency)
+    for i, score in enumerate(scores):
+        if score.error is None:
+            p_fake = float(p_fake_of(logits[i], score.detector.metadata["temperature"]))
+            scores[i] = score._replace(logit=logits[i], p_fake=p_fake)
+    if not degradations:
+        return scores
+    chosen = [i for i, score in enumerate(scores) if score.error is None and select(score)]
+    detectors, stacks = [], []
+    for i in chosen:
+        image = pixels.read_image(sources[i]) if images[i] is None else images[i]
+        stacks += [pixels.preprocess(degrade(image), scores[i].detector.metadata) for degrade in degradations]
+        detectors += [scores[i].detector] * len(degradations)
+    logits = _logits_of(detectors, stacks, concurrency)
+    for place, i in enumerate(chosen):
+        scores[i] = scores[i]._replace(degraded=tuple(logits[place * len(degradations) : (place + 1) * len(degradations)]))
     return scores
 
 
-def _decode(source, choose, damages=()):
-    """Return (detector, [inputs of the image, and of damaged ones], width, height, blank), or a line: why it cannot be read."""
+def _decode(source, choose):
+    """Return (image, Score without its score, inputs of the network), or (None, Score with an error, None)."""
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
     try:
-        with one_file(source):
+        with one_file(name):
             image = pixels.read_image(source)
             height, width = image.shape[:2]
             detector = choose(width, height)
             inputs = pixels.preprocess(image, detector.metadata)
-            damaged = [pixels.preprocess(damage(image), detector.metadata) for damage in damages]
     except InputError as error:
-        return str(error)
+        return None, Score(source, error=str(error)), None
     blank = all(channel.max() - channel.min() < BLANK for channel in inputs.T)  # a wall may be red
-    return detector, [inputs, *damaged], width, height, blank
+    return image, Score(source, width=width, height=height, blank=blank, detector=detector), inputs
+
+
+def _logits_of(detectors, stacks, concurrency):
+    """Return the logit of each image, given by its detector and its inputs; None if it has no detector."""
+    logits = [None] * len(detectors)
+    for detector in {id(one): one for one in detectors if one is not None}.values():
+        places = [i for i, one in enumerate(detectors) if one is detector]
+        found = pooled_logits(detector, [stacks[i] for i in places], concurrency)
+        for i, logit in zip(places, found.tolist(), strict=True):
+            logits[i] = logit
+    return logits
 
 
 def pooled_logits(detector, stack, concurrency=1):

@@ -16,9 +16,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 @functools.cache
-def _environment():
+def environment(folder=TEMPLATES):
+    """Return the Jinja2 environment for the templates in a folder: everything printed is escaped, an unknown value is an error."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES, encoding="utf-8"), autoescape=True, undefined=StrictUndefined, finalize=_displayable,
+        loader=FileSystemLoader(folder, encoding="utf-8"), autoescape=True, undefined=StrictUndefined, finalize=_displayable,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"plural": plural, "thousands": "{:,}".format}
@@ -35,7 +36,7 @@ def render(template, **values):
     Raises:
         jinja2.UndefinedError: the template uses a value that is not given.
     """
-    return _environment().get_template(template).render(values)
+    return environment().get_template(template).render(values)
 
 
 def data_uri(content, kind):

@@ -73,14 +73,14 @@ def test_damage_is_done_to_the_decoded_image_before_it_is_fitted(trained, tmp_pa
     def darken(image):
         return image // 2
 
-    scores = list(score_files(detector, paths, damages=[mirror, darken]))
-    assert scores[3].error and scores[3].damaged == ()
+    scores = list(score_files(detector, paths, degradations=[mirror, darken]))
+    assert scores[3].error and scores[3].degraded == ()
     assert seen == [(50, 70, 3)] * 11
     for path, score in zip(paths, scores, strict=True):
         if not score.error:
             image = pixels.read_image(path)
             fitted = np.stack([pixels.resize(one, 32) for one in (image, image[:, ::-1], image // 2)])
-            assert (score.logit, *score.damaged) == pytest.approx(detector.logits(fitted), abs=1e-4)
+            assert (score.logit, *score.degraded) == pytest.approx(detector.logits(fitted), abs=1e-4)
             p_fake = p_fake_of(detector.logits(fitted[:1]), detector.metadata["temperature"])
             assert score.p_fake == pytest.approx(p_fake[0], abs=1e-6)
 
@@ -91,7 +91,7 @@ def test_an_image_is_decoded_once_for_all_damages(trained, small_data, monkeypat
     opened = []
     read = pixels.read_image
     monkeypatch.setattr(pixels, "read_image", lambda source: opened.append(source) or read(source))
-    list(score_files(detector, paths, damages=[lambda image: image] * 5))
+    list(score_files(detector, paths, degradations=[lambda image: image] * 5))
     assert sorted(opened) == paths
 
 
@@ -150,11 +150,11 @@ def test_patches_are_pooled_by_the_mean_of_their_margins(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for i, (path, size) in enumerate(zip(paths, [(24, 16), (8, 8), (5, 40)], strict=True)):
         draw(i, size).save(path)
-    darker = list(score_files(Brightness(), paths, damages=[lambda image: image // 2]))
+    darker = list(score_files(Brightness(), paths, degradations=[lambda image: image // 2]))
     for path, score in zip(paths, darker, strict=True):
         cut = pixels.patches(pixels.read_image(path), 8, 6)
         assert score.logit == pytest.approx(np.mean([one.mean() for one in cut]))
-        assert score.damaged[0] == pytest.approx(np.mean([(pixels.patches(pixels.read_image(path) // 2, 8, 6)).mean()]))
+        assert score.degraded[0] == pytest.approx(np.mean([(pixels.patches(pixels.read_image(path) // 2, 8, 6)).mean()]))
         assert score.p_fake == pytest.approx(p_fake_of(score.logit, 2.0))
     assert darker[0].logit == pytest.approx(pixels.read_image(paths[0]).mean())  # six patches cover 24 x 16 exactly
 

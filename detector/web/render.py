@@ -1,0 +1,223 @@
+"""HTML of the page, of its results and of evidence reports, from the templates in templates/.
+
+Names and texts of files come from strangers: the templates escape everything and show control characters as escape sequences.
+"""
+import base64
+import csv
+import functools
+import io
+from datetime import datetime
+from pathlib import Path
+
+from markupsafe import Markup
+
+from detector import __version__, files
+from detector.inference import predictor as inference
+from detector.reports.render import data_uri, environment
+
+HERE = Path(__file__).parent
+PREVIEW, THUMBNAIL = 640, 96  # longer side of a shown image, in pixels
+MAX_ENLARGED = 64  # images up to this side are shown enlarged, pixel by pixel
+MAX_HEAT_MAPS = 24  # in one request or report
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
+CONCLUSIONS = {  # conclusion -> (style class, mark, headline, explanation); the marks differ in shape, not in colour alone
+    "AI-generated": ("fake", "▲", "AI-generated", ""),
+    "AI-edited": ("fake", "▲", "Edited with AI", ""),
+    "Fake": ("fake", "▲", "Fake", "looks AI-generated"),
+    "camera original": ("real", "●", "Camera original", ""),
+    "Real": ("real", "●", "Real", "looks like a photograph"),
+    "uncertain": ("uncertain", "◆", "Uncertain", ""),
+    None: ("unread", "✕", "Unreadable", ""),
+}
+VERDICTS = {  # explained on the empty page
+    "Fake": "The score is one that photographs hardly ever get.",
+    "Real": "The score is one that AI-generated images hardly ever get.",
+    "uncertain": "The score is between the two thresholds, or the image is one that the detector cannot judge.",
+}
+LIMITS = (
+    "The detector was trained on nothing else. Other generators, other sizes, edited or strongly compressed images, screenshots "
+    "and drawings can mislead it.",
+    "A verdict is a measurement, not a proof. Do not accuse anybody because of it.",
+)
+
+
+@functools.cache
+def _template(name):
+    shared = environment(HERE / "templates")
+    shared.filters["percent"] = percent
+    shared.globals.update(conclusions=CONCLUSIONS, version=__version__)
+    return shared.get_template(name)
+
+
+def page(predictor, max_images, max_file):
+    """Return the page, before any image was given."""
+    names = [one.name for one in predictor.detectors]
+    return _template("page.html").render(
+        detectors=names, max_images=max_images, max_file=max_file, max_heat_maps=MAX_HEAT_MAPS, verdicts=VERDICTS,
+        limits=limits(predictor.detectors),
+    )  # fmt: skip
+
+
+def results(predictor, rows, sources, heat=False, force=False):
+    """Return what the page shows for some images: a card for one, a table for several.
+
+    Args:
+        rows: list, as Predictor.predict yields them.
+        sources: the image files, as Predictor.predict takes them.
+        heat: whether heat maps are wanted for several images; the page requests each by itself.
+        force: as it was given to Predictor.predict.
+    """
+    scored = [i for i, row in enumerate(rows) if _shows_score(row, force)]
+    wanted = set(scored[:MAX_HEAT_MAPS] if heat or len(rows) == 1 else [])
+    longer = PREVIEW if len(rows) == 1 else THUMBNAIL
+    views = [
+        _view(predictor, row, force) | {"preview": _preview(row, source, longer), "wants_heat_map": i in wanted}
+        for i, (row, source) in enumerate(zip(rows, sources, strict=True))
+    ]
+    return _template("results.html").render(
+        views=views, counts=count(rows), limits=limits(_used(predictor, rows)), csv=csv_link(rows)
+    )
+
+
+def report(predictor, rows, sources, force=False, threshold=None, progress=lambda views: views):
+    """Return an evidence report: one self-contained page, without scripts or links to other files.
+
+    Args:
+        rows, sources, force: as for `results`.
+        threshold: as it was given to Predictor.predict.
+        progress: wraps the iterable of images; making a heat map takes a while.
+    """
+    views, heat_maps = [], 0
+    for row, source in progress(list(zip(rows, sources, strict=True))):
+        view = _view(predictor, row, force, threshold)
+        view |= {"preview": _preview(row, source, PREVIEW // 2), "sha256": _sha256(source), "heat": None}
+        if view["shows_score"] and heat_maps < MAX_HEAT_MAPS:
+            heat_maps += 1
+            view["heat"] = image_uri(scaled(heat_map(predictor, row, source), PREVIEW))
+        views.append(view)
+    detectors = [
+        {"name": one.name, "sha256": files.digest_of(one.path), "about": inference.about(one)} for one in _used(predictor, rows)
+    ]
+    style = (HERE / "static" / "style.css").read_text("utf-8")
+    return _template("report.html").render(
+        views=views, counts=count(rows), detectors=detectors, limits=LIMITS, style=style, max_heat_maps=MAX_HEAT_MAPS,
+        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"), trust_list=_trust_list_date(predictor),
+    )  # fmt: skip
+
+
+def _trust_list_date(predictor):
+    from detector.provenance.trust_list import trust_list_date
+
+    return predictor.trust_list and trust_list_date(predictor.trust_list)
+
+
+def _shows_score(row, force):
+    return row["p_fake"] is not None and (force or not row["gated"])
+
+
+def _view(predictor, row, force, threshold=None):
+    """Return what the templates need to show a row."""
+    thresholds = {"fake": threshold, "real": threshold}
+    if threshold is None and row["detector"]:
+        thresholds = predictor.find_detector(row["detector"]).metadata["thresholds"]
+    return {
+        "row": row,
+        "shows_score": _shows_score(row, force),
+        "thresholds": thresholds,
+        "provenance": inference.describe_provenance(row["provenance"]) if row["provenance"] else [],
+        "claim": inference.claim(row["provenance"]) if row["provenance"] else None,
+    }
+
+
+def _used(predictor, rows):
+    """Return the detectors that the rows name."""
+    return [predictor.find_detector(name) for name in dict.fromkeys(row["detector"] for row in rows) if name]
+
+
+def limits(detectors):
+    """Return lines on what detectors were trained on, and what they cannot do."""
+    return [*map(inference.about, detectors), *LIMITS]
+
+
+def count(rows):
+    """Return [(conclusion, number of rows)], without those that do not occur."""
+    counts = inference.count_conclusions(rows)
+    return [(name, counts[name]) for name in CONCLUSIONS if counts.get(name)]
+
+
+def percent(fraction):
+    """Return a probability as HTML; one that is not quite 0 or 1 does not look as if it were."""
+    if fraction < 0.001:
+        return Markup("below 0.1&nbsp;%")
+    if fraction > 0.999:
+        return Markup("above 99.9&nbsp;%" if fraction <= 1 else "never")  # a threshold above 1 is one that no image reaches
+    return Markup(f"{100 * fraction:.1f}&nbsp;%")
+
+
+# --- images --------------------------------------------------------------------------------------------------------------
+def heat_map(predictor, row, source):
+    """Return the image of a row with its heat map over it: (h, w, 3) uint8."""
+    from detector.images.pixels import read_image
+    from detector.inference import attribution
+
+    image = read_image(source)
+    return attribution.overlay(image, attribution.explain(predictor.find_detector(row["detector"]).open(), image))
+
+
+def _preview(row, source, longer):
+    """Return the image as a data URI, or None if it could not be read."""
+    from detector.images.pixels import read_image
+
+    return None if row["error"] else image_uri(scaled(read_image(source), longer))
+
+
+def scaled(image, longer):
+    """Return an image, (h, w, 3) uint8, scaled down so that its longer side has at most `longer` pixels."""
+    import numpy as np
+    from PIL import Image
+
+    small = Image.fromarray(image)
+    small.thumbnail((longer, longer), Image.Resampling.BICUBIC)
+    return np.asarray(small)
+
+
+def image_uri(image):
+    """Return an image, (h, w, 3) uint8, as a data URI: PNG if it is small, else JPEG."""
+    from PIL import Image
+
+    kind, options = ("png", {}) if max(image.shape) <= MAX_ENLARGED else ("jpeg", {"quality": 88})
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return data_uri(file.getvalue(), kind)
+
+
+def _sha256(source):
+    import hashlib
+
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if hasattr(source, "read"):
+        source.seek(0)
+        return hashlib.file_digest(source, "sha256").hexdigest()
+    try:
+        return files.digest_of(source)
+    except OSError:
+        return None
+
+
+# --- CSV -----------------------------------------------------------------------------------------------------------------
+def csv_link(rows):
+    """Return the rows as a CSV in a data URI, so that the server keeps no file of it."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, inference.COLUMNS)
+    writer.writeheader()
+    for row in rows:
+        lines = inference.describe_provenance(row["provenance"]) if row["provenance"] else []
+        writer.writerow({name: _cell(value) for name, value in (row | {"provenance": "; ".join(lines)}).items()})
+    data = base64.b64encode(file.getvalue().encode("utf-8", "backslashreplace")).decode("ascii")
+    return f"data:text/csv;charset=utf-8;base64,{data}"
+
+
+def _cell(value):
+    """Return a cell that a spreadsheet shows and does not run."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
