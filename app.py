@@ -5,6 +5,7 @@
     python app.py - < photo.jpg
     python app.py photo.jpg --explain heat_map.png
     python app.py holidays --report report.html
+    python app.py --example            an image that ships with the program
     python app.py                      opens the page in a browser
 
 Exit codes: 0 success, whatever the conclusions; 1 an image cannot be read, or another failure (one-line message); 2 invalid command
@@ -12,12 +13,14 @@ line; 3 --fail-on found what it looks for, and all images could be read.
 """
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from detector import __version__
 from detector.console import HelpFormatter, InputError, fraction, plural, printable, progress, stage
 
+EXAMPLE = Path(__file__).resolve().parent / "docs" / "images" / "example.jpg"  # drawn by benchmarks/screenshot.py
 MAX_DESCRIBED = 5  # images that are described in several lines; more get a line each
 FAILED_ON = 3  # exit code
 FAIL_ON = {  # choice of --fail-on -> (field of the row, values)
@@ -158,6 +161,7 @@ def make_parser():
     add("--fail-on", choices=sorted(FAIL_ON),
         help=f"exit with code {FAILED_ON} if a verdict is Fake (fake), a verdict is Fake or uncertain (uncertain), or a "
         "conclusion is Fake, AI-generated or AI-edited (ai)")  # fmt: skip
+    add("--example", action="store_true", help="classify an image that ships with the program: a landscape drawn by a script")
     add("--host", default="127.0.0.1", help="address of the page; 0.0.0.0 makes it reachable from other machines")
     add("--port", type=int, default=7860, help="port of the page")
     add("--share", action="store_true", help=argparse.SUPPRESS)
@@ -170,6 +174,7 @@ def check(parser, args):
     if args.share:
         parser.error("--share no longer exists; use --host 0.0.0.0 to make the page reachable from your network")
     wanted = [name for name in ("json", "csv", "report", "explain", "fail_on") if getattr(args, name)]
+    args.images += [os.fspath(EXAMPLE)] if args.example else []
     if wanted and not args.images:
         parser.error(f"--{wanted[0].replace('_', '-')} needs an IMAGE or a FOLDER")
     if args.explain and args.explain.suffix.lower() != ".png":

@@ -78,7 +78,7 @@ def by_evaluate(model, paths, work):
 
 def by_api(model, paths, work):
     """Judge with the REST API of a page that app.py opens."""
-    import httpx
+    import httpx2 as httpx
 
     with tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as folder:
         process, address = page_benchmark.start(model, folder)
@@ -88,14 +88,6 @@ def by_api(model, paths, work):
         finally:
             process.kill()
             process.wait()
-
-
-def by_page(model, paths, work):
-    """Judge as the page does, one request for each image."""
-    from detector.web.server import Answer
-
-    judge = predictor.Judge(model)
-    return [Answer(judge, [path], [path.name], None, True, False).rows[0]["p_fake"] for path in progress(paths)]
 
 
 def from_keras(model, paths):
@@ -140,8 +132,8 @@ def main(argv=None):
         paths = convert(args.folder, args.images, args.longest, work)
         shell = by_shell(args.model, paths, work)
         apart = {
-            f"{name}: P(Fake), from app.py's": (largest(shell, judge(args.model, paths, work)), SAME)
-            for name, judge in (("evaluate.py", by_evaluate), ("page", by_page), ("REST API", by_api))
+            f"{name}: P(Fake), from app.py's": (largest(shell, predict(args.model, paths, work)), SAME)
+            for name, predict in (("evaluate.py", by_evaluate), ("REST API", by_api))
         }
         logits, p_fake = from_keras(args.model, paths)
     apart |= {"Keras: logits, from LiteRT's": (logits, LOGITS), "Keras: P(Fake) before calibration": (p_fake, P_FAKE)}

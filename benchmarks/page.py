@@ -5,14 +5,12 @@
 
 reads   a folder of images, a detector; writes nothing that stays
 
-The page is opened by app.py in a process of its own. Each of --clients threads uploads an image and asks for its verdict, again and
-again, until --requests are answered, with --force, so that every score counts. After each quarter they wait until all of it is
-answered, and the memory is taken: while images are decoded it tells how large those are. Targets: no error; the memory after the
-last quarter at most 5 % above that after the first; the same scores as Judge gives, which app.py uses, to 1e-6; no upload left on
-the disk.
+app.py serves the page in a process of its own. Each of --clients threads sends an image to /judge, again and again, until --requests are
+answered, with `force`, so that every score counts. After each quarter all clients wait until every request is answered, and the
+server's memory is taken: while images are decoded it shows how large those are. Targets: no error; memory after the last quarter at
+most 5 % above that after the first; scores within 1e-6 of those of Predictor; no upload left on the disk.
 """
 import argparse
-import json
 import os
 import socket
 import statistics
@@ -44,24 +42,18 @@ def start(model, folder):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
     if "The page is open" not in process.stdout.readline():
         raise InputError("expected the page to open, but it ended; see above")
-    return process, f"http://127.0.0.1:{port}/gradio_api"
+    return process, f"http://127.0.0.1:{port}"
 
 
 def ask(client, address, path):
-    """Upload an image and ask for its verdict; return (P(Fake) or None, message, seconds)."""
+    """Send an image to /judge; return (P(Fake) or None, message, seconds)."""
     began = time.perf_counter()
-    uploaded = client.post(f"{address}/upload", files={"files": (path.name, path.read_bytes())})
-    if uploaded.status_code != 200:
-        return None, uploaded.text, time.perf_counter() - began
-    file = {"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}
-    call = client.post(f"{address}/call/judge", json={"data": [[file], None, True, None, False]})
-    if call.status_code != 200:
-        return None, call.text, time.perf_counter() - began
-    said = client.get(f"{address}/call/judge/{call.json()['event_id']}").text
-    if not said.startswith("event: complete\ndata: "):
-        return None, said, time.perf_counter() - began
-    row = json.loads(said.split("data: ", 1)[1])[0][0]
-    return row["p_fake"], row["error"], time.perf_counter() - began
+    answer = client.post(f"{address}/judge", files={"image": (path.name, path.read_bytes())}, data={"force": "true"})
+    seconds = time.perf_counter() - began
+    if answer.status_code != 200:
+        return None, answer.text, seconds
+    row = answer.json()
+    return row["p_fake"], row["error"], seconds
 
 
 def memory(process):
@@ -72,7 +64,7 @@ def memory(process):
 
 def load(process, address, paths, clients, requests):
     """Send the requests; return ([(path, P(Fake), message, seconds)], [memory after each quarter], wall seconds)."""
-    import httpx
+    import httpx2 as httpx
 
     lock, answers, quarters = threading.Lock(), [], []
 
@@ -98,11 +90,11 @@ def load(process, address, paths, clients, requests):
 
 
 def largest_difference(model, answers):
-    """Return how far the scores are from those of Judge, at most, and whether the same files could be read."""
-    from detector.inference.predictor import Judge
+    """Return how far the scores are from those of Predictor, at most, and whether the same files could be read."""
+    from detector.inference import Predictor
 
     given = {path: p_fake for path, p_fake, _, _ in answers}
-    expected = {Path(row["path"]): row["p_fake"] for row in Judge(model).judge(list(given), force=True)}
+    expected = {Path(row["path"]): row["p_fake"] for row in Predictor(model).predict(list(given), force=True)}
     same = all((given[path] is None) == (expected[path] is None) for path in given)
     both = [path for path in given if given[path] is not None and expected[path] is not None]
     return max(abs(given[path] - expected[path]) for path in both), same

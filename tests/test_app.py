@@ -1,17 +1,19 @@
 import csv
+import hashlib
 import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import app
-from detector.inference.predictor import claim, default_models
+from detector.inference.predictor import default_models
 from detector.model import export, scores
 from detector.model import file as model_file
 from tests.conftest import ROOT, draw
-from tests.sample_files import with_text
+from tests.sample_files import PARAMETERS, with_text
 
 
 @pytest.fixture
@@ -26,12 +28,12 @@ def test_one_image_in_words(model, small_data, run, trained):
     metadata = model_file.read_metadata(trained[0])
     p_fake = json.loads(run(app.main, path, *model, "--json")[1])[0]["p_fake"]
     verdict = scores.verdict_of(p_fake, metadata["thresholds"])
-    first, second, third, fourth, last = out.splitlines()
-    assert first == f"{path}: {verdict}, P(Fake) = {p_fake:.4f}"
-    assert second.startswith("  Fake is said from ")
-    assert third == "  What the file says of itself, apart from the score:" and "proves nothing" in fourth
+    first, second, third, _, last = out.splitlines()
+    assert first == f"{path}: {verdict}"
+    assert second.startswith(f"  Detector detector.h5: {verdict}, P(Fake) = {p_fake:.4f}. Thresholds: Fake ≥ ")
+    assert third == "  Provenance (independent of the score):"
     assert run(app.main, path, *model, "--no-provenance")[1].splitlines() == [first, second, last]
-    assert last.startswith("detector: compact (detector.h5), trained on the images of data: 64 Fake and 64 Real images")
+    assert last.startswith("Detector detector.h5: compact, trained on the images of data: 64 Fake and 64 Real images")
 
 
 def test_verdicts_of_both_classes_point_the_right_way(model, small_data, run):
@@ -46,18 +48,16 @@ def test_verdicts_of_both_classes_point_the_right_way(model, small_data, run):
 def test_an_image_of_another_size_is_uncertain_unless_forced(model, tmp_path, run):
     path = tmp_path / "photo.jpg"
     draw(5, (640, 427)).save(path)
+    note = "it is 640 x 427 pixels; the detector is made for images with a shorter side of 32 pixels."
     code, out, _ = run(app.main, path, *model)
     assert code == 0
-    assert out.splitlines()[:2] == [
-        f"{path}: uncertain",
-        "  it is 640 x 427 pixels; the detector is made for images with a shorter side of 32 pixels. "
-        "(With --force it is judged all the same.)",
-    ]
+    assert out.splitlines()[:3] == [
+        f"{path}: uncertain", "  Detector detector.h5: uncertain", f"  Note: {note} (--force predicts anyway.)"
+    ]  # fmt: skip
     row = json.loads(run(app.main, path, *model, "--json")[1])[0]
-    assert (row["verdict"], row["width"], row["height"]) == ("uncertain", 640, 427)
-    forced = run(app.main, path, *model, "--force")[1]
-    assert "P(Fake) = " in forced.splitlines()[0]
-    assert forced.splitlines()[1].startswith("  Do not rely on it: it is 640 x 427 pixels;")
+    assert (row["verdict"], row["gated"], row["width"], row["height"]) == ("uncertain", True, 640, 427)
+    forced = run(app.main, path, *model, "--force")[1].splitlines()
+    assert "P(Fake) = " in forced[1] and forced[2] == f"  Note: {note}"
 
 
 def test_json_of_a_folder_with_a_broken_file(model, tmp_path, run):
@@ -73,7 +73,7 @@ def test_json_of_a_folder_with_a_broken_file(model, tmp_path, run):
     assert [row["verdict"] is None for row in rows] == [False, True, False]
     assert rows[1]["p_fake"] is None
     assert rows[1]["error"].startswith(f"{folder / 'broken.jpg'}: expected an image (JPEG, PNG,")
-    assert (code, err) == (1, "error: 1 of 3 images could not be read; the reason stands beside each\n")
+    assert (code, err) == (1, "error: 1 of 3 images cannot be read; see the reasons above\n")
 
 
 def test_csv_of_many(model, small_data, tmp_path, run):
@@ -88,7 +88,7 @@ def test_csv_of_many(model, small_data, tmp_path, run):
     photo = small_data / "test" / "Real" / "0.png"
     before = photo.read_bytes()
     assert run(app.main, photo, *model, "--csv", photo) == (
-        1, "", f"error: {photo}: a file is there already; give another --csv, or --overwrite\n"
+        1, "", f"error: {photo}: the file exists; give another --csv, or --overwrite\n"
     )  # fmt: skip
     assert photo.read_bytes() == before
     assert run(app.main, photo, *model, "--csv", table, "--overwrite")[0] == 0
@@ -98,34 +98,25 @@ def test_csv_of_many(model, small_data, tmp_path, run):
     )
 
 
-def test_many_images_in_a_table_with_counts(model, small_data, run):
-    out = run(app.main, small_data / "test", *model)[1].splitlines()
-    counts = [int(part.split()[0]) for part in out[-3].split(", ")]
-    assert len(out) == 67 and sum(counts) == 64
-    assert out[-2] == "What the files say of themselves was not read: --provenance reads it."
-
-
-def test_an_image_unlike_any_seen_has_its_reason_in_the_table_and_no_score(model, small_data, tmp_path, run):
-    path = tmp_path / "photo.jpg"
-    draw(5, (640, 427)).save(path)
-    lines = run(app.main, small_data / "test", path, *model)[1].splitlines()
+def test_many_images_are_a_line_each_with_counts(model, small_data, tmp_path, run):
+    photo, broken = tmp_path / "photo.jpg", tmp_path / "broken.jpg"
+    declared = tmp_path / "declared.png"
+    draw(5, (640, 427)).save(photo)
+    broken.write_text("no image")
+    declared.write_bytes(with_text(parameters=PARAMETERS))
+    sources = [small_data / "test", photo, broken, declared]
+    code, out, err = run(app.main, *sources, *model)
+    lines = out.splitlines()
+    assert (code, err.startswith("error: 1 of 67 images")) == (1, True)
     why = "it is 640 x 427 pixels; the detector is made for images with a shorter side of 32 pixels"
-    assert lines[64] == f"uncertain           {path}  ({why})"
-    assert f"  {path}" in run(app.main, small_data / "test", path, *model, "--force")[1].splitlines()[64].split("0.", 1)[1]
-
-
-def test_what_a_file_says_of_itself_stands_in_the_table(model, tmp_path, run):
-    for i in range(5):
-        draw(i).save(tmp_path / f"{i}.png")
-    (tmp_path / "told.png").write_bytes(with_text(parameters="a cat\nSteps: 20, Sampler: Euler a, Seed: 1, Size: 32x32, Model: sd"))
-    lines = run(app.main, tmp_path, *model, "--force")[1].splitlines()
-    assert lines[5].endswith("told.png  [the file says: made by AI, not signed]") and "[" not in "".join(lines[:5])
-    assert lines[7] == "Made by AI, by what the files say of themselves: 1, 0 with a valid signature (of whom is told with each)."
-
-
-def test_a_signature_that_does_not_hold_is_not_told_as_none():
-    assert claim({"says": "edited", "signed": False, "has_c2pa": True}) == "edited, its signature not verified"
-    assert claim({"says": "edited", "signed": False, "has_c2pa": False}) == "edited, not signed"
+    assert lines[64] == f"uncertain                {photo}  ({why})"
+    assert lines[65].startswith("unreadable ") and str(broken) in lines[65]
+    assert lines[66].startswith(f"AI-generated             {declared}  [declared by the file, unsigned]")
+    counts = dict(reversed(part.split(" ", 1)) for part in lines[67].split(", "))
+    assert counts["AI-generated"] == counts["unreadable"] == "1" and sum(map(int, counts.values())) == 67
+    assert lines[68].startswith("Detector detector.h5")
+    forced = run(app.main, *sources, *model, "--force")[1].splitlines()[64]
+    assert forced.split()[1].startswith(("0.", "1.")) and f"({why})" in forced
 
 
 def test_no_bar_in_the_midst_of_lines_on_a_terminal(model, small_data, tmp_path, run, monkeypatch):
@@ -166,12 +157,15 @@ def test_the_shipped_detector_judges_without_tensorflow_and_keras(tmp_path):
     draw(7).save(tmp_path / "small.png")
     program = (
         "import sys\n"
-        "for name in ('tensorflow', 'keras', 'h5py', 'sklearn', 'scipy', 'matplotlib', 'gradio', 'cv2'): sys.modules[name] = None\n"
-        "import app; app.main([sys.argv[1], '--json'])"
+        "for name in ('tensorflow', 'keras', 'h5py', 'sklearn', 'scipy', 'matplotlib', 'fastapi', 'jinja2', 'cv2'):\n"
+        "    sys.modules[name] = None\n"
+        "import app; app.main([sys.argv[1], '--example', '--json'])"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "small.png")], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)[0]["verdict"] in {"Fake", "Real", "uncertain"}
+    rows = json.loads(done.stdout)
+    assert [row["verdict"] in {"Fake", "Real", "uncertain"} for row in rows] == [True, True]
+    assert rows[1]["path"] == str(app.EXAMPLE)
 
 
 def test_what_ships_is_compiled_from_the_h5_beside_it():
@@ -182,13 +176,6 @@ def test_what_ships_is_compiled_from_the_h5_beside_it():
         assert metadata == model_file.read_metadata(path)
         assert flatbuffer.is_file()
         assert sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) <= 12 * 2**20
-
-
-def test_the_example_is_a_file_that_an_installed_package_brings():
-    pytest.importorskip("gradio")
-    from detector.images.pixels import image_size
-
-    assert image_size(app.example_image()) == (256, 256)
 
 
 # --- what is asked for -------------------------------------------------------------------------------------------------
@@ -217,15 +204,17 @@ def test_patterns_are_expanded_here(model, small_data, run):
 def test_threshold(model, small_data, run):
     path = small_data / "test" / "Fake" / "3.png"
     p_fake = json.loads(run(app.main, path, *model, "--json")[1])[0]["p_fake"]
-    said = [run(app.main, path, *model, "--threshold", at)[1].splitlines() for at in (p_fake, min(1, p_fake + 1e-6))]
-    assert [lines[0] for lines in said] == [f"{path}: {verdict}, P(Fake) = {p_fake:.4f}" for verdict in ("Fake", "Real")]
-    assert said[0][1] == f"  Fake is said from {p_fake:g} on, Real below it, as it was asked for."
+    answers = [run(app.main, path, *model, "--threshold", at)[1].splitlines() for at in (p_fake, min(1, p_fake + 1e-6))]
+    assert [lines[0] for lines in answers] == [f"{path}: {verdict}" for verdict in ("Fake", "Real")]
+    assert answers[0][1].endswith(f"Threshold: Fake ≥ {p_fake:g}, otherwise Real.")
     code, _, err = run(app.main, path, *model, "--threshold", "2")
     assert code == 2 and err.endswith("error: argument --threshold: expected a number from 0 to 1, found 2\n")
 
 
 def test_exit_code_of_fail_on(model, small_data, tmp_path, run):
     small, odd, broken = small_data / "test" / "Fake" / "3.png", tmp_path / "odd.png", tmp_path / "broken.png"
+    declared = tmp_path / "declared.png"
+    declared.write_bytes(with_text(parameters=PARAMETERS))
     draw(1, (99, 99)).save(odd)
     broken.write_text("no image")
     as_fake, as_real = (small, *model, "--threshold", 0), (small, *model, "--threshold", 1)
@@ -233,48 +222,71 @@ def test_exit_code_of_fail_on(model, small_data, tmp_path, run):
         (*as_fake, "--fail-on", "fake"): 3, (*as_fake, "--fail-on", "uncertain"): 3, as_fake: 0,
         (*as_real, "--fail-on", "fake"): 0, (*as_real, "--fail-on", "uncertain"): 0,
         (odd, *model, "--fail-on", "fake"): 0, (odd, *model, "--fail-on", "uncertain"): 3,
-        (*as_fake, broken, "--fail-on", "fake"): 1,
+        (*as_fake, broken, "--fail-on", "fake"): 1, (*as_fake, "--fail-on", "ai"): 3, (*as_real, "--fail-on", "ai"): 0,
+        (declared, *model, "--fail-on", "ai"): 3, (declared, *model, "--fail-on", "fake"): 0,
+        (declared, *model, "--no-provenance", "--fail-on", "ai"): 0,
     }  # fmt: skip
     assert {case: run(app.main, *case, "--json")[0] for case in cases} == cases
 
 
-def test_provenance_of_few_images_and_where_it_is_asked_for(model, small_data, tmp_path, run):
-    paths = sorted((small_data / "test").rglob("*.png"))
-
-    def read(number, *options):
-        return {row["provenance"] is not None for row in json.loads(run(app.main, *paths[:number], *model, "--json", *options)[1])}
-
-    assert [read(20), read(21), read(21, "--provenance"), read(2, "--no-provenance")] == [{True}, {False}, {True}, {False}]
-    table = tmp_path / "v.csv"
-    run(app.main, paths[0], *model, "--csv", table)
+def test_provenance_is_read_unless_switched_off(model, small_data, tmp_path, run):
+    path, table = small_data / "test" / "Real" / "0.png", tmp_path / "v.csv"
+    assert json.loads(run(app.main, path, *model, "--json", "--no-provenance")[1])[0]["provenance"] is None
+    run(app.main, path, *model, "--csv", table)
     with table.open(encoding="utf-8") as file:
-        assert json.loads(next(csv.DictReader(file))["provenance"])["says"] == "nothing"
+        (row,) = csv.DictReader(file)
+    assert json.loads(row["provenance"])["says"] == "nothing" and row["basis"] == "detector"
 
 
-def test_trust_list(model, tmp_path, run, monkeypatch):
-    from detector.web import server
+@pytest.fixture
+def own_configuration(tmp_path, monkeypatch):
+    """Keep remembered trust lists out of the user's configuration."""
+    for name in ("XDG_CONFIG_HOME", "LOCALAPPDATA", "HOME") if sys.platform == "darwin" else ("XDG_CONFIG_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "configuration"))
+
+
+def test_a_trust_list_is_remembered(model, tmp_path, run, own_configuration):
     from tests.sample_files import SHOT, Workshop, drawn
 
     workshop, image = Workshop(tmp_path), tmp_path / "signed.png"
     image.write_bytes(workshop.sign(drawn(), SHOT))
-    says = {}
-    for options in ((), ("--trust-list", workshop.root)):
+
+    def read(*options):
         (row,) = json.loads(run(app.main, image, *model, "--json", *options)[1])
-        says[options] = row["provenance"]["c2pa"]["trusted"], row["p_fake"]
-    (untrusted, before), (trusted, after) = says.values()
-    assert (untrusted, trusted) == (False, True) and before == after
-    assert "C2PA signer is on the trust list" in run(app.main, image, *model, "--trust-list", workshop.root)[1]
-    rows = json.loads(run(app.main, *[image] * 21, *model, "--json", "--trust-list", workshop.root)[1])
-    assert all(row["provenance"]["c2pa"]["trusted"] for row in rows)  # more than are read where nothing is asked for
+        return row["provenance"]["c2pa"]["trusted"], row["conclusion"], row["basis"].split("(")[1], row["p_fake"]
+
+    *before, p_fake = read()
+    *given, p_fake_given = read("--trust-list", workshop.root)
+    assert (before, given) == ([False, "camera original", "signer not verified)"], [True, "camera original", "trusted)"])
+    assert p_fake == p_fake_given and read() == (*given, p_fake)  # remembered
+    report = tmp_path / "report.html"
+    run(app.main, image, *model, "--report", report)
+    from detector.provenance.trust_list import trust_list_date
+
+    assert trust_list_date(workshop.root) in report.read_text("utf-8")
     nothing = tmp_path / "nothing.pem"
     code, _, err = run(app.main, image, *model, "--trust-list", nothing)
-    assert code == 1 and str(nothing) in err
+    assert code == 1 and err.startswith(f"error: {nothing}: expected a trust list")
     code, _, err = run(app.main, image, *model, "--trust-list", workshop.root, "--no-provenance")
-    assert code == 2 and err.endswith("error: --trust-list is of no use with --no-provenance\n")
-    opened = []
-    monkeypatch.setattr(server, "open_page", lambda judge, *more: opened.append(judge.trust_list))
-    run(app.main, *model, "--trust-list", workshop.root)
-    assert opened == [workshop.root]
+    assert code == 2 and "--trust-list" in err
+
+
+def test_report(model, small_data, tmp_path, run):
+    report, photo = tmp_path / "report.html", small_data / "test" / "Real" / "0.png"
+    assert run(app.main, photo, *model, "--report", report, "--json")[0] == 0
+    html = report.read_text("utf-8")
+    assert str(photo) in html and hashlib.sha256(photo.read_bytes()).hexdigest() in html and "Basis: <b>detector</b>" in html
+    code, _, err = run(app.main, photo, *model, "--report", report)
+    assert code == 1 and str(report) in err and "--overwrite" in err
+    assert run(app.main, photo, *model, "--report", report, "--overwrite")[0] == 0
+
+
+def test_version_and_flags_that_are_gone(model, run):
+    from detector import __version__
+
+    assert run(app.main, "--version") == (0, f"{Path(sys.argv[0]).name} {__version__}\n", "")
+    code, _, err = run(app.main, *model, "--share")
+    assert code == 2 and "--host" in err
 
 
 def test_several_detectors(model, trained, small_data, tmp_path, run):
@@ -290,9 +302,9 @@ def test_several_detectors(model, trained, small_data, tmp_path, run):
     code, out, err = run(app.main, photo, small, *model, "--model", other, "--no-provenance")
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[:2] == [f"{photo}: uncertain, P(Fake) = 0.8176", "  Judged by large.h5."]
-    assert lines[-2].startswith("detector: compact (large.h5), trained on photographs.")
-    assert lines[-1].startswith("detector: compact (detector.h5), trained on the images of data:")
+    assert lines[0] == f"{photo}: uncertain" and lines[1].startswith("  Detector large.h5: uncertain, P(Fake) = 0.8176.")
+    assert lines[-2].startswith("Detector large.h5: compact, trained on photographs;")
+    assert lines[-1].startswith("Detector detector.h5: compact, trained on the images of data:")
 
 
 def test_explain_writes_the_picture_of_the_heat_map(model, tmp_path, run):
@@ -311,7 +323,7 @@ def test_explain_writes_the_picture_of_the_heat_map(model, tmp_path, run):
         assert picture.format == "PNG" and np.array_equal(np.asarray(picture), expected)
     before = out.read_bytes()
     assert run(app.main, path, *model, "--explain", out) == (
-        1, "", f"error: {out}: a file is there already; give another --explain, or --overwrite\n"
+        1, "", f"error: {out}: the file exists; give another --explain, or --overwrite\n"
     )  # fmt: skip
     assert run(app.main, path, *model, "--explain", out, "--overwrite")[0] == 0 and out.read_bytes() == before
     assert run(app.main, path, path, *model, "--explain", tmp_path / "two.png") == (
@@ -325,7 +337,7 @@ def test_explain_writes_the_picture_of_the_heat_map(model, tmp_path, run):
 
 
 def test_options_that_need_an_image(model, run):
-    for option in (["--json"], ["--csv", "x.csv"], ["--explain", "x.png"], ["--fail-on", "fake"]):
+    for option in (["--json"], ["--csv", "x.csv"], ["--explain", "x.png"], ["--fail-on", "fake"], ["--report", "x.html"]):
         code, _, err = run(app.main, *model, *option)
         assert code == 2 and err.endswith(f"error: {option[0]} needs an IMAGE or a FOLDER\n")
 
@@ -334,9 +346,9 @@ def test_without_images_the_page_is_opened(model, trained, run, monkeypatch):
     from detector.web import server
 
     given = []
-    monkeypatch.setattr(server, "open_page", lambda *arguments: given.extend(arguments))
+    monkeypatch.setattr(server, "serve", lambda *arguments: given.extend(arguments))
     assert run(app.main, *model, "--host", "0.0.0.0", "--port", 1234)[0] == 0
-    assert [one.path for one in given[0].detectors] == [trained[0]] and given[1:] == ["0.0.0.0", 1234, False]
+    assert [one.path for one in given[0].detectors] == [trained[0]] and given[1:] == ["0.0.0.0", 1234]
 
 
 def test_the_scores_are_those_of_evaluate_and_of_keras(model, trained, small_data, tmp_path, run):

@@ -12,7 +12,7 @@ from detector.inference import attribution
 from detector.inference.predictor import COLUMNS
 from detector.web import api
 from tests.conftest import ROOT, draw
-from tests.saying import PARAMETERS, with_text
+from tests.sample_files import PARAMETERS, with_text
 from tests.web.conftest import bomb, encoded
 
 TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6

@@ -7,7 +7,7 @@ import pytest
 from detector.inference.predictor import COLUMNS
 from detector.web import render
 from tests.conftest import draw
-from tests.saying import PARAMETERS, with_text
+from tests.sample_files import PARAMETERS, with_text
 from tests.web.conftest import HOSTILE, encoded
 
 EVIL = "<script>alert(1)</script>\x07\"'"
