@@ -5,7 +5,7 @@
 
 reads   a folder of images, a detector; writes nothing that stays
 
-app.py serves the page in a process of its own. Each of --clients threads sends an image to /judge, again and again, until --requests are
+app.py serves the page in its own process. Each of --clients threads sends images to /judge until --requests are
 answered, with `force`, so that every score counts. After each quarter all clients wait until every request is answered, and the
 server's memory is taken: while images are decoded it shows how large those are. Targets: no error; memory after the last quarter at
 most 5 % above that after the first; scores within 1e-6 of those of Predictor; no upload left on the disk.

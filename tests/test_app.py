@@ -28,7 +28,7 @@ def test_one_image_in_words(model, small_data, run, trained):
     metadata = model_file.read_metadata(trained[0])
     p_fake = json.loads(run(app.main, path, *model, "--json")[1])[0]["p_fake"]
     verdict = scores.verdict_of(p_fake, metadata["thresholds"])
-    first, second, third, _, last = out.splitlines()
+    first, second, third, *_, last = out.splitlines()
     assert first == f"{path}: {verdict}"
     assert second.startswith(f"  Detector detector.h5: {verdict}, P(Fake) = {p_fake:.4f}. Thresholds: Fake ≥ ")
     assert third == "  Provenance (independent of the score):"

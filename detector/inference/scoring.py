@@ -109,9 +109,8 @@ def _score_some(sources, choose, degradations, select, concurrency):
 
 def _decode(source, choose):
     """Return (image, Score without its score, inputs of the network), or (None, Score with an error, None)."""
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
     try:
-        with one_file(name):
+        with one_file(source):
             image = pixels.read_image(source)
             height, width = image.shape[:2]
             detector = choose(width, height)

@@ -30,12 +30,10 @@ def bomb(side=60_000):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
-@pytest.fixture(autouse=True, scope="package")
-def coarse_heat_maps():
+@pytest.fixture(autouse=True)
+def coarse_heat_maps(monkeypatch):
     """Make heat maps from few masked images: what they show is tested with detector.inference.attribution."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attribution, "SMALL_PASSES", attribution.FEWEST)
-        yield
+    monkeypatch.setattr(attribution, "SMALL_PASSES", attribution.FEWEST)
 
 
 @pytest.fixture(scope="package")
