@@ -267,10 +267,10 @@ def _summarise_c2pa(claims):
     if claims["trusted"]:
         yield f"C2PA signer is on the trust list{date}: this is evidence."
     elif claims["trust_list"]:
-        yield f"C2PA signer is not on the trust list{date}. A certificate can carry any name, so the identity of the signer is unproven."
+        yield f"C2PA signer is not on the trust list{date}. A certificate can carry any name, so the signer is unproven."
     else:
         line = "C2PA signer not verified: no trust list given (--trust-list FILE.pem)."
-        yield line + (" A certificate can carry any name, so the identity of the signer is unproven." if valid else "")
+        yield line + (" A certificate can carry any name, so the signer is unproven." if valid else "")
     yield from _summarise_identity(claims["identity"])
 
 
