@@ -24,6 +24,7 @@ from pathlib import Path
 
 from detector.console import HelpFormatter, InputError, fraction, number_type, plural, positive_int, require_packages, stage
 from detector.data.placing import refuse_unfinished, unfinished_while
+from detector.data.splitting import apportion
 from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, counts_table, read_tree
 from detector.files import parallel, scan
 
@@ -70,25 +71,16 @@ def plan_augmentation(originals, images=None, per_image=PER_IMAGE, total=None, s
         InputError: `images` or `total` cannot be met.
     """
     sizes = [len(originals[name]) for name in CLASSES]
-    picked = sizes if images is None else share(_check_images(images, sum(sizes)), sizes)
+    picked = sizes if images is None else apportion(_check_images(images, sum(sizes)), sizes)
     new = [per_image * number for number in picked]
     if total is not None:
-        new = share(_check_total(total, sum(sizes)), picked)
+        new = apportion(_check_total(total, sum(sizes)), picked)
     plan = {}
     for name, number, wanted in zip(CLASSES, picked, new, strict=True):
         ranked = sorted(originals[name], key=lambda path: _hash(seed, path))[:number]
         for place, path in enumerate(ranked):
             plan[path] = wanted // number + (place < wanted % number)
     return {path: plan[path] for path in sorted(plan) if plan[path]}
-
-
-def share(total, weights):
-    """Divide `total` in proportion to whole numbers, into whole numbers that sum to it (largest remainder)."""
-    counts = [total * weight // sum(weights) for weight in weights]
-    by_remainder = sorted(range(len(weights)), key=lambda i: -(total * weights[i] % sum(weights)))
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
-    return counts
 
 
 def _check_images(images, there):

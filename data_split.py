@@ -3,6 +3,7 @@
     python data_split.py data/raw/cifake                                a published test split is kept as it is
     python data_split.py data/raw/photos --data split/photos --sizes 0.8 0.1 0.1
     python data_split.py data/raw/many --sizes 114000 23000 23000       counts instead of fractions
+    python data_split.py data/raw/photos --group-by folder              no source of images in two splits
 
 reads   SOURCE/{fake_images,real_images}/… or SOURCE/{train,test}/{FAKE,REAL}/…
 writes  data/{train,validation,test}/{Fake,Real}/…, and data/left_out/… for what must not be in any split
@@ -16,20 +17,18 @@ import os
 import sys
 from collections import Counter, defaultdict
 from fractions import Fraction
-from hashlib import sha256
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, number_type, plural, stage
+from detector.console import HelpFormatter, InputError, number_type, plural, reason_line, stage
 from detector.data import placing
 from detector.data import tree as data_tree
 from detector.data.placing import TRANSFERS
+from detector.data.splitting import plan_groups, plan_split, resolve_sizes
 from detector.data.tree import AUGMENTED, CLASSES, LEFT_OUT, SPLITS, counts_table
 from detector.files import file_facts, scan, without_case
 from detector.images import formats
 
 HELD_OUT = ("validation", "test")  # kept as they are where they were published
-SIZES = dict(zip(SPLITS, map(Fraction, ("0.70", "0.15", "0.15")), strict=True))
-SIZES_OF_TRAIN = dict(zip(SPLITS, map(Fraction, ("0.8", "0.2", "0.2")), strict=True))  # where one of HELD_OUT was published
 REASONS = {
     "twin_of_test": "in train, identical to one in the published test",
     "validation_twin_of_test": "in the published validation, identical to one in the published test",
@@ -94,157 +93,50 @@ def _labels(images):
 # --- the plan ----------------------------------------------------------------------------------------------------------
 
 
-def apportion(total, weights):
-    """Divide `total` in proportion to integer or Fraction weights, into whole numbers that sum to it (largest remainder)."""
-    whole = sum(weights)
-    shares = [Fraction(total) * weight / whole for weight in weights] if whole else [Fraction(0)] * len(weights)
-    counts = [int(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - shares[i], i))
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
-    return counts
-
-
-def resolve_sizes(sizes, published, images):
-    """Return ({split: images to place there}, exact) for the splits that were not published.
+def plan_tree(images, left_out, data, sizes, seed, group_of=None):
+    """Return ([(source, destination)], lines for the report).
 
     Args:
-        sizes: three Fractions for train, validation and test: fractions of one or counts; None for the defaults.
-        published: {split: images} of the validation and test that are kept as they are.
-        images: number of images to divide.
-
-    Raises:
-        InputError: the sizes do not fit one another, what was published, or the number of images.
-    """
-    splits = [split for split in SPLITS if split not in published]
-    if sizes is None:
-        sizes = {"train": Fraction(1)} if len(splits) == 1 else SIZES_OF_TRAIN if published else SIZES
-    else:
-        sizes = dict(zip(SPLITS, sizes, strict=True))
-        _check_published(sizes, published)
-    wanted = [sizes[split] for split in splits]
-    if sum(wanted) == 1:
-        return dict(zip(splits, apportion(images, wanted), strict=True)), False
-    if any(size.denominator != 1 for size in wanted) or not any(wanted):
-        raise InputError(
-            f"--sizes: expected fractions that sum to 1, or counts, for {', '.join(splits)}; "
-            f"{' '.join(map(_plain, wanted))} sums to {_plain(sum(wanted))}"
-        )
-    if sum(wanted) > images:
-        raise InputError(f"--sizes: {plural(int(sum(wanted)), 'image')} asked for, {images:,} are there to divide; ask for fewer")
-    return {split: int(size) for split, size in zip(splits, wanted, strict=True)}, True
-
-
-def _check_published(sizes, published):
-    for split, number in published.items():
-        if sizes[split] not in (0, number):
-            raise InputError(
-                f"--sizes: the published {split} of {plural(number, 'image')} is kept as it is, {_plain(sizes[split])} was asked "
-                f"for; give 0 for it and divide the rest, for example --sizes {_example(published)}"
-            )
-
-
-def _example(published):
-    if len(published) == 2:
-        return "1 0 0"
-    return " ".join("0.8" if split == "train" else "0" if split in published else "0.2" for split in SPLITS)
-
-
-def _plain(number):
-    return str(number) if number.denominator == 1 else f"{float(number):g}"
-
-
-def quotas(counts, per_class):
-    """Return {class: {split: images}} with both sums kept: each split's count, and no class beyond what it has.
-
-    What no split asks for is divided in proportion like a split; so Fake is apportioned, and Real is the rest of each.
-    """
-    unplaced = sum(per_class.values()) - sum(counts.values())
-    rows = [*counts.values(), unplaced]
-    fake = apportion(per_class["Fake"], rows)
-    return {
-        "Fake": dict(zip(counts, fake, strict=False)),
-        "Real": {split: row - part for split, row, part in zip(counts, rows, fake, strict=False)},
-    }
-
-
-def plan_split(items, counts, seed, exact=True):
-    """Divide images among splits: seeded, in equal proportion per class, images of equal content together.
-
-    Groups of equal content are taken in the order of a hash of seed and content, so the split depends on nothing else:
-    neither on the machine nor on the order of the list. A group is passed over where it is larger than what is left.
-
-    Args:
-        items: list of (name, class, content key); the names are distinct.
-        counts: {split: number of images}.
+        images: [Image] to place.
+        left_out: {reason: [Image]}.
+        data: folder for the splits.
+        sizes: three Fractions, or None for the defaults.
         seed: any integer.
-        exact: False where the counts come from fractions: what groups make impossible goes to the first split.
-
-    Returns:
-        {split: [names]}, sorted.
-
-    Raises:
-        InputError: a count cannot be met, or leaves a class of a split empty.
+        group_of: function from an Image to the name of its group, or None; images of a group are kept in one split.
     """
-    groups = {name: defaultdict(list) for name in CLASSES}
-    for name, label, key in items:
-        groups[label][key].append(name)
-    per_class = Counter(label for _, label, _ in items)
-    wanted = quotas(counts, {label: per_class[label] for label in CLASSES})
-    plan = {split: [] for split in counts}
-    first, *others = counts
-    for label in CLASSES:
-        ranked = [groups[label][key] for key in sorted(groups[label], key=lambda key: _rank(seed, key))]
-        for split in others:
-            taken, ranked = _take(ranked, wanted[label][split])
-            _check_filled(taken, split, label, wanted[label][split], counts[split], exact)
-            plan[split] += taken
-        rest = sum(map(len, ranked)) if not exact else wanted[label][first]
-        taken, _ = _take(ranked, rest)
-        _check_filled(taken, first, label, rest, counts[first], exact)
-        plan[first] += taken
-    return {split: sorted(names) for split, names in plan.items()}
-
-
-def _rank(seed, key):
-    return sha256(f"{seed}/{key}".encode(errors="surrogateescape")).digest()
-
-
-def _take(groups, number):
-    """Return ([names], [groups that are left]): groups in their order, or the largest first where that meets the number."""
-    for order in (groups, sorted(groups, key=len, reverse=True)):
-        taken, left = [], []
-        for group in order:
-            if len(taken) + len(group) <= number:
-                taken += group
-            else:
-                left.append(group)
-        if len(taken) == number:
-            break
-    return taken, left
-
-
-def _check_filled(taken, split, label, wanted, count, exact):
-    if count and not taken:
-        raise InputError(f"{split}: no image of class {label} would be in it; give more images of that class, or other --sizes")
-    if exact and len(taken) != wanted:
-        raise InputError(
-            f"{split}: expected {wanted:,} images of class {label}, {len(taken):,} can be had: the rest are groups of identical "
-            "images, which stay together; ask for another number"
-        )
-
-
-def plan_tree(images, left_out, data, sizes, seed):
-    """Return ([(source, destination)], number of images that no split asked for)."""
     published = Counter(image.split for image in images if image.split in HELD_OUT)
     pool = {image.path: image for image in images if image.split not in HELD_OUT}
     counts, exact = resolve_sizes(sizes, published, len(pool))
-    divided = plan_split([(image.path, image.label, image.digest) for image in pool.values()], counts, seed, exact)
+    if group_of:
+        groups = {image.path: group_of(image) for image in images}
+        items = [(image.path, image.label, image.digest, groups[image.path]) for image in pool.values()]
+        divided, joined = plan_groups(items, counts, seed, exact)
+        report = report_groups(divided, counts, joined, groups, {image.path for image in images} - pool.keys())
+    else:
+        divided, report = plan_split([(image.path, image.label, image.digest) for image in pool.values()], counts, seed, exact), []
     placed = [(image, image.split) for image in images if image.split in HELD_OUT]
     placed += [(pool[path], split) for split, paths in divided.items() for path in paths]
     placed += [(image, f"{LEFT_OUT}/{reason}") for reason, some in left_out.items() for image in some]
     plan = [(image.path, os.path.join(data, folder, image.label, image.inside)) for image, folder in placed]
-    return plan, len(pool) - sum(map(len, divided.values()))
+    unplaced = len(pool) - sum(map(len, divided.values()))
+    return plan, report + ([f"not asked for: {plural(unplaced, 'image')}"] if unplaced else [])
+
+
+def report_groups(divided, counts, joined, groups, published):
+    """Return lines on how far the groups are from what was asked for, and on groups that could not be kept apart."""
+    of_split = {split: {groups[path] for path in paths} - {None} for split, paths in divided.items()}
+    lines = [f"groups: {', '.join(f'{len(some):,} in {split}' for split, some in of_split.items())}"]
+    for split, number in counts.items():
+        if len(divided[split]) != number:
+            off = len(divided[split]) - number
+            lines.append(f"{split}: {len(divided[split]):,} images, {number:,} asked for ({off:+,}), since groups are kept whole")
+    if joined:
+        pairs = [" = ".join(some) for some in joined]
+        lines.append(reason_line("groups that share an image, and so are kept together", pairs, "set"))
+    both = sorted({groups[path] for path in published} & set().union(*of_split.values()))
+    if both:
+        lines.append(reason_line("warning: in a published split and in another", both, "group"))
+    return lines
 
 
 def check_classes(source, images):
@@ -285,17 +177,20 @@ def _files(folder):
 # --- the stage ---------------------------------------------------------------------------------------------------------
 
 
-def make_plan(source, data, sizes, seed):
+def make_plan(source, data, sizes, seed, group_by=None):
     """Return (lines to print at the end, plan); nothing on disk changes."""
     images, rest = read_source(source)
     keep, left_out = set_aside(images)
     check_classes(source, keep)
-    plan, unplaced = plan_tree(keep, left_out, data, sizes, seed)
+    name_group = data_tree.make_grouping(group_by)
+
+    def group_of(image):
+        return name_group(os.path.relpath(image.path, source).replace(os.sep, "/"), image.inside)
+
+    plan, sizes_report = plan_tree(keep, left_out, data, sizes, seed, group_of if group_by is not None else None)
     check_target(data, plan, {image.path: image.digest for image in images})
     report = [f"left out: {plural(len(some), 'image')} ({REASONS[reason]})" for reason, some in sorted(left_out.items())]
-    if unplaced:
-        report.append(f"not asked for: {plural(unplaced, 'image')}")
-    report += rest
+    report += sizes_report + rest
     mislabelled = [twins for twins in _labels(image for image in keep).values() if len(twins) > 1]
     if mislabelled:
         report.append(f"warning: {plural(len(mislabelled), 'image')} of the published validation or test under both labels")
@@ -336,6 +231,11 @@ def parse(argv):
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="same seed, same split")
     parser.add_argument(
+        "--group-by", metavar="folder|REGEX",
+        help="keep groups in one split: by the first folder below the class folder, or by what a regular expression finds in the "
+             "path (its first group, if it has one)",
+    )  # fmt: skip
+    parser.add_argument(
         "--transfer", choices=TRANSFERS, default="hardlink",
         help="how images get there; a hard link takes no room, and is a copy where links are not to be had",
     )  # fmt: skip
@@ -350,12 +250,13 @@ def main(argv=None):
     check_apart(args.source, args.data)
     job = ["data_split.py", os.path.abspath(args.source), "--data", os.path.abspath(args.data), "--seed", str(args.seed)]
     job += ["--transfer", args.transfer] + (["--sizes", *map(str, args.sizes)] if args.sizes else [])
+    job += ["--group-by", args.group_by] if args.group_by is not None else []
     with contextlib.nullcontext() if args.dry_run else placing.alone_in(args.data):
         begun = placing.unfinished_plan(args.data, job)
         if not begun and args.transfer == "move" and moved_before(args.source, args.data):
             print(f"{args.source}: no images left to move", counts_table(data_tree.count_images(args.data)), sep="\n")
             return
-        report, plan = begun or make_plan(args.source, args.data, args.sizes, args.seed)
+        report, plan = begun or make_plan(args.source, args.data, args.sizes, args.seed, args.group_by)
         if args.dry_run:
             sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
         else:

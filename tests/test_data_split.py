@@ -3,27 +3,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import data_split
-from detector.console import InputError
 
 SPLITS = ("train", "validation", "test")
 EXPECTED = "--sizes: expected fractions that sum to 1, or counts, for train, validation, test; "
-
-
-def names(fake, real):
-    """Distinct contents: the name is the key."""
-    return [(f"f{i}", "Fake", f"f{i}") for i in range(fake)] + [(f"r{i}", "Real", f"r{i}") for i in range(real)]
-
-
-def per_class(plan):
-    return {split: Counter("Fake" if name[0] == "f" else "Real" for name in names) for split, names in plan.items()}
 
 
 def flat(make_files, folder, fake=20, real=20):
@@ -37,129 +23,6 @@ def published(make_files, folder, **more):
         for name in ("FAKE", "REAL"):
             files |= {f"{split}/{name}/{i}.jpg": f"{split}{name}{i}" for i in range(number)}
     return make_files(folder, files | more)
-
-
-# --- the plan, on names alone ------------------------------------------------------------------------------------------
-
-
-def test_the_reference_size_is_planned_exactly():
-    plan = data_split.plan_split(names(80_000, 80_000), {"train": 114_000, "validation": 23_000, "test": 23_000}, seed=0)
-    assert per_class(plan) == {
-        "train": {"Fake": 57_000, "Real": 57_000},
-        "validation": {"Fake": 11_500, "Real": 11_500},
-        "test": {"Fake": 11_500, "Real": 11_500},
-    }
-    assert sum(len(set(some)) for some in plan.values()) == 160_000
-
-
-def test_unequal_classes_keep_their_proportion_and_the_counts_stay_exact():
-    plan = data_split.plan_split(names(70, 30), {"train": 33, "validation": 11, "test": 11}, seed=0)
-    assert {split: len(some) for split, some in plan.items()} == {"train": 33, "validation": 11, "test": 11}
-    assert [per_class(plan)[split]["Fake"] for split in SPLITS] == [23, 8, 8]
-
-
-def test_one_seed_one_split():
-    items = names(50, 50)
-    counts = {"train": 70, "validation": 15, "test": 15}
-    plan = data_split.plan_split(items, counts, seed=3)
-    assert plan == data_split.plan_split(items[::-1], counts, seed=3)
-    assert plan != data_split.plan_split(items, counts, seed=4)
-    # written down once: every machine must come to the same
-    assert " ".join(plan["test"]) == "f13 f22 f26 f29 f30 f31 f42 r10 r12 r2 r29 r3 r33 r47 r5"
-
-
-@st.composite
-def divisible(draw):
-    """A set with groups of equal content, and counts that it can meet."""
-    items = []
-    for label in ("Fake", "Real"):
-        sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=12)) + [1] * draw(st.integers(20, 40))
-        items += [(f"{label}{g}.{i}", label, f"{label}{g}") for g, n in enumerate(sizes) for i in range(n)]
-    n = len(items)
-    test, validation = draw(st.integers(4, n // 5)), draw(st.integers(4, n // 5))
-    train = draw(st.integers(4, n - test - validation))
-    return draw(st.permutations(items)), {"train": train, "validation": validation, "test": test}
-
-
-@given(divisible(), st.integers())
-@settings(max_examples=60, deadline=None)
-def test_plans_are_disjoint_exact_stratified_and_keep_groups_together(drawn, seed):
-    items, counts = drawn
-    label = {name: label for name, label, _ in items}
-    key = {name: key for name, _, key in items}
-    plan = data_split.plan_split(items, counts, seed)
-    assert {split: len(set(some)) for split, some in plan.items()} == counts
-    split_of = {name: split for split, some in plan.items() for name in some}
-    assert len(split_of) == sum(counts.values())
-    assert all(len({split_of.get(name) for name in key if key[name] == group}) == 1 for group in set(key.values()))
-    fakes = Fraction(sum(of == "Fake" for of in label.values()), len(items))
-    for split, some in plan.items():
-        assert abs(sum(label[name] == "Fake" for name in some) - counts[split] * fakes) < 1
-    assert plan == data_split.plan_split(sorted(items), counts, seed)
-
-
-@given(st.integers(1, 10**6), st.lists(st.integers(0, 10**6), min_size=1, max_size=4).filter(any))
-def test_apportion_sums_to_the_total_and_is_nowhere_off_by_one(total, weights):
-    shares = data_split.apportion(total, weights)
-    assert sum(shares) == total
-    assert all(abs(Fraction(total * weight, sum(weights)) - share) < 1 for weight, share in zip(weights, shares, strict=True))
-
-
-def test_fractions_let_a_group_go_to_train_where_it_does_not_fit():
-    items = [(f"{label}{g}.{i}", label, f"{label}{g}") for label in ("Fake", "Real") for g in range(10) for i in range(3)]
-    plan = data_split.plan_split(items, {"train": 42, "validation": 9, "test": 9}, seed=0, exact=False)
-    assert {split: len(some) for split, some in plan.items()} == {"train": 48, "validation": 6, "test": 6}
-
-
-def test_a_count_that_groups_make_impossible_is_refused():
-    items = [(f"{label}{g}.{i}", label, f"{label}{g}") for label in ("Fake", "Real") for g in range(10) for i in range(2)]
-    with pytest.raises(InputError, match=r"^test: expected 3 images of class Fake, 2 can be had: the rest are groups of identical"):
-        data_split.plan_split(items, {"train": 20, "test": 6}, seed=0)
-
-
-def test_a_split_without_a_class_is_refused():
-    with pytest.raises(InputError, match=r"^test: no image of class Real would be in it; give more images of that class, or "):
-        data_split.plan_split(names(40, 2), {"train": 30, "test": 4}, seed=0)
-
-
-# --- sizes -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("sizes", "kept", "number", "counts"),
-    [
-        (None, {}, 100, {"train": 70, "validation": 15, "test": 15}),
-        (None, {"test": 5}, 100, {"train": 80, "validation": 20}),
-        (None, {"validation": 5}, 100, {"train": 80, "test": 20}),
-        (None, {"test": 5, "validation": 5}, 100, {"train": 100}),
-        ("0.8 0.2 0", {"test": 5}, 100, {"train": 80, "validation": 20}),
-        ("1/3 1/3 1/3", {}, 10, {"train": 4, "validation": 3, "test": 3}),
-        ("60 20 10", {}, 100, {"train": 60, "validation": 20, "test": 10}),
-        ("60 20 5", {"test": 5}, 100, {"train": 60, "validation": 20}),
-    ],
-)
-def test_sizes(sizes, kept, number, counts):
-    sizes = [Fraction(size) for size in sizes.split()] if sizes else None
-    assert data_split.resolve_sizes(sizes, kept, number)[0] == counts
-
-
-@pytest.mark.parametrize(
-    ("sizes", "kept", "message"),
-    [
-        ("0.7 0.2 0.2", {}, f"{EXPECTED}0.7 0.2 0.2 sums to 1.1"),
-        ("90 10 1", {}, "--sizes: 101 images asked for, 100 are there to divide; ask for fewer"),
-        ("0 0 0", {}, f"{EXPECTED}0 0 0 sums to 0"),
-        (
-            "0.7 0.15 0.15",
-            {"test": 5},
-            "--sizes: the published test of 5 images is kept as it is, 0.15 was asked for; "
-            "give 0 for it and divide the rest, for example --sizes 0.8 0.2 0",
-        ),
-    ],
-)
-def test_sizes_that_do_not_fit(sizes, kept, message):
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        data_split.resolve_sizes([Fraction(size) for size in sizes.split()], kept, 100)
 
 
 # --- the stage ---------------------------------------------------------------------------------------------------------
@@ -504,7 +367,22 @@ def test_another_stage_in_the_same_folder_is_told(make_files, tmp_path, run, con
     source, data = flat(make_files, tmp_path / "in"), tmp_path / "data"
     with data_split.placing.alone_in(data):
         code, out, err = run(data_split.main, source, "--data", data)
-        assert (code, out, contents(data)) == (1, "", {})
+        assert (code, out, list(contents(data))) == (1, "", [".in_use"])
         assert err == f"error: {data}: another command is working there now; run this one when it has ended\n"
         assert run(data_split.main, source, "--data", data, "--dry-run")[0] == 0
     assert run(data_split.main, source, "--data", data)[0] == 0
+
+
+def test_group_by_folder(make_files, tmp_path, run, contents):
+    folders = [f"{name}/{group}" for name in ("fake", "real") for group in range(20)]
+    files = {f"{folder}/{i}.jpg": f"{folder}{i}" for folder in folders for i in range(5)}
+    source, data = make_files(tmp_path / "in", files), tmp_path / "data"
+    code, out, err = run(data_split.main, source, "--data", data, "--group-by", "folder")
+    assert (code, err) == (0, "") and "groups: 14 in train, 3 in validation, 3 in test\n" in out
+    placed = [path.split("/") for path in contents(data)]
+    assert len(placed) == 200
+    assert all(len({split for split, _, folder, _ in placed if folder == str(group)}) == 1 for group in range(20))
+    sizes = ("--sizes", "0.9", "0.05", "0.05")
+    code, out, _ = run(data_split.main, source, "--data", tmp_path / "few", "--group-by", r"/1?([0-9])/", *sizes)
+    assert code == 0 and "asked for" in out and "groups: 8 in train, 1 in validation, 1 in test\n" in out
+    assert run(data_split.main, source, "--data", tmp_path / "no", "--group-by", "(")[0] == 1

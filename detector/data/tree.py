@@ -272,6 +272,35 @@ def _distinct(paths):
     return names
 
 
+def make_grouping(group_by):
+    """Return the function of an image that tells its group, for --group-by.
+
+    Args:
+        group_by: 'folder', for the first folder inside the class folder; or a regular expression that is searched in the path
+            and gives its first group, or all that it matches; or None.
+
+    Returns:
+        Function (path, path inside the class folder) -> name of the group, or None.
+
+    Raises:
+        InputError: the expression is invalid.
+    """
+    if group_by is None:
+        return lambda path, inside: None
+    if group_by == "folder":
+        return lambda path, inside: inside.split("/")[0] if "/" in inside else None
+    try:
+        pattern = re.compile(group_by)
+    except re.error as error:
+        raise InputError(f"--group-by {group_by}: expected 'folder' or a regular expression, but {error}") from None
+
+    def group_of(path, inside):
+        match = pattern.search(path)
+        return ((match[1] if pattern.groups else match[0]) or None) if match else None
+
+    return group_of
+
+
 def loose_files(source, layout):
     """Return the paths of the files beside the class folders of a layout, and beside its split folders: they have no label."""
     beside = {Path(source)}

@@ -1,5 +1,4 @@
 """What is evaluated: the images of any tree of the two classes, their groups, their damages, and which of them were trained on."""
-import re
 import zlib
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from detector.data import placing
 from detector.data import tree as data_tree
 
 ALL = "all"  # what the split of a tree without splits is called
+NO_GROUP = "(none)"
 MOST_GROUPS = 500
 
 
@@ -59,35 +59,19 @@ def _files(data, folder):
 
 def _items_of(data, classes, group_by):
     items = []
-    group_of = make_grouping(group_by)
+    group_of = data_tree.make_grouping(group_by)
     for name, folders in classes.items():
         before = len(items)
         for folder in folders:
-            items += [Item(path, name == data_tree.CLASSES[0], group_of(path, inside)) for path, inside in _files(data, folder)]
+            for path, inside in _files(data, folder):
+                group = group_of(path, inside) or NO_GROUP if group_by is not None else None
+                items.append(Item(path, name == data_tree.CLASSES[0], group))
         if len(items) == before:
             raise InputError(f"{folders[0]}: expected images of class {name}, found an empty folder; fill it")
     groups = len({item.group for item in items})
     if groups > MOST_GROUPS:
         raise InputError(f"--group-by: expected at most {MOST_GROUPS} groups, found {groups:,}; give another expression")
     return items
-
-
-def make_grouping(group_by):
-    """Return the function (path, path inside the class folder) -> name of the group; None for None."""
-    if group_by is None:
-        return lambda path, inside: None
-    if group_by == "folder":
-        return lambda path, inside: inside.split("/")[0] if "/" in inside else "(none)"
-    try:
-        pattern = re.compile(group_by)
-    except re.error as error:
-        raise InputError(f"--group-by {group_by}: expected 'folder' or a regular expression, but {error}") from None
-
-    def group_of(path, inside):
-        match = pattern.search(path)
-        return ((match[1] if pattern.groups else match[0]) or "(none)") if match else "(none)"
-
-    return group_of
 
 
 def damages():

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.console import InputError
@@ -98,6 +98,7 @@ def test_an_entry_thousands_of_folders_deep_is_refused():
         safe_path("d/" * 1500 + "a.jpg")
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(alphabet="ab./\\:A", min_size=1, max_size=8), max_size=6))
 def test_whatever_comes_stays_inside(raw):
     names = Names()
@@ -228,6 +229,7 @@ def test_a_header_that_would_fill_the_memory(unpack, tmp_path):
     assert len(unpack(path)[0].damaged) == 1
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.binary(max_size=3000))
 def test_noise_after_an_entry_is_damage(tmp_path_factory, noise):
     root = tmp_path_factory.mktemp("noise")
