@@ -28,6 +28,9 @@ sys.path.insert(0, str(ROOT))
 import model_training  # noqa: E402
 from detector.console import InputError, stage, table  # noqa: E402
 from detector.training import distributed  # noqa: E402
+from detector.training.config import parse  # noqa: E402
+from detector.training.networks import compile_network  # noqa: E402
+from detector.training.schedules import plan_phases  # noqa: E402
 
 SMALL = 64  # numbers of a sum, as many as BatchNormalization's have
 
@@ -36,18 +39,16 @@ def work(args):
     """Be one of the processes: train and exchange; the first prints the seconds of each step and exchange as JSON."""
     topology = distributed.Topology(args.coordinator, args.processes, args.process) if args.processes > 1 else None
     command = ["--data", str(args.data), "--architecture", args.architecture, "--weights", "none", "--flip"]
-    wanted = model_training.make_parser().parse_args([*command, "--batch-size", str(args.batch_size * args.processes)])
-    model_training.settle(wanted)
+    config = parse([*command, "--batch-size", str(args.batch_size * args.processes)])
     os.environ["KERAS_BACKEND"] = "jax"
     with distributed.ProcessGroup(topology) as group:
-        devices = model_training.join(wanted, group)
-        model, feed, _, _ = model_training.prepare(wanted, group, devices)
+        devices = model_training.join_processes(config, group)
+        config, _, model, batches, _ = model_training.prepare(config, group, devices)
         with devices.scope():
-            output = model_training.ARCHITECTURES[args.architecture].output
-            model_training.compile_model(model, output, model_training.plan_phases(wanted)[0], wanted, feed.steps)
-            for layer in layers(model) if args.fixed else ():  # after compile_model, which makes the whole backbone trainable
+            compile_network(model, plan_phases(config)[0], config, batches.steps)
+            for layer in layers(model) if args.fixed else ():  # after compile_network, which makes the backbone trainable
                 layer.trainable = False
-            steps = time_steps(model, feed, args.steps)
+            steps = time_steps(model, batches, args.steps)
         numbers = sum(math.prod(variable.shape) for variable in model.trainable_variables)
         exchanges, sums = (time_exchange(count, args.steps) if args.processes > 1 else [] for count in (numbers, SMALL))
         if not group.rank:
@@ -65,7 +66,7 @@ def layers(model):
             yield layer
 
 
-def time_steps(model, feed, number):
+def time_steps(model, batches, number):
     """Return the seconds of so many steps of `fit`; two before them warm up."""
     import keras
 
@@ -77,7 +78,7 @@ def time_steps(model, feed, number):
             self.times.append(time.perf_counter())
 
     clock = Clock()
-    model.fit(feed, steps_per_epoch=number + 2, epochs=1, verbose=0, shuffle=False, callbacks=[clock])
+    model.fit(batches, steps_per_epoch=number + 2, epochs=1, verbose=0, shuffle=False, callbacks=[clock])
     return [after - before for before, after in zip(clock.times[1:], clock.times[2:], strict=False)]
 
 

@@ -28,6 +28,11 @@ sys.path.insert(0, str(ROOT))
 
 import model_training  # noqa: E402
 from detector.console import plural, stage, table  # noqa: E402
+from detector.model import backend  # noqa: E402
+from detector.training import distributed  # noqa: E402
+from detector.training.config import parse  # noqa: E402
+from detector.training.networks import compile_network  # noqa: E402
+from detector.training.schedules import plan_phases  # noqa: E402
 
 TARGET = 0.95
 ORIGINAL_BATCH = 16
@@ -35,14 +40,14 @@ ORIGINAL_BATCH = 16
 
 def prepared(args):
     """Return (compiled model, feed) as model_training.py has them, all damages at work."""
-    command = ["--data", str(args.data), "--architecture", args.architecture, "--weights", "none", "--flip", "--damage", "0.5"]
+    command = ["--data", str(args.data), "--architecture", args.architecture, "--weights", "none", "--flip", "--degradation", "0.5"]
     command += ["--batch-size", str(args.batch_size), *args.more]
-    wanted = model_training.make_parser().parse_args(command)
-    model_training.settle(wanted)
-    model, feed, _, _ = model_training.prepare(wanted)
-    output = model_training.ARCHITECTURES[args.architecture].output
-    model_training.compile_model(model, output, model_training.plan_phases(wanted)[0], wanted, feed.steps)
-    return model, feed, wanted.image_size
+    group = distributed.ProcessGroup()
+    config = parse(command)
+    backend.import_keras()
+    config, _, model, batches, _ = model_training.prepare(config, group, distributed.Devices(group, 1))
+    compile_network(model, plan_phases(config)[0], config, batches.steps)
+    return model, batches, config.image_size
 
 
 def ways_to_feed(feed, args, size):

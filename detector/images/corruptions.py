@@ -2,10 +2,12 @@
 
 Functions on (h, w, 3) uint8 RGB arrays that return the same shape and type; deterministic unless they take a generator.
 """
+import io
 import math
 
 import cv2
 import numpy as np
+from PIL import Image, ImageFilter
 
 
 def jpeg(image, quality):
@@ -77,3 +79,58 @@ def random_degradation(image, rng, probability=0.5, max_blur=3.0, min_scale=0.25
     if chosen[3]:
         image = jpeg(image, min_quality + int((96 - min_quality) * amounts[3]))
     return image
+
+
+def random_sharing(image, rng):
+    """Degrade a photograph at random as being shared on the web does: resizing, blur, noise and one or two lossy encodings.
+
+    The ranges are those of the photo detector's training (docs/experiments_photos.md). In order:
+
+    1. the longer side is reduced to at most exp(uniform(log 640, log 2560)), never above 2048 pixels;
+    2. with probability 0.25, JPEG of quality 60 to 97;
+    3. with probability 0.3, the shorter side becomes uniform(180, 320) if it is larger; with probability 0.5, both sides are
+       scaled by uniform(0.5, 1);
+    4. with probability 0.1 each, Gaussian blur of radius 0.3 to 1.2 and noise of sigma 1 to 6 grey levels;
+    5. WebP (probability 0.25) or JPEG (4:2:0 in two of three cases, else 4:4:4) of quality 40 to 97.
+
+    Each resizing draws one of five filters.
+
+    Args:
+        image: (h, w, 3) uint8, RGB.
+        rng: numpy.random.Generator; the same state gives the same image.
+
+    Returns:
+        (h', w', 3) uint8, RGB, no larger than `image`.
+    """
+    photo = Image.fromarray(image)
+    longest = min(2048.0, math.exp(rng.uniform(math.log(640), math.log(2560))))
+    photo = _shrink(photo, longest / max(photo.size), rng)
+    if rng.random() < 0.25:
+        photo = _encode(photo, rng, "JPEG", int(rng.integers(60, 98)))
+    draw = rng.random()
+    if draw < 0.3:
+        photo = _shrink(photo, rng.uniform(180, 320) / min(photo.size), rng)
+    elif draw < 0.8:
+        photo = _shrink(photo, rng.uniform(0.5, 1), rng)
+    if rng.random() < 0.1:
+        photo = photo.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+    if rng.random() < 0.1:
+        photo = Image.fromarray(noise(np.asarray(photo), rng.uniform(1, 6) / 255, rng))
+    return np.asarray(_encode(photo, rng, "WEBP" if rng.random() < 0.25 else "JPEG", int(rng.integers(40, 98))))
+
+
+def _shrink(photo, factor, rng):
+    """Return a Pillow image with its sides multiplied by `factor`, unless that would enlarge it, with a filter drawn at random."""
+    filters = Image.Resampling
+    drawn = (filters.BILINEAR, filters.BICUBIC, filters.LANCZOS, filters.BOX, filters.HAMMING)[int(rng.integers(5))]
+    if factor >= 1:
+        return photo
+    return photo.resize(tuple(max(1, round(side * factor)) for side in photo.size), drawn)
+
+
+def _encode(photo, rng, kind, quality):
+    """Return a Pillow image after lossy encoding as 'JPEG' or 'WEBP'."""
+    options = {"subsampling": 2 if rng.random() < 2 / 3 else 0} if kind == "JPEG" else {"method": 2}
+    file = io.BytesIO()
+    photo.save(file, kind, quality=quality, **options)
+    return Image.open(file).convert("RGB")

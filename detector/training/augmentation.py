@@ -7,7 +7,6 @@ from PIL import Image
 from detector.images import corruptions, pixels, transforms
 
 
-# --- augmentation --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Crop:
     """A square cut out of a whole image at random, as `pixels.patches` cuts them on a grid, after a random resize.
@@ -64,26 +63,48 @@ class View:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done at random to a train image, the same for both classes: cut out, moved, then damaged.
+    """Random changes of a train image, the same for both classes: photo degradation, crop, geometry, degradation.
 
     Attributes:
         flip: mirror half of the images left to right.
-        moves: arguments of detector.images.transforms.random_affine besides `flip`; empty for none.
-        damages: arguments of detector.images.corruptions.random_degradation; empty for none.
-        crop: a Crop or a View, before them, of a whole image; None if the image has the network's size already.
+        geometry: arguments of detector.images.transforms.random_affine besides `flip`; None for none.
+        degradation: arguments of detector.images.corruptions.random_degradation; None for none.
+        crop: a Crop or a View of a whole image; None if the image has the network's size already.
+        photo: probability of detector.images.corruptions.random_sharing, applied to the whole image.
     """
 
     flip: bool = False
-    moves: dict | None = None
-    damages: dict | None = None
+    geometry: dict | None = None
+    degradation: dict | None = None
     crop: Crop | View | None = None
+    photo: float = 0.0
 
     def __call__(self, image, rng):
         """Return a (s, s, 3) uint8 image; the same state of the numpy.random.Generator gives the same one."""
+        if self.photo and rng.random() < self.photo:
+            image = corruptions.random_sharing(image, rng)
         if self.crop:
             image = self.crop(image, rng)
-        if self.moves:
-            image = transforms.random_affine(image, rng, flip=self.flip, **self.moves)
+        if self.geometry:
+            image = transforms.random_affine(image, rng, flip=self.flip, **self.geometry)
         elif self.flip and rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
-        return corruptions.random_degradation(image, rng, **self.damages) if self.damages else image
+        return corruptions.random_degradation(image, rng, **self.degradation) if self.degradation else image
+
+
+def make_augmentation(config):
+    """Return the Augmentation that a TrainingConfig asks for, or None."""
+    geometry = {"rotation": config.rotation, "shift": config.shift, "shear": config.shear, "zoom": config.zoom}
+    degradation = {
+        "probability": config.degradation, "max_blur": config.max_blur, "min_scale": config.min_scale,
+        "max_noise": config.max_noise, "min_quality": config.min_jpeg,
+    }  # fmt: skip
+    crops = {"patches": Crop(config.image_size, *config.resize_range), "views": View(config.image_size), "resize": None}
+    augmentation = Augmentation(
+        config.flip,
+        geometry if any(geometry.values()) else None,
+        degradation if config.degradation else None,
+        crops[config.preprocessing],
+        config.photo_degradation,
+    )
+    return augmentation if augmentation != Augmentation() else None

@@ -14,36 +14,46 @@ NOBODY = -1  # in an order of images: a row that none of them takes
 IGNORED = -1.0  # target of such a row
 
 
-class ImageFeed(keras.utils.PyDataset):
-    """Batches of one split for `fit`, weighted by class.
+class ImageBatches(keras.utils.PyDataset):
+    """Batches of one split for `fit`, with weights that balance the classes or the sources.
 
-    A batch is ((b, s, s, 3) float32 in 0..255, targets as `feed.targets_of` gives them, (b,) float32 weights). Order and
-    augmentation follow from seed, epoch and the batch's number alone. An image that cannot be read is left out of its batch.
+    A batch is ((b, s, s, 3) float32 in 0..255, targets as `targets_of` returns them, (b,) float32 weights). Order and
+    augmentation follow from the seed, the epoch and the batch's number alone. An unreadable image is left out of its batch.
 
-    Of several processes each gives its share of the rows of every batch, and augments it in a way of its own. Where devices share a
-    batch, all shares must be of one size. Of train images, the first of an epoch fill up its last batch, and others of the share
-    stand for those that cannot be read; of validation, what fills a share has the weight 0 and the target IGNORED.
+    Each of several processes returns its rows of every batch, with its own augmentation. If devices share a batch, all parts must
+    have the same size. In training, the first images of an epoch fill up its last batch, and other images of the part replace
+    unreadable ones; in validation, rows that fill up a part have the weight 0 and the target IGNORED.
 
     Args:
-        images: detector.training.dataset.Decoded.
+        images: detector.training.dataset.DecodedImages.
         output: 'softmax' or 'sigmoid_real'.
-        shuffle: a new order every epoch; off for validation.
+        shuffle: a new order every epoch; False for validation.
         augmentation: detector.training.augmentation.Augmentation, or None.
-        process, processes, devices: of detector.training.distributed: the number of this process, and of all, and of all devices.
+        balance_groups: weight the sources, as `sample_weights`; otherwise only the classes.
+        process, processes, devices: rank of this process, number of processes, and number of devices of all processes.
+
+    Attributes:
+        failure: exception that ended a thread, which TensorFlow would replace by one of its own; or None.
     """
 
     def __init__(
-        self, images, output, batch_size, seed=0, shuffle=False, augmentation=None, process=0, processes=1, devices=1
+        self, images, output, batch_size, seed=0, shuffle=False, augmentation=None, balance_groups=False,
+        process=0, processes=1, devices=1,
     ):  # fmt: skip
         super().__init__(workers=WORKERS, use_multiprocessing=False, max_queue_size=4)
-        cv2.setNumThreads(1)  # threads of its own would take from the network what they do not gain on small images
-        self.images, self.labels = images, np.asarray(images.split.labels)
+        cv2.setNumThreads(1)  # its own threads would slow the network down more than they speed up small images
+        self.images, self.split, self.labels = images, images.split, np.asarray(images.split.labels)
         self.output, self.batch_size, self.seed = output, batch_size, seed
         self.shuffle, self.augmentation = shuffle, augmentation
         self.process, self.processes, self.devices = process, processes, devices
-        self.class_weights = class_weights(self.labels)
-        self.failure = None  # what ended a thread that `fit` reads by: TensorFlow gives it on as an error of its own
+        self.weights = sample_weights(self.labels, self.split.sources() if balance_groups else None)
+        self.failure = None
         self.start_epoch(0)
+
+    @property
+    def unreadable(self):
+        """{path: reason} of the images that could not be read so far."""
+        return self.images.unreadable
 
     @property
     def steps(self):
@@ -65,12 +75,6 @@ class ImageFeed(keras.utils.PyDataset):
         if missing := -len(self.order) % self.devices:
             self.order = np.append(self.order, np.resize(self.order, missing) if self.shuffle else np.full(missing, NOBODY))
 
-    def alone(self):
-        """Give whole batches from now on, as for one process with one device."""
-        self.process, self.processes, self.devices = 0, 1, 1
-        self.start_epoch(self.epoch)
-        return self
-
     def __getitem__(self, index):
         """Return batch `index` of what is to come of this epoch."""
         try:
@@ -88,7 +92,7 @@ class ImageFeed(keras.utils.PyDataset):
         if not inputs:  # `fit` cannot do without a batch: the next image that can be read makes one
             inputs, there = self._next_readable(start, rng)
         labels = self.labels[there]
-        batch = np.stack(inputs).astype(np.float32), targets_of(labels, self.output), self.class_weights[labels]
+        batch = np.stack(inputs).astype(np.float32), targets_of(labels, self.output), self.weights[there]
         return batch if self.devices == 1 else self._filled(batch, len(rows), counted)
 
     def _share(self, rows):
@@ -137,7 +141,7 @@ class PooledScores:
 
     Attributes:
         unreadable: {path: reason} of the images that could not be read by the last call of `score`.
-        failure: None; as in ImageFeed.
+        failure: None; as in ImageBatches.
     """
 
     def __init__(self, split, output, preprocessing, batch_size):
@@ -146,29 +150,49 @@ class PooledScores:
         self.unreadable, self.failure = {}, None
 
     def score(self, logits_of):
-        """Return (labels, pooled logits), both (n,), of the images that can be read.
+        """Return (rows, pooled logits), both (n,): indices and logits of the readable images.
 
         Args:
             logits_of: function from (b, s, s, 3) float32 to (b,) logits of Fake.
         """
         detector = FunctionDetector(logits_of, self.metadata, self.batch)
-        self.unreadable, labels, logits = {}, [], []
+        self.unreadable, rows, logits = {}, [], []
         paths = [os.path.join(self.split.data, path) for path in self.split.paths]
-        for path, label, score in zip(self.split.paths, self.split.labels, scoring.score_files(detector, paths), strict=True):
+        for row, score in enumerate(scoring.score_files(detector, paths)):
             if score.error:
-                self.unreadable[path] = score.error
+                self.unreadable[self.split.paths[row]] = score.error
             else:
-                labels.append(label)
+                rows.append(row)
                 logits.append(score.logit)
-        if len(set(labels)) < 2:
-            raise InputError("expected validation images of both classes that can be read, found those of one; run data_audit.py")
-        return np.array(labels), np.array(logits)
+        check_both_classes(np.asarray(self.split.labels)[rows])
+        return np.array(rows), np.array(logits)
 
 
-def class_weights(labels):
-    """Return (2,) float32 weights by label with which both classes weigh the same in all."""
-    counts = np.bincount(labels, minlength=2)
-    return (counts.sum() / (2 * counts)).astype(np.float32)
+def check_both_classes(labels):
+    """Raise InputError unless the labels of the readable validation images are of both classes."""
+    if len(set(np.asarray(labels).tolist())) < 2:
+        raise InputError("expected readable validation images of both classes, found those of one; run data_audit.py")
+
+
+def sample_weights(labels, sources=None):
+    """Return (n,) float32 weights with mean 1 that give both classes the same total weight.
+
+    With sources, a source of n images has a weight proportional to the square root of n within its class: a large source counts
+    more than a small one, but does not dominate. Weights instead of sampling, so that each epoch still shows every image once, in
+    an order that does not depend on the option.
+
+    Args:
+        labels: (n,) labels.
+        sources: list of n names, or None.
+    """
+    labels = np.asarray(labels)
+    groups = np.array([f"{label}/{source}" for label, source in zip(labels, sources or [""] * len(labels), strict=True)])
+    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    weights = 1 / np.sqrt(counts[index])  # summed over the n images of a source: the square root of n
+    for label in set(labels.tolist()):
+        of_class = labels == label
+        weights[of_class] *= len(labels) / (2 * weights[of_class].sum())
+    return weights.astype(np.float32)
 
 
 def targets_of(labels, output):

@@ -17,7 +17,7 @@ from detector.files import atomic_write
 from detector.model.backend import undistributed
 from detector.model.file import check_room
 from detector.model.scores import p_fake_of
-from detector.training.batches import class_weights, targets_of
+from detector.training.batches import sample_weights, targets_of
 from detector.training.metrics import fake_metrics
 
 
@@ -28,19 +28,22 @@ class PooledValidation(keras.callbacks.Callback):
 
     Args:
         scores: PooledScores.
+        balance_groups: weight the sources, as batches.sample_weights.
     """
 
-    def __init__(self, scores):
+    def __init__(self, scores, balance_groups=False):
         super().__init__()
-        self.scores = scores
+        self.scores, self.balance_groups = scores, balance_groups
 
     def on_epoch_end(self, epoch, logs):
         """Score the images and add val_loss and the others."""
         output = self.scores.output
-        labels, logits = self.scores.score(self._logits)
+        rows, logits = self.scores.score(self._logits)
+        labels = np.asarray(self.scores.split.labels)[rows]
+        sources = np.array(self.scores.split.sources())[rows].tolist() if self.balance_groups else None
         p_fake = p_fake_of(logits, 1.0).astype(np.float32)
         given = np.stack([p_fake, 1 - p_fake], axis=1) if output == "softmax" else 1 - p_fake[:, None]
-        targets, weights = targets_of(labels, output), class_weights(labels)[labels]
+        targets, weights = targets_of(labels, output), sample_weights(labels, sources)
         penalties = sum(float(penalty) for penalty in self.model.losses)
         logs["val_loss"] = float(self.model.loss(targets, given, weights)) + penalties
         for kind, metrics in fake_metrics(output).items():
@@ -283,7 +286,7 @@ class Progress(keras.callbacks.Callback):
 
     Args:
         epochs: of the whole run.
-        feed: the ImageFeed of train.
+        feed: the ImageBatches of train.
     """
 
     def __init__(self, epochs, feed):

@@ -48,8 +48,13 @@ class Split:
     sizes: np.ndarray
     state: str
 
+    def sources(self):
+        """Return the source of each image: the folder below its class folder, or '' for a file directly in it."""
+        parts = [path.split("/") for path in self.paths]
+        return [names[2] if len(names) > 3 else "" for names in parts]
 
-def look_at(data, split, paths, labels):
+
+def index_split(data, split, paths, labels):
     """Return the Split of some images of a data tree; files that have not changed since the last time are not read again.
 
     Raises:
@@ -89,7 +94,7 @@ def _look(data, path):
         return bytes(32), (0, 0)
 
 
-class Decoded:
+class DecodedImages:
     """The images of a split, fitted to the network's input or whole, read from the files or, where they are kept, from one file.
 
     Read at random from a file rather than mapped into memory: what a process holds does not grow with the data set.

@@ -116,3 +116,33 @@ def test_amounts_stay_in_their_ranges_and_follow_their_order(seed, image, monkey
     monkeypatch.setattr(corruptions, "jpeg", lambda image, quality: done.append(("jpeg", quality in (93, 94, 95))) or image)
     corruptions.random_degradation(image, np.random.default_rng(seed), 1, max_blur=2, min_scale=0.5, max_noise=0.02, min_quality=93)
     assert done == [("blur", True), ("scale", True), ("noise", True), ("jpeg", True)]
+
+
+def test_random_sharing_is_seeded_and_never_enlarges():
+    photo = np.random.default_rng(0).integers(0, 256, (300, 420, 3), dtype=np.uint8)
+    first, again = (corruptions.random_sharing(photo, np.random.default_rng(1)) for _ in range(2))
+    assert np.array_equal(first, again) and first.dtype == np.uint8
+    shapes = [corruptions.random_sharing(photo, np.random.default_rng(seed)).shape for seed in range(60)]
+    assert all(height <= 300 and width <= 420 for height, width, _ in shapes)
+    shorter = np.array([height for height, _, _ in shapes])
+    assert (shorter == 300).any() and 150 <= shorter.min() < 180  # untouched, and scaled by about a half
+    assert all(abs(width / height - 1.4) < 0.02 for height, width, _ in shapes)
+
+
+def test_random_sharing_draws_both_formats_all_filters_and_the_qualities(monkeypatch):
+    drawn, save, resize = [], corruptions.Image.Image.save, corruptions.Image.Image.resize
+
+    def spy_save(self, file, kind, **options):
+        drawn.append((kind, options["quality"], options.get("subsampling")))
+        return save(self, file, kind, **options)
+
+    filters = set()
+    monkeypatch.setattr(corruptions.Image.Image, "save", spy_save)
+    monkeypatch.setattr(corruptions.Image.Image, "resize", lambda self, size, kind: filters.add(kind) or resize(self, size, kind))
+    photo = np.full((30, 3000, 3), 90, np.uint8)
+    longest = [corruptions.random_sharing(photo, np.random.default_rng(seed)).shape[1] for seed in range(300)]
+    assert max(longest) <= 2048 and len(filters) == 5
+    kinds = [kind for kind, _, _ in drawn]
+    assert 300 < len(drawn) < 420 and 50 < kinds.count("WEBP") < 100  # one or two encodings of each
+    assert min(quality for _, quality, _ in drawn) >= 40 and max(quality for _, quality, _ in drawn) <= 97
+    assert {subsampling for kind, _, subsampling in drawn if kind == "JPEG"} == {0, 2}

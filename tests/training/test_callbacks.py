@@ -2,45 +2,45 @@ import numpy as np
 import pytest
 
 from detector.console import InputError
-from detector.training.dataset import Decoded, Split, look_at
+from detector.training.dataset import DecodedImages, Split, index_split
 from tests.conftest import draw
 
 
 def decoded(data, paths, labels, keep=False):
-    return Decoded(look_at(data, "train", paths, labels), 32, keep)
+    return DecodedImages(index_split(data, "train", paths, labels), 32, keep)
 
 
 def test_labels_order_and_targets_by_hand(small_data):
-    from detector.training.batches import ImageFeed
+    from detector.training.batches import ImageBatches
 
     images = decoded(small_data, ["train/Fake/0.png", "train/Real/0.png", "train/Real/1.png"], [0, 1, 1])
-    batch, targets, weights = ImageFeed(images, "softmax", 3)[0]
+    batch, targets, weights = ImageBatches(images, "softmax", 3)[0]
     assert batch.shape == (3, 32, 32, 3) and batch.dtype == np.float32 and batch.max() > 100
     assert targets.tolist() == [[1, 0], [0, 1], [0, 1]]
     assert weights.tolist() == [1.5, 0.75, 0.75]  # both classes weigh the same in all
-    _, targets, _ = ImageFeed(images, "sigmoid_real", 3)[0]
+    _, targets, _ = ImageBatches(images, "sigmoid_real", 3)[0]
     assert targets.tolist() == [[0], [1], [1]]
 
 
 def test_a_batch_of_nothing_but_an_unreadable_image_takes_another(tmp_path):
-    from detector.training.batches import ImageFeed
+    from detector.training.batches import ImageBatches
 
     draw(1).save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_text("no image")
     for keep in (False, True):
-        feed = ImageFeed(decoded(tmp_path, ["good.png", "broken.png"], [0, 1], keep), "softmax", 1)
+        feed = ImageBatches(decoded(tmp_path, ["good.png", "broken.png"], [0, 1], keep), "softmax", 1)
         assert feed[1][1].tolist() == [[1, 0]]
         assert list(feed.images.unreadable) == ["broken.png"]
-    none = ImageFeed(Decoded(Split(tmp_path, ["broken.png"] * 2, [0, 1], None, None, ""), 32, keep=False), "softmax", 1)
+    none = ImageBatches(DecodedImages(Split(tmp_path, ["broken.png"] * 2, [0, 1], None, None, ""), 32, keep=False), "softmax", 1)
     with pytest.raises(InputError, match=r"no image of the split can be read: run data_audit\.py$"):
         none[0]
 
 
 def feed_of(small_data, **options):
-    from detector.training.batches import ImageFeed
+    from detector.training.batches import ImageBatches
 
     paths = [f"train/{name}/{i}.png" for name in ("Fake", "Real") for i in range(10)]
-    return ImageFeed(decoded(small_data, paths, [0] * 10 + [1] * 10), "softmax", 6, **options)
+    return ImageBatches(decoded(small_data, paths, [0] * 10 + [1] * 10), "softmax", 6, **options)
 
 
 def test_an_epoch_holds_every_image_once_in_an_order_of_its_own(small_data):
@@ -60,7 +60,7 @@ def test_an_epoch_holds_every_image_once_in_an_order_of_its_own(small_data):
 def test_an_epoch_taken_up_goes_on_with_the_same_batches(small_data):
     from detector.training.augmentation import Augmentation
 
-    feed = feed_of(small_data, shuffle=True, augmentation=Augmentation(flip=True, damages={"probability": 0.5}))
+    feed = feed_of(small_data, shuffle=True, augmentation=Augmentation(flip=True, degradation={"probability": 0.5}))
     feed.start_epoch(3)
     whole = [feed[index][0] for index in range(4)]
     feed.start_epoch(3, first=2)
@@ -176,7 +176,7 @@ def split_of_sizes(folder, sizes=((40, 30), (64, 20), (16, 16), (90, 33))):
     for i, size in enumerate(sizes):
         paths.append(f"{i}.png")
         draw(i, size).save(folder / paths[-1])
-    return look_at(folder, "validation", paths, [0, 1, 0, 1][: len(sizes)])
+    return index_split(folder, "validation", paths, [0, 1, 0, 1][: len(sizes)])
 
 
 def test_patch_scores_are_the_means_over_the_grid(tmp_path):
@@ -184,8 +184,8 @@ def test_patch_scores_are_the_means_over_the_grid(tmp_path):
     from detector.training.batches import PooledScores
 
     split = split_of_sizes(tmp_path)
-    labels, logits = PooledScores(split, "softmax", PATCHES, 3).score(lambda batch: batch.mean(axis=(1, 2, 3)))
-    assert labels.tolist() == [0, 1, 0, 1]
+    rows, logits = PooledScores(split, "softmax", PATCHES, 3).score(lambda batch: batch.mean(axis=(1, 2, 3)))
+    assert rows.tolist() == [0, 1, 2, 3]
     by_hand = [pixels.patches(pixels.read_image(tmp_path / path), 16, 4).mean(axis=(1, 2, 3)).mean() for path in split.paths]
     assert logits == pytest.approx(by_hand, rel=1e-5)
 
@@ -204,11 +204,22 @@ def test_patch_scores_tell_what_cannot_be_read(tmp_path):
     split = split_of_sizes(tmp_path)
     (tmp_path / "2.png").write_text("no image")
     scores = PooledScores(split, "softmax", PATCHES, 8)
-    labels, _ = scores.score(lambda batch: batch[:, 0, 0, 0])
-    assert labels.tolist() == [0, 1, 1] and list(scores.unreadable) == ["2.png"]
+    rows, _ = scores.score(lambda batch: batch[:, 0, 0, 0])
+    assert rows.tolist() == [0, 1, 3] and list(scores.unreadable) == ["2.png"]
     (tmp_path / "0.png").write_text("no image")
-    with pytest.raises(InputError, match="expected validation images of both classes that can be read, found those of one"):
+    with pytest.raises(InputError, match="both classes"):
         scores.score(lambda batch: batch[:, 0, 0, 0])
+
+
+def test_weights_balance_the_classes_and_by_the_square_root_the_sources():
+    from detector.training.batches import sample_weights
+
+    assert sample_weights([0, 1, 1, 1]).tolist() == pytest.approx([2, 2 / 3, 2 / 3, 2 / 3])
+    labels, sources = [0] * 5 + [1] * 3, ["a"] * 4 + ["b"] + ["a"] * 3
+    weights = sample_weights(labels, sources)
+    assert weights.dtype == np.float32 and weights[:5].sum() == pytest.approx(weights[5:].sum()) == pytest.approx(4)
+    assert weights[:4].sum() / weights[4] == pytest.approx(2)  # sources of 4 and 1 images
+    assert len(set(weights[:4])) == len(set(weights[5:])) == 1
 
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid_real"])
@@ -243,12 +254,12 @@ def test_validation_by_patches_adds_the_figures_of_whole_images_to_the_logs(tmp_
 
 def test_whole_images_are_held_one_at_a_time(tmp_path):
     from detector.training.augmentation import Augmentation, Crop
-    from detector.training.batches import ImageFeed
+    from detector.training.batches import ImageBatches
 
-    images = Decoded(split_of_sizes(tmp_path), None, keep=False)
+    images = DecodedImages(split_of_sizes(tmp_path), None, keep=False)
     asked, read = [], images.read
     images.read = lambda indices: asked.append(len(indices)) or read(indices)
-    feed = ImageFeed(images, "softmax", 4, augmentation=Augmentation(crop=Crop(16)))
+    feed = ImageBatches(images, "softmax", 4, augmentation=Augmentation(crop=Crop(16)))
     batch, targets, _ = feed[0]
     assert batch.shape == (4, 16, 16, 3) and targets[:, 0].tolist() == [1, 0, 1, 0] and asked == [1] * 4
     assert (feed[0][0] == batch).all()

@@ -10,9 +10,8 @@ from detector.console import InputError
 from detector.data.tree import read_tree
 from detector.files import digest_of
 from detector.images import pixels
-from detector.training.augmentation import Augmentation, Crop
 from detector.training.batches import targets_of
-from detector.training.dataset import Decoded, look_at
+from detector.training.dataset import DecodedImages, index_split
 from tests.conftest import draw
 
 
@@ -22,7 +21,7 @@ def data(make_tree, tmp_path):
 
 
 def split_of(data):
-    return look_at(data, "train", *read_tree(data, ("train",))["train"])
+    return index_split(data, "train", *read_tree(data, ("train",))["train"])
 
 
 def test_look_at_gives_digests_and_sizes(data):
@@ -48,7 +47,7 @@ def test_a_second_look_reads_no_image_until_one_changes(data, monkeypatch):
 def test_images_none_of_which_can_be_opened(tmp_path):
     (tmp_path / "a.jpg").write_text("none")
     with pytest.raises(InputError) as error:
-        look_at(tmp_path, "train", ["a.jpg"], [0])
+        index_split(tmp_path, "train", ["a.jpg"], [0])
     assert str(error.value) == f"{tmp_path / 'a.jpg'}: expected images, found none that can be opened; run data_audit.py"
 
 
@@ -56,7 +55,7 @@ def test_images_none_of_which_can_be_opened(tmp_path):
 def test_images_are_decoded_and_fitted_as_everywhere(data, keep):
     (data / "train/Real/no.jpg").write_text("no image")
     split = split_of(data)
-    images, there = Decoded(split, 32, keep).read([7, 2, 5])
+    images, there = DecodedImages(split, 32, keep).read([7, 2, 5])
     assert there == [2, 5]
     assert all((image == pixels.read_resized(data / split.paths[i], 32)).all() for i, image in zip(there, images, strict=True))
 
@@ -64,31 +63,31 @@ def test_images_are_decoded_and_fitted_as_everywhere(data, keep):
 def test_what_cannot_be_read_is_told_with_and_without_what_is_kept(data):
     (data / "train/Real/no.jpg").write_text("no image")
     split = split_of(data)
-    plain = Decoded(split, 32, keep=False)
+    plain = DecodedImages(split, 32, keep=False)
     plain.read(range(8))
-    kept = [Decoded(split, 32).unreadable for _ in range(2)]
+    kept = [DecodedImages(split, 32).unreadable for _ in range(2)]
     assert kept == [plain.unreadable] * 2 and list(plain.unreadable) == ["train/Real/no.jpg"]
 
 
 def test_what_is_kept_is_used_again_and_made_anew_when_an_image_changes(data, monkeypatch):
-    Decoded(split_of(data), 32)
+    DecodedImages(split_of(data), 32)
     decoded = []
     whole = pixels.read_resized
     monkeypatch.setattr(pixels, "read_resized", lambda *given: decoded.append(given) or whole(*given))
-    Decoded(split_of(data), 32)
+    DecodedImages(split_of(data), 32)
     assert not decoded
     draw("other", (40, 30)).save(data / "train/Fake/0.jpg")
-    images, _ = Decoded(split_of(data), 32).read([0])
+    images, _ = DecodedImages(split_of(data), 32).read([0])
     assert len(decoded) == 7
     assert (images[0] == whole(data / "train/Fake/0.jpg", 32)).all()
 
 
 def test_what_was_cut_short_is_made_anew(data):
-    kept = Decoded(split_of(data), 32)
+    kept = DecodedImages(split_of(data), 32)
     whole = kept.file.read_bytes()
     for spoil in (lambda: kept.file.write_bytes(whole[:-1]), lambda: kept.file.with_suffix(".json").write_text("{")):
         spoil()
-        assert Decoded(split_of(data), 32).file.read_bytes() == whole
+        assert DecodedImages(split_of(data), 32).file.read_bytes() == whole
     (data / ".decoded" / "train.npz").write_text("spoilt")
     assert split_of(data).sizes.tolist() == [[40, 30]] * 7
 
@@ -96,20 +95,20 @@ def test_what_was_cut_short_is_made_anew(data):
 def test_no_room_and_no_permission_mean_decoding_each_time(data, monkeypatch):
     split = split_of(data)
     monkeypatch.setattr("detector.training.dataset.shutil.disk_usage", lambda _: type("usage", (), {"free": 1000}))
-    assert Decoded(split, 32).file is None
+    assert DecodedImages(split, 32).file is None
     monkeypatch.undo()
 
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("detector.files.os.replace", refused)
-    images = Decoded(split, 32)
+    images = DecodedImages(split, 32)
     assert images.file is None and len(images.read(range(7))[0]) == 7
     assert not [name for name in os.listdir(data / ".decoded") if name.endswith((".part", ".rgb"))]
 
 
 def test_what_is_kept_may_be_deleted_at_any_time(data):
-    images = Decoded(split_of(data), 32)
+    images = DecodedImages(split_of(data), 32)
     before, _ = images.read(range(7))
     shutil.rmtree(data / ".decoded")
     after, there = images.read(range(7))
@@ -117,7 +116,7 @@ def test_what_is_kept_may_be_deleted_at_any_time(data):
 
 
 def test_what_is_kept_and_cut_while_it_is_read_is_decoded_again(data):
-    images = Decoded(split_of(data), 32)
+    images = DecodedImages(split_of(data), 32)
     before, _ = images.read(range(7))
     images.file.write_bytes(images.file.read_bytes()[:100])
     assert (np.stack(images.read(range(7))[0]) == np.stack(before)).all()
@@ -136,35 +135,24 @@ def test_the_unfinished_file_of_another_run_is_left_to_it_for_a_day(data):
     for path in (fresh, old):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
-    Decoded(split_of(data), 32)
+    DecodedImages(split_of(data), 32)
     assert fresh.exists() and not old.exists()
 
 
 def test_images_kept_for_a_later_run_are_not_taken_for_those_of_an_earlier_one(data):
-    earlier = Decoded(split_of(data), 32)
+    earlier = DecodedImages(split_of(data), 32)
     before, _ = earlier.read([6])
     draw("first of all", (40, 30)).save(data / "train/Fake/00.jpg")  # every other image moves on by one
-    later = Decoded(split_of(data), 32)
+    later = DecodedImages(split_of(data), 32)
     assert (earlier.read([6])[0][0] == before[0]).all() and (later.read([7])[0][0] == before[0]).all()
     assert len(list((data / ".decoded").glob("*.rgb"))) == 1
 
 
 def test_the_data_tree_stays_the_same_for_the_other_stages(data):
     before = read_tree(data, ("train",))
-    kept = Decoded(split_of(data), 32)
+    kept = DecodedImages(split_of(data), 32)
     assert json.loads(kept.file.with_suffix(".json").read_text()) == {}
     assert read_tree(data, ("train",)) == before
-
-
-def test_augmentation_moves_flips_and_damages_by_its_generator():
-    image = np.asarray(draw("a"))
-    assert (Augmentation()(image, np.random.default_rng(0)) == image).all()
-    flips = [Augmentation(flip=True)(image, np.random.default_rng(seed)) for seed in range(40)]
-    mirrored = sum((one == image[:, ::-1]).all() for one in flips)
-    assert 10 < mirrored < 30 and all((one == image).all() or (one == image[:, ::-1]).all() for one in flips)
-    both = Augmentation(moves={"rotation": 0.0, "shift": 0.1, "shear": 0.0, "zoom": 0.0}, damages={"probability": 1.0})
-    one, again, other = (both(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert (one == again).all() and (one != other).any() and one.dtype == np.uint8 and one.shape == image.shape
 
 
 def test_targets_by_hand():
@@ -181,7 +169,7 @@ def test_whole_images_are_read_as_they_are(data, keep):
     draw("turned png", (50, 30)).save(data / "train/Real/turned.png", exif=turned.getexif())
     (data / "train/Real/no.jpg").write_text("no image")
     split = split_of(data)
-    kept = Decoded(split, None, keep)
+    kept = DecodedImages(split, None, keep)
     assert (kept.file is not None) == keep
     images, there = kept.read(range(11))
     assert [split.paths[i] for i in range(11) if i not in there] == list(kept.unreadable) == ["train/Real/no.jpg"]
@@ -192,44 +180,11 @@ def test_whole_images_are_read_as_they_are(data, keep):
 def test_an_image_turned_otherwise_than_its_header_tells_is_kept_all_the_same(data):
     split = split_of(data)
     split.sizes = split.sizes[:, ::-1]  # so it is where the note of how it is turned stands at the end of the file
-    images, _ = Decoded(split, None).read(range(7))
+    images, _ = DecodedImages(split, None).read(range(7))
     assert all((image == pixels.read_image(data / path)).all() for image, path in zip(images, split.paths, strict=True))
 
 
 def test_whole_and_fitted_images_are_kept_beside_each_other(data):
-    fitted, whole = Decoded(split_of(data), 32), Decoded(split_of(data), None)
+    fitted, whole = DecodedImages(split_of(data), 32), DecodedImages(split_of(data), None)
     assert fitted.file.exists() and whole.file.exists() and fitted.file != whole.file
     assert whole.read([3])[0][0].shape == (30, 40, 3) and fitted.read([3])[0][0].shape == (32, 32, 3)
-
-
-def test_a_crop_shows_the_images_own_pixels():
-    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    places = {square.tobytes(): (top, left) for top in range(25) for left in range(45)
-              for square in [image[top : top + 16, left : left + 16]]}  # fmt: skip
-    rng = np.random.default_rng(1)
-    found = [places[Crop(16)(image, rng).tobytes()] for _ in range(2000)]
-    assert {top for top, _ in found} == set(range(25)) and {left for _, left in found} == set(range(45))
-
-
-def test_a_crop_is_resized_by_a_factor_of_the_range():
-    row = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 200, axis=0).repeat(3, axis=2)
-    rng = np.random.default_rng(0)
-    spans = [int(np.ptp(Crop(32, 0.5, 2.0)(row, rng)[16, 4:-4, 0].astype(int))) / 23 for _ in range(400)]  # columns a pixel
-    assert 0.45 < min(spans) < 0.6 and 1.8 < max(spans) < 2.1
-    assert 0.4 < np.mean(np.array(spans) < 1) < 0.6  # as often enlarged as reduced
-    same = [Crop(32, 0.5, 2.0)(row, np.random.default_rng(7)) for _ in range(2)]
-    assert (same[0] == same[1]).all()
-
-
-def test_of_an_image_smaller_than_the_square_all_of_its_shorter_side_is_shown():
-    image = np.asarray(draw("small", (20, 12)))
-    assert Crop(32, 0.5, 0.5)(image, np.random.default_rng(0)).shape == (32, 32, 3)
-    one = Crop(32)(image[:12, :12], np.random.default_rng(0))
-    assert (one == pixels.patches(image[:12, :12], 32, 9)[0]).all()
-
-
-def test_a_crop_is_damaged_after_it_was_cut():
-    image = np.asarray(draw("large", (90, 70)))
-    both = Augmentation(flip=True, crop=Crop(32, 0.5, 1.5), damages={"probability": 1.0})
-    one, again, other = (both(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert one.shape == (32, 32, 3) and (one == again).all() and (one != other).any()

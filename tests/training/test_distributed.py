@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import model_training
 from detector.console import InputError
 from detector.model import file as model_file
+from detector.training.config import make_parser
 from detector.training.distributed import LOST, ProcessGroup, Topology, check_backend, find_topology
 from tests.conftest import ROOT
 
@@ -255,14 +255,13 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
     four = 4 * [tf.config.LogicalDeviceConfiguration()]
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], four)
 import keras
-import model_training
-from detector.training import batches, dataset, distributed, metrics
+from detector.training import batches, dataset, distributed, inputs, metrics
 
 def curve(placement, output):
     devices = len(placement)
     train, validation = (
-        batches.ImageFeed(dataset.Decoded(split, 8, keep=False), output, 40, shuffle=name == "train", devices=devices)
-        for name, split in model_training.read_splits(sys.argv[1]).items()
+        batches.ImageBatches(dataset.DecodedImages(split, 8, keep=False), output, 40, shuffle=name == "train", devices=devices)
+        for name, split in inputs.read_data(sys.argv[1]).splits.items()
     )
     keras.utils.set_random_seed(0)
     with placement.scope():
@@ -313,7 +312,7 @@ def test_a_killed_process_ends_the_other_and_the_run_continues(killed, by_two, t
     errors = (folder / f"err-{1 - killed}").read_text()
     assert errors.splitlines()[-1] == f"error: {LOST}" and "stack trace" not in errors
     train(tiny, folder, 1 + killed, "--checkpoint-minutes", "1e-9")
-    assert "taking up the run in" in (folder / "out-0").read_text()
+    assert "continuing the run in" in (folder / "out-0").read_text()
     if killed:
         assert history(folder) == history(by_two)
     else:
@@ -344,4 +343,4 @@ def test_the_example_for_kubernetes_names_its_first_pod():
 def test_the_arguments_of_the_examples_are_known(example):
     text = (ROOT / "docs" / example).read_text("utf-8")
     given = re.search(r"model_training\.py(.*)", text)[1].translate(str.maketrans("", "", '",]')).split()
-    assert model_training.make_parser().parse_args(given).batch_size % 32 == 0  # four machines of eight GPUs
+    assert make_parser().parse_args(given).batch_size % 32 == 0  # four machines of eight GPUs

@@ -1,0 +1,108 @@
+"""The history of a run: history.csv, its plots, and what is said about the end of training."""
+import csv
+
+PLOTTED = ("loss", "cross_entropy", "accuracy", "precision", "recall", "auc", "f1")
+
+
+def strict_stop_epoch(history):
+    """Return the first epoch, counted from 1, whose validation loss exceeds the training loss, or None.
+
+    That is where the rule 'exceeds' with patience 1 ends a run; a run with another rule reports it for comparison.
+    """
+    return next((row["epoch"] for row in history if row["val_loss"] > row["loss"]), None)
+
+
+def with_derived(history):
+    """Return the history with f1 and val_f1 (of Fake), and `exceeds`: 1 if the validation loss exceeds the training loss."""
+
+    def f1(precision, recall):
+        return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+    return [
+        {
+            **row,
+            "f1": f1(row["precision"], row["recall"]),
+            "val_f1": f1(row["val_precision"], row["val_recall"]),
+            "exceeds": int(row["val_loss"] > row["loss"]),
+        }
+        for row in history
+    ]
+
+
+def write_history(history, folder):
+    """Write history.csv and one plot per metric, train and validation together, with the best epoch marked.
+
+    Args:
+        history: list of dicts as callbacks.Checkpoint collects them, one per epoch; not empty.
+        folder: pathlib.Path.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    history = with_derived(history)
+    with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+    epochs = [row["epoch"] for row in history]
+    best = min(history, key=lambda row: row["val_loss"])["epoch"]
+    for metric in PLOTTED:
+        name = metric.replace("_", " ")
+        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        axes.plot(epochs, [row[metric] for row in history], "o-", color="0.55", label="train")
+        axes.plot(epochs, [row[f"val_{metric}"] for row in history], "s-", color="#0057b8", label="validation")
+        axes.axvline(best, color="0.3", linestyle=":", label=f"lowest validation loss (epoch {best})")
+        axes.set(xlabel="epoch", ylabel=name, title=f"{name} by epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+        figure.savefig(folder / f"{metric}.png", dpi=120)
+        plt.close(figure)
+
+
+def draw_architecture(model, folder):
+    """Write the summary of a network as text and, if Graphviz is installed, draw it."""
+    import keras
+
+    lines = []
+    model.summary(print_fn=lambda line, line_break=None: lines.append(line), line_length=110)
+    (folder / "architecture.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    try:
+        keras.utils.plot_model(model, folder / "architecture.png", show_shapes=True, show_layer_names=True, dpi=80)
+    except (ImportError, OSError, AssertionError):
+        print("architecture.png not drawn: it needs Graphviz (https://graphviz.org/download); see architecture.txt")
+
+
+def stop_summary(rule, history, epochs, interrupted=False):
+    """Return lines on why training ended, which weights are kept, and where the rule 'exceeds' would have stopped.
+
+    Args:
+        rule: callbacks.StopTrainingOnValidationLoss, after training.
+        history: list of dicts, one per epoch.
+        epochs: number of epochs that were planned.
+    """
+    if not history:
+        return "no epoch was trained: the weights are the initial ones"
+    kept = f"kept: the weights of epoch {rule.best_epoch} (lowest validation loss, {rule.best_loss:.4f})"
+    if not rule.stopped_epoch:
+        return f"{'interrupted' if interrupted else 'done'} after epoch {len(history)} of {epochs}; {kept}{_strict_stop(history)}"
+    last = history[rule.stopped_epoch - 1]
+    if rule.rule == "plateau":
+        reason = f"validation loss {last['val_loss']:.4f} is no lower than {rule.best_loss:.4f} of epoch {rule.best_epoch}"
+    else:
+        reason = f"validation loss {last['val_loss']:.4f} exceeds training loss {last['loss']:.4f}"
+    plain = f"without penalties {last['val_cross_entropy']:.4f} and {last['cross_entropy']:.4f}"
+    return f"stopped after epoch {rule.stopped_epoch} of {epochs}: {reason} ({plain}); {kept}{_strict_stop(history)}"
+
+
+def _strict_stop(history):
+    """Return a second line on the rule 'exceeds' with patience 1, if the run went on beyond that epoch."""
+    epoch = strict_stop_epoch(history)
+    if epoch is None or epoch == len(history):
+        return ""
+    until, overall = (max(row["val_accuracy"] for row in rows) for rows in (history[:epoch], history))
+    return (
+        f"\n--stop-rule exceeds with patience 1 would have stopped after epoch {epoch}: highest validation accuracy until then "
+        f"{until:.4f}, of the whole run {overall:.4f}"
+    )

@@ -1,0 +1,130 @@
+"""What a run reads: the images of train and validation, and the detectors that it starts from."""
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from detector.console import InputError, plural
+from detector.data import tree as data_tree
+from detector.files import digest_of
+from detector.training.augmentation import make_augmentation
+from detector.training.config import detectors_among
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data of a run.
+
+    Attributes:
+        splits: {'train': dataset.Split, 'validation': dataset.Split}.
+        fingerprint: SHA-256 over names and contents of all images.
+    """
+
+    splits: dict
+    fingerprint: str
+
+    @property
+    def sizes(self):
+        """(n, 2) int32, width and height of the train images that can be opened."""
+        sizes = self.splits["train"].sizes
+        return sizes[sizes.any(axis=1)]
+
+    @property
+    def counts(self):
+        """{split: {'Fake': n, 'Real': n}}."""
+        return {name: {"Fake": split.labels.count(0), "Real": split.labels.count(1)} for name, split in self.splits.items()}
+
+    def table(self):
+        """Return the counts as a table for people."""
+        counts = {(split, name): n for split, by_class in self.counts.items() for name, n in by_class.items()}
+        return data_tree.counts_table(counts)
+
+
+def read_data(data):
+    """Index train and validation of a data tree: RunData."""
+    from detector.training.dataset import index_split
+
+    tree = data_tree.read_tree(data, ("train", "validation"))
+    splits = {split: index_split(data, split, paths, labels) for split, (paths, labels) in tree.items()}
+    digest = hashlib.sha256()
+    for split in splits.values():
+        digest.update("\n".join(split.paths).encode(errors="surrogateescape"))
+        digest.update(split.digests.tobytes())
+    return RunData(splits, digest.hexdigest())
+
+
+def make_datasets(config, data, group, devices=1):
+    """Return (batches.ImageBatches of train, another or batches.PooledScores of validation).
+
+    Args:
+        config: TrainingConfig, with its image size.
+        data: RunData.
+        group: distributed.ProcessGroup; each process gets its rows of each batch.
+        devices: number of devices of all processes.
+    """
+    from detector.training.batches import ImageBatches, PooledScores
+    from detector.training.dataset import DecodedImages
+
+    whole = config.whole_images  # then validation images are decoded and scored as the app does it, and not kept
+    size, cached = None if whole else config.image_size, ["train"] if whole else list(data.splits)
+    images = {
+        name: DecodedImages(split, size, keep=name in cached and not config.no_cache) for name, split in data.splits.items()
+    }
+    for decoded in images.values():
+        _check_readable(decoded)
+    print(_cache_summary([images[name] for name in cached], config))
+    output = config.network.output
+    common = {"output": output, "batch_size": config.batch_size, "seed": config.seed, "balance_groups": config.balance_groups}
+    common |= {"process": group.rank, "processes": group.world_size, "devices": devices}
+    train = ImageBatches(images["train"], **common, shuffle=True, augmentation=make_augmentation(config))
+    train[0]  # an unreadable data set fails here and not within `fit`
+    if whole:
+        return train, PooledScores(data.splits["validation"], output, config.preprocessing_metadata, config.batch_size)
+    validation = ImageBatches(images["validation"], **common)
+    validation[0]
+    return train, validation
+
+
+def _check_readable(images):
+    """Raise InputError if no image of a class can be read. (Without a cache that shows only while they are read.)"""
+    split = images.split
+    readable = {label for path, label, size in zip(split.paths, split.labels, split.sizes, strict=True)
+                if size.any() and path not in images.unreadable}  # fmt: skip
+    for label, name in enumerate(data_tree.CLASSES):
+        if label not in readable:
+            folder = split.data / split.paths[0].split("/")[0] / name
+            raise InputError(f"{folder}: expected images that can be read, found none; run data_audit.py")
+
+
+def _cache_summary(images, config):
+    if all(decoded.file for decoded in images):
+        size = sum(decoded.file.stat().st_size for decoded in images)
+        return f"decoded images: {size / 2**20:,.0f} MiB in {images[0].file.parent}, which may be deleted"
+    reason = "--no-cache" if config.no_cache else "not enough space, or the folder is read-only"
+    return f"decoded images: cache disabled ({reason}); each image is decoded in every epoch"
+
+
+def read_origins(config, data):
+    """Return what the starting weights were trained on.
+
+    Warns if they were trained on validation images: temperature and thresholds would promise too much.
+
+    Returns:
+        (train digests, sources): (n, DIGEST_BYTES) uint8 of all images that the weights will have been trained on, or None if
+        a detector to start from does not contain its own; [{'name', 'sha256', 'trained_on'}] of those detectors.
+    """
+    from detector.model import file as model_file
+
+    digests, validation = ([data.splits[name].digests[:, : model_file.DIGEST_BYTES]] for name in ("train", "validation"))
+    sources = []
+    for path in detectors_among(config.weights):
+        metadata, known = model_file.read_metadata(path), model_file.read_train_digests(path)
+        sources.append({"name": path.split("/")[-1], "sha256": digest_of(path), "trained_on": metadata["trained_on"]})
+        digests = None if digests is None or known is None else [*digests, known]
+        known = set() if known is None else set(map(bytes, known))
+        if repeated := sum(bytes(digest) in known for digest in validation[0]):
+            print(
+                f"warning: {path} was trained on {plural(repeated, 'image')} of these validation images: temperature, thresholds "
+                "and the best epoch, which are fitted on them, will look better than they are"
+            )
+    return digests and np.unique(np.concatenate(digests), axis=0), sources

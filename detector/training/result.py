@@ -1,0 +1,111 @@
+"""The result of a run: validation logits, the model file's metadata, and the summary."""
+import numpy as np
+
+from detector.console import plural
+from detector.data import tree as data_tree
+from detector.training.config import shareable
+
+
+def validation_logits(model, validation):
+    """Compute the logits of the validation images with the model's current weights.
+
+    Args:
+        validation: batches.ImageBatches or batches.PooledScores.
+
+    Returns:
+        (rows, logits): indices and logits of Fake of the readable images, both (n,).
+    """
+    from detector.model import backend, scores
+    from detector.training.batches import PooledScores, check_both_classes
+
+    output, labels = validation.output, np.asarray(validation.split.labels)
+    if isinstance(validation, PooledScores):
+        with backend.linear_output(model):
+            rows, logits = validation.score(lambda batch: scores.fake_logits(model.predict_on_batch(batch), output))
+    else:
+        rows = []
+
+        def batches():
+            for start in range(0, len(labels), validation.batch_size):
+                images, readable = validation.images.read(range(start, min(start + validation.batch_size, len(labels))))
+                rows.extend(readable)
+                if images:
+                    yield np.stack(images).astype(np.float32)
+
+        logits = backend.keras_logits(model, batches(), output)
+        check_both_classes(labels[rows])
+    return np.asarray(rows), logits
+
+
+def make_metadata(config, data, sources, run, temperature, thresholds):
+    """Return the metadata that detector.model.file stores in the .h5.
+
+    Args:
+        config: TrainingConfig.
+        data: inputs.RunData.
+        sources: the detectors that the run started from, as inputs.read_origins returns them.
+        run: dict on this run, for 'made'.
+    """
+    from detector.images import pixels
+    from detector.model import backend
+    from detector.model import file as model_file
+
+    sizes = pixels.training_range(data.sizes)
+    return {
+        "format": model_file.FORMAT,
+        "architecture": config.architecture,
+        "class_names": list(data_tree.CLASSES),
+        "output": config.network.output,
+        **config.preprocessing_metadata,
+        "temperature": temperature,
+        "thresholds": thresholds,
+        "training_range": _prediction_range(config, sizes),
+        "trained_on": trained_on(config, data.counts["train"], sizes, sources),
+        "made": {
+            "arguments": shareable(config), "counts": data.counts, "started_from": sources, "data_fingerprint": data.fingerprint,
+            **run, "versions": backend.versions(),
+        },
+    }  # fmt: skip
+
+
+def _prediction_range(config, sizes):
+    """Return the sizes of images that a detector gives verdicts for: --training-range, or what training made of its images."""
+    shorter = [max(1, round(side * factor)) for side, factor in zip(sizes["shorter_side"], config.resize_range, strict=True)]
+    return {**sizes, "shorter_side": list(config.training_range or shorter)}
+
+
+def trained_on(config, counts, sizes, sources):
+    """Return a sentence on what a detector was trained on, and what those that it started from were trained on.
+
+    Args:
+        counts: {'Fake': n, 'Real': n} of the train images.
+        sizes: as pixels.training_range returns them.
+        sources: the detectors that the run started from.
+    """
+    low, high = sizes["shorter_side"]
+    span = f"{low}" if low == high else f"{low} to {high}"
+    before = list(dict.fromkeys(source["trained_on"] for source in sources))
+    if before and not config.epochs and not config.description:
+        return "; ".join(before)
+    origin = config.description or f"the images of {config.data.resolve().name}"
+    now = f"{origin}: {counts['Fake']:,} Fake and {counts['Real']:,} Real images with a shorter side of {span} pixels"
+    return "; before that: ".join([now, *(text for text in before if text != now)]) if config.epochs else now
+
+
+def print_result(config, is_fake, logits, metadata, unreadable):
+    """Print the metrics on validation, the thresholds, and which images could not be read."""
+    from detector.evaluation import metrics
+    from detector.model import scores
+
+    found = metrics.classification_metrics(is_fake, scores.p_fake_of(logits, metadata["temperature"]), metadata["thresholds"])
+    for path, reason in list(unreadable.items())[:10]:
+        print(f"not read: {reason or path}")
+    if unreadable:
+        print(f"{plural(len(unreadable), 'image')} could not be read and were left out")
+    limits = metadata["thresholds"]
+    print(
+        f"validation: accuracy {found['accuracy']:.4f}, AUC {found['auc']:.4f}, ECE {found['ece']:.4f}; "
+        f"temperature {metadata['temperature']:.3f}; "
+        f"thresholds: Fake >= {limits['fake']:.4f}, Real <= {limits['real']:.4f}, otherwise uncertain"
+    )
+    print(f"{config.output} written ({config.output.stat().st_size / 2**20:.1f} MiB), history in {config.log_dir}")
