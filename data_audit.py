@@ -256,10 +256,8 @@ def summarise(report):
             warnings.append(f"{plural(len(paths), 'image')} {kind}: {ODD[kind]}")
     if not shortcut and not report["quick"]:
         warnings.append("metadata-only baseline not computed: a class has fewer than 30 different readable images")
-    hidden = report["passed_over"]["hidden"]
-    warnings += data_tree.report_passed_over(report["passed_over"]["links"], report["passed_over"]["loose"])
-    if hidden:
-        warnings.append(f"ignored: {plural(len(hidden), 'hidden or system file')} ({names_of(hidden)})")
+    skipped = report["passed_over"]
+    warnings += data_tree.report_skipped(links=skipped["links"], loose=skipped["loose"], ignored=skipped["hidden"])
     return findings, warnings
 
 

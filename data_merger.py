@@ -68,14 +68,14 @@ def read_sources(sources):
     if split and len(split) < len(sources):
         unsplit = next(source for source in sources if source not in split)
         raise InputError(f"{unsplit}: expected splits as in {split[0]}, found class folders; divide it with data_split.py first")
-    links, loose = [], []
-    files = [file for layout in layouts for file in data_tree.find_images(layout, links)]
+    links, loose, ignored = [], [], []
+    files = [file for layout in layouts for file in data_tree.find_images(layout, links, ignored)]
     for source, layout in zip(sources, layouts, strict=True):
         loose += data_tree.loose_files(source, layout)
     astray = [file.path for file in files if AUGMENTED in file.inside and file.split not in (None, "train")]
     if astray:
         raise InputError(f"{astray[0]}: expected augmented images in train only, found {len(astray):,} elsewhere; remove them")
-    report = data_tree.report_refused(file for file in files if not file.kind) + data_tree.report_passed_over(links, loose)
+    report = data_tree.report_skipped(files, links, loose, ignored)
     return [file for file in files if file.kind], report
 
 

@@ -45,17 +45,16 @@ def read_source(source):
 
     Raises InputError where the layout is not understood, where a stage was interrupted in it, or where it holds augmented images.
     """
-    links, layout = [], data_tree.find_layout(source)
+    links, ignored, layout = [], [], data_tree.find_layout(source)
     placing.refuse_unfinished(source)
-    files = data_tree.find_images(layout, links)
+    files = data_tree.find_images(layout, links, ignored)
     augmented = [file.path for file in files if AUGMENTED in file.inside]
     if augmented:
         raise InputError(
             f"{source}: expected originals only, found {plural(len(augmented), 'augmented image')} (first: {augmented[0]}); "
             "an original and its augmented images would come apart: split first, then run data_augmentation.py"
         )
-    report = data_tree.report_refused(file for file in files if not file.kind)
-    report += data_tree.report_passed_over(links, data_tree.loose_files(source, layout))
+    report = data_tree.report_skipped(files, links, data_tree.loose_files(source, layout), ignored)
     return [file for file in files if file.kind], report
 
 

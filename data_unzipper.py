@@ -13,14 +13,14 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from detector.console import HelpFormatter, InputError, describe_os_error, plural, printable, reason_line, stage, table
 from detector.data.archive import RECORD, Extraction, extract, kind_of
 from detector.data.kaggle import download_kaggle, place_downloaded
-from detector.data.tree import class_of, counts_table, split_of
-from detector.files import digest_of, is_junk, lock, without_case
+from detector.data.tree import class_of, counts_table, is_data_set, split_of
+from detector.files import digest_of, folders_above, is_junk, lock, without_case
 
 _SUFFIXES = re.compile(r"(\.(tar|zip|gz|bz2|xz|zst|tgz|tbz2?|txz|tzst))+$", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
@@ -142,19 +142,32 @@ def report(folder, result):
     lines = [f"{folder}: {plural(result.files_in.total(), 'file')} extracted"]
     lines += [reason_line(reason, names) for reason, names in result.skipped.items()]
     lines += [f"warning: {warning}" for warning in result.warnings]
+    return "\n".join(lines + count_tables(result.files_in))
+
+
+def count_tables(files_in):
+    """Return tables of the files of each split and class, as far as the folders' names tell them, and of the other folders.
+
+    Args:
+        files_in: {folder: files}, relative POSIX paths.
+    """
+    below = defaultdict(set)  # folder: names of the folders in it
+    for path in files_in:
+        for inner in [path, *folders_above(path)]:
+            folder, _, name = inner.rpartition("/")
+            below[folder].add(name)
     known, other = Counter(), Counter()
-    for inside, files in result.files_in.items():
-        parts = inside.split("/")
-        split, name = (next(filter(None, map(find, parts)), None) for find in (split_of, class_of))
-        if name:
-            known[split or "no split", name] += files
+    for path, files in files_in.items():
+        outwards = [path, *folders_above(path)]
+        names = [folder.rpartition("/")[2] for folder in reversed(outwards) if not is_data_set(below[folder])]
+        label = next(filter(None, map(class_of, names)), None)
+        split = next(filter(None, map(split_of, path.split("/"))), None)
+        if label:
+            known[split or "no split", label] += files
         else:
-            other[parts[0] or "(top)"] += files
-    if known:
-        lines.append(counts_table(known))
-    if other:
-        lines.append(table(sorted(other.items()), ["other folders" if known else "folder", "files"]))
-    return "\n".join(lines)
+            other[path.split("/")[0] or "(top)"] += files
+    tables = [counts_table(known)] if known else []
+    return tables + ([table(sorted(other.items()), ["other folders" if known else "folder", "files"])] if other else [])
 
 
 def describe_damage(source, folder, result: Extraction):

@@ -19,12 +19,24 @@ from detector.images.formats import HEAD, image_format
 UNFINISHED = ".part"  # ends the name of a file that is still being written
 _JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0xA0000003)
 _MOST_WORKERS = 61  # Windows waits for no more processes at once
-_JUNK = {".ds_store", "thumbs.db", "desktop.ini", "__macosx"}
+# What systems, network drives and photo managers put beside images, thumbnails among it; names in lower case
+_JUNK = {
+    ".ds_store", ".localized", "icon\r", "__macosx", ".appledouble", ".apdisk", "network trash folder", "temporary items",  # macOS
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler",
+    "system volume information",  # Windows
+    "lost+found", ".thumbnails", ".directory",  # Linux
+    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", ".@__thumb", "@__thumb",  # network drives
+    ".picasa.ini", "picasa.ini", ".picasaoriginals", ".nomedia", "zbthumbnail.info", "pspbrwse.jbf",
+    "ipod photo cache",  # photo managers
+}  # fmt: skip
+_JUNK_STARTS = ("._", "~$", ".trash", ".spotlight-", ".fseventsd", ".bridgecache", "synophoto_thumb_")
+_JUNK_ENDS = (".lrdata", ".crdownload")
 
 
 def is_junk(name):
-    """Tell whether a file or folder name is an operating system's litter (__MACOSX, .DS_Store, Thumbs.db, ._x)."""
-    return name.lower() in _JUNK or name.startswith("._")
+    """Return whether a file or folder name is that of litter, such as __MACOSX, Thumbs.db, ._x or @eaDir."""
+    name = name.lower()
+    return name in _JUNK or name.startswith(_JUNK_STARTS) or name.endswith(_JUNK_ENDS)
 
 
 def without_case(name):
@@ -37,7 +49,7 @@ def without_case(name):
 
 
 def is_link(path):
-    """Tell whether a path is a symbolic link or a Windows junction, which Python 3.11 takes for a folder like any other."""
+    """Return whether a path is a symbolic link or a Windows junction, which Python 3.11 treats as an ordinary folder."""
     try:
         return os.path.islink(path) or getattr(os.lstat(path), "st_reparse_tag", 0) == _JUNCTION
     except OSError:  # nothing is there
@@ -47,8 +59,8 @@ def is_link(path):
 def scan(folder, links=None, ignored=None):
     """Yield the POSIX path, relative to `folder`, of every file below it, in sorted order per folder.
 
-    Operating-system litter, hidden names and unfinished files are passed over; links to folders are not followed. If
-    given, the lists `links` and `ignored` take their paths.
+    Litter, hidden names and unfinished files are ignored; links to folders are not followed. If given, the lists `links` and
+    `ignored` take their paths.
     """
     stack = [("", folder)]
     while stack:
@@ -71,7 +83,7 @@ def scan(folder, links=None, ignored=None):
 
 
 def counts_as_file(name):
-    """Tell whether a name is neither hidden, nor junk, nor that of an unfinished file."""
+    """Return whether a name is neither hidden, nor litter, nor that of an unfinished file."""
     return not (name.startswith(".") or is_junk(name) or name.endswith(UNFINISHED))
 
 

@@ -131,7 +131,7 @@ def test_files_that_are_no_images_stay(make_files, tmp_path, run, contents):
     a = tree(make_files, tmp_path / "a")
     (a / "train/Fake/notes.txt").write_text("x")
     _, out, _ = run(data_merger.main, a, "--into", tmp_path / "data")
-    assert f"no images: 1 file (first: {a}/train/Fake/notes.txt)\n" in out
+    assert f"skipped, not an image: 1 file ({a}/train/Fake/notes.txt)\n" in out
     assert len(contents(tmp_path / "data")) == 18
 
 
@@ -277,15 +277,15 @@ def test_names_that_macos_takes_for_one_are_kept_apart(make_files, tmp_path, run
     assert len({files.without_case(path) for path in merged}) == len(merged) == 4
 
 
-def test_what_is_passed_over_is_told(make_files, tmp_path, run, contents):
+def test_nothing_is_skipped_silently(make_files, tmp_path, run, contents):
     a, b = (tree(make_files, tmp_path / name, name, **{"train/notes.txt": "x"}) for name in "ab")
     make_files(b, {"README": "x", ".hidden": "x"})
     (b / "test/Fake/more").symlink_to(a, target_is_directory=True)
     code, out, err = run(data_merger.main, a, b, "--into", tmp_path / "data")
     assert (code, err, len(contents(tmp_path / "data"))) == (0, "", 36)
     assert (
-        f"passed over: 1 linked folder (first: {b}/test/Fake/more), "
-        f"3 files beside the class folders (first: {a}/train/notes.txt)\n"
+        f"skipped, outside the class folders: 3 files ({a}/train/notes.txt, {b}/README, {b}/train/notes.txt)\n"
+        f"skipped, a link: 1 folder ({b}/test/Fake/more)\n"
     ) in out
 
 
@@ -293,7 +293,7 @@ def test_another_stage_in_the_same_folder_is_told(make_files, tmp_path, run, con
     source, data = tree(make_files, tmp_path / "in"), tmp_path / "data"
     with placing.alone_in(data):
         code, out, err = run(data_merger.main, source, "--into", data)
-        assert (code, out, contents(data)) == (1, "", {})
+        assert (code, out, list(contents(data))) == (1, "", [".in_use"])
         assert err == f"error: {data}: another command is working there now; run this one when it has ended\n"
         assert run(data_merger.main, source, "--into", data, "--dry-run")[0] == 0
     assert run(data_merger.main, source, "--into", data)[0] == 0

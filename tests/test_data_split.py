@@ -56,7 +56,7 @@ def test_published_test_is_kept_and_its_twins_are_left_out(make_files, tmp_path,
     assert out == (
         "left out: 3 images (in train, identical to one in the published test)\n"
         "left out: 2 images (identical to one of the other class)\n"
-        f"no images: 1 file (first: {source / 'train/REAL/notes.txt'})\n"
+        f"skipped, not an image: 1 file ({source / 'train/REAL/notes.txt'})\n"
         "            Fake  Real  total\n"
         "train         16    16     32\n"
         "validation     4     4      8\n"
@@ -343,15 +343,17 @@ def test_a_move_is_done_when_only_files_that_are_no_images_are_left(make_files, 
     assert out.splitlines()[2].split() == ["train", "14", "14", "28"]
 
 
-def test_what_is_passed_over_is_told(make_files, tmp_path, run):
-    source = published(make_files, tmp_path / "in", **{"train/notes.txt": "x"})
+def test_nothing_is_skipped_silently(make_files, tmp_path, run):
+    source = published(make_files, tmp_path / "in", **{"train/notes.txt": "x", "test/REAL/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg": "x"})
+    (source / "train/FAKE/.hidden.jpg").write_bytes(b"x")
     (source / "train/FAKE/more").symlink_to(source / "test", target_is_directory=True)
     code, out, err = run(data_split.main, source, "--data", tmp_path / "data")
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == (
-        f"passed over: 1 linked folder (first: {source}/train/FAKE/more), "
-        f"1 file beside the class folders (first: {source}/train/notes.txt)"
-    )
+    assert out.splitlines()[:3] == [
+        f"skipped, outside the class folders: 1 file ({source}/train/notes.txt)",
+        f"skipped, a link: 1 folder ({source}/train/FAKE/more)",
+        f"skipped, hidden, unfinished or litter: 2 entries ({source}/test/REAL/@eaDir, {source}/train/FAKE/.hidden.jpg)",
+    ]
 
 
 def test_a_source_that_a_stage_was_interrupted_in_is_refused(make_files, tmp_path, run):

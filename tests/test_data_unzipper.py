@@ -72,6 +72,12 @@ def test_several_archives_recognised_by_content(run, tmp_path, unpacked):
     assert set(unpacked(tmp_path / "raw")) == {"one/ai/a.png", "one/human/b.png", "one/notes/x.txt", "two/a.png"}
 
 
+def test_a_top_folder_with_the_name_of_a_class(run, tmp_path):
+    names = [f"photos/{split}/{name}/sd/{i}.jpg" for split in ("train", "test") for name in ("fake", "real") for i in range(8)]
+    code, out, _ = run(main, make_zip(tmp_path / "set.zip", dict.fromkeys(names, b"x")), "--to", tmp_path / "raw")
+    assert (code, out) == (0, f"{tmp_path}/raw/set: 32 files extracted\n{COUNTS}")
+
+
 def test_what_is_no_archive(run, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.zip").touch()

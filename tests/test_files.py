@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from detector.files import atomic_write, scan
+from detector.files import atomic_write, is_junk, scan
 
 
 @pytest.mark.parametrize("unique", [False, True])
@@ -44,3 +44,20 @@ def test_atomic_write_of_a_long_name(tmp_path):
     with atomic_write(tmp_path / name, suffix=".weights.h5", unique=True) as temporary:
         temporary.touch()
     assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", [
+    ".DS_Store", "._a.jpg", "Icon\r", "__MACOSX", "Thumbs.db", "ehthumbs.db", "Desktop.ini", "$RECYCLE.BIN", "@eaDir",
+    "SYNOPHOTO_THUMB_XL.jpg", "#recycle", ".@__thumb", ".picasa.ini", "ZbThumbnail.info", "Catalog Previews.lrdata", ".Trash-1000",
+])  # fmt: skip
+def test_litter(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thumbnail.jpg").touch()
+    (tmp_path / "a.jpg").touch()
+    ignored = []
+    assert is_junk(name) and list(scan(tmp_path, ignored=ignored)) == ["a.jpg"] and ignored == [os.path.join(tmp_path, name)]
+
+
+@pytest.mark.parametrize("name", ["thumbs.jpg", "recycle", "icon.png", "original", "temporary", "trash"])
+def test_what_is_no_litter(name):
+    assert not is_junk(name)

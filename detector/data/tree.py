@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from detector.console import InputError, plural, printable, table
+from detector.console import InputError, reason_line, table
 from detector.data.placing import refuse_unfinished
 from detector.files import counts_as_file, file_facts, folders_above, is_junk, names_for, require_folder, scan, without_case
 
@@ -76,17 +76,27 @@ def _subfolders(folder):
     return [Path(folder) / name for name in names]
 
 
+def is_data_set(names):
+    """Return whether folder names are those of both classes, or of splits: a folder that holds them is no class folder."""
+    names = list(names)
+    return {class_of(name) for name in names} >= set(CLASSES) or any(map(split_of, names))
+
+
 def find_layout(source):
     """Return {split or None: {class: [folders]}} of a published data set; the key None stands for images without a split.
 
-    Understood: class folders (flat), split folders that hold class folders, and either of them one or two folders down
-    where nothing else lies beside (an archive's own top folder).
+    Understood: class folders (flat), split folders that hold class folders, and either of them one or two folders down if
+    there is no other folder (an archive's own top folder).
 
-    Raises InputError where no such layout is found, or where a class is missing.
+    Raises InputError if no such layout is found, or if a class is missing.
     """
     require_folder(source, holding="class folders")
     folder = Path(source)
     for _ in range(3):
+        below = _subfolders(folder)
+        if len(below) == 1 and class_of(below[0].name) and is_data_set(path.name for path in _subfolders(below[0])):
+            folder = below[0]  # photos/{Fake,Real}: a data set that has the name of a class
+            continue
         layout = _layout_in(folder)
         if layout:
             return layout
@@ -218,15 +228,16 @@ class Image(NamedTuple):
     kind: str | None  # image format by its header; None for a file that is no image
 
 
-def find_images(layout, links=None):
+def find_images(layout, links=None, ignored=None):
     """List and hash every file of a layout (see `find_layout`), and look at its header.
 
-    Where several folders of one class share a name, their own names are put before it. Where two names would be one on some
-    system, the later is called name-<hash of its path>.
+    If several folders of one class share a name, their own names are put before it. If two names would be one on some system,
+    the later is called name-<hash of its path>.
 
     Args:
         layout: as `find_layout` returns it.
-        links: list that the links to folders are added to, which are passed over.
+        links: list that takes the links to folders, which are not followed.
+        ignored: list that takes hidden and unfinished files and litter.
 
     Returns:
         List of Image, in the order of the layout; among them files that are no images (kind None).
@@ -235,15 +246,15 @@ def find_images(layout, links=None):
         (os.path.join(folder, path), split, label, inside)
         for split, classes in layout.items()
         for label, folders in classes.items()
-        for folder, path, inside in _apart(folders, links)
+        for folder, path, inside in _apart(folders, links, ignored)
     ]
     facts = file_facts("", [path for path, *_ in found])
     return [Image(*file, digest, kind) for file, (digest, kind) in zip(found, facts, strict=True)]
 
 
-def _apart(folders, links):
+def _apart(folders, links, ignored):
     """Return [(folder, path in it, path that it gets)] of the files of one class, all different on every system."""
-    found = [(folder, path) for folder in folders for path in scan(folder, links)]
+    found = [(folder, path) for folder in folders for path in scan(folder, links, ignored)]
     names = [path for _, path in found]
     if _clash(names):
         names = _distinct([f"{os.path.basename(folder)}/{path}" for folder, path in found] if len(folders) > 1 else names)
@@ -313,20 +324,19 @@ def loose_files(source, layout):
     return found
 
 
-def report_passed_over(links, loose):
-    """Return a line for a stage's report on the links that `scan` met and on `loose_files`; no line where there are none."""
-    groups = (("linked folder", "", links), ("file", " beside the class folders", loose))
-    parts = [f"{plural(len(some), what)}{where} (first: {printable(some[0])})" for what, where, some in groups if some]
-    return [f"passed over: {', '.join(parts)}"] if parts else []
+def report_skipped(files=(), links=(), loose=(), ignored=()):
+    """Return a line of a stage's report for each reason why files are skipped.
 
-
-def report_refused(files):
-    """Return lines for a stage's report on the files, among what `find_images` listed, that are no images."""
-    files = list(files)
-    unreadable = [file.path for file in files if file.digest is None]
-    others = [file.path for file in files if file.digest and not file.kind]
-    return [
-        f"{what}: {plural(len(paths), 'file')} (first: {', '.join(map(printable, paths[:3]))})"
-        for what, paths in (("no images", others), ("not readable", unreadable))
-        if paths
-    ]
+    Args:
+        files: [Image] as `find_images` lists them; those that are not images count.
+        links, ignored: paths, as `find_images` collects them.
+        loose: paths, as `loose_files` returns them.
+    """
+    reasons = {
+        ("skipped, not an image", "file"): [file.path for file in files if file.digest and not file.kind],
+        ("skipped, not readable", "file"): [file.path for file in files if file.digest is None],
+        ("skipped, outside the class folders", "file"): loose,
+        ("skipped, a link", "folder"): links,
+        ("skipped, hidden, unfinished or litter", "entry"): ignored,
+    }
+    return [reason_line(reason, paths, noun) for (reason, noun), paths in reasons.items() if paths]

@@ -94,6 +94,14 @@ def test_scan_passes_over_litter_and_does_not_follow_folders(make_files, tmp_pat
             ["top/in/ai/1.jpg", "top/in/sd/1.jpg", "top/in/human/1.jpg"],
             {None: {"Fake": ["top/in/ai", "top/in/sd"], "Real": ["top/in/human"]}},
         ),
+        *[
+            ([f"{top}/fake/1.jpg", f"{top}/real/1.jpg"], {None: {"Fake": [f"{top}/fake"], "Real": [f"{top}/real"]}})
+            for top in ("photos", "generated_images", "original")
+        ],
+        (
+            ["nature/train/fake/1.jpg", "nature/train/real/1.jpg"],
+            {"train": {"Fake": ["nature/train/fake"], "Real": ["nature/train/real"]}},
+        ),
         (
             ["train/FAKE/1.jpg", "train/REAL/1.jpg", "val/FAKE/1.jpg", "val/REAL/1.jpg", "left_out/x/1.jpg"],
             {
