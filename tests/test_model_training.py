@@ -20,25 +20,27 @@ from detector.model.architectures import ARCHITECTURES
 from detector.model.backend import import_keras, keras_logits
 from detector.model.runtime import KerasDetector
 from detector.model.scores import p_fake_of
-from detector.training import loop, result
+from detector.training import history, loop, result
 from detector.training.callbacks import Checkpoint, Interruption, StopTrainingOnValidationLoss
 from tests import tiny
 from tests.conftest import ROOT, draw
+from tests.tiny import TRAINING
 
-TRAINING = "from tests import tiny; tiny.register(); import model_training; model_training.main()"
 RECIPE = [
-    "--head-epochs", "1", "--epochs", "2", "--batch-size", "8", "--stop-rule", "never", "--flip", "--degradation", "0.5",
+    "--head-epochs", "1", "--epochs", "2", "--batch-size", "32", "--stop-rule", "never", "--flip", "--degradation", "0.5",
     "--checkpoint-minutes", "1e-9", "--image-size", "16",
 ]  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
 def tiny_networks():
-    before = dict(ARCHITECTURES)
-    tiny.register()
-    yield
-    ARCHITECTURES.clear()
-    ARCHITECTURES.update(before)
+    """Register the tiny networks, and draw one plot instead of seven, which take longer than the training."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("tiny", "tiny_backbone"):
+            patch.setitem(ARCHITECTURES, name, None)
+        patch.setattr(history, "PLOTTED", ("loss",))
+        tiny.register()
+        yield
 
 
 def arguments(data, folder, *more, architecture="tiny"):
@@ -84,11 +86,11 @@ def same_run(one, other):
 
 def test_what_a_run_leaves(trained, small_data):
     path, log = trained
-    assert {file.name for file in log.iterdir()} >= {"history.csv", "architecture.txt", "loss.png", "f1.png"}
+    assert {file.name for file in log.iterdir()} >= {"history.csv", "architecture.txt", "loss.png"}
     assert not list(log.glob("*.weights.h5"))
     with (log / "history.csv").open() as file:
-        history = list(csv.DictReader(file))
-    assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     metadata = model_file.read_metadata(path)
     assert metadata["image_size"] == 32
     assert metadata["training_range"] == {"shorter_side": [32, 32], "aspect": [1.0, 1.0]}
@@ -97,9 +99,9 @@ def test_what_a_run_leaves(trained, small_data):
     assert metadata["made"]["arguments"]["data"] == small_data.name  # no folder of this machine is stored
     assert str(small_data.parent) not in json.dumps(metadata)
     assert metadata["thresholds"]["n_fake"] == 32
-    losses = [float(row["val_loss"]) for row in history]
+    losses = [float(row["val_loss"]) for row in rows]
     assert metadata["made"]["best_epoch"] == losses.index(min(losses)) + 1
-    exceeds = [int(row["epoch"]) for row in history if row["exceeds"] == "1"]
+    exceeds = [int(row["epoch"]) for row in rows if row["exceeds"] == "1"]
     assert metadata["made"]["strict_stop_epoch"] == next(iter(exceeds), None)
 
 
@@ -374,7 +376,7 @@ def test_ctrl_c_is_not_lost_in_a_library(tmp_path, run, small_data, monkeypatch)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in tests that run in the background it is ignored
     try:
         code, _, err = run(model_training.main, *command)
-        with pytest.raises(KeyboardInterrupt), Interruption().heard():  # if no step follows
+        with pytest.raises(KeyboardInterrupt), Interruption().handled():  # if no step follows
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -403,12 +405,12 @@ def test_a_run_is_not_continued_with_other_images_or_options(small_data, tmp_pat
     more = arguments(data, tmp_path, "--epochs", "0")
     log = tmp_path / "log"
     log.mkdir()
-    (log / "state.json").write_text(json.dumps({"metadata": {"--epochs": "7"}}))
+    (log / "state.json").write_text(json.dumps({"resume_key": {"--epochs": "7"}}))
     code, _, err = run(model_training.main, *more)
     assert code == 1 and err.startswith(f"error: {log}: ") and "--architecture" in err and "--epochs" in err
     assert run(model_training.main, *more, "--overwrite")[0] == 0
     fingerprint = model_file.read_metadata(tmp_path / "d.h5")["made"]["data_fingerprint"]
-    (log / "state.json").write_text(json.dumps({"metadata": {"the images": fingerprint}, "step": 0, "history": [], "rule": {}}))
+    (log / "state.json").write_text(json.dumps({"resume_key": {"the images": fingerprint}, "step": 0, "history": [], "rule": {}}))
     draw("another").save(data / "train/Fake/0.png")
     code, _, err = run(model_training.main, *more)
     assert code == 1 and err.startswith(f"error: {log}: ") and "the images" in err

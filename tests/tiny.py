@@ -42,6 +42,17 @@ def _head(x, l2):
     return layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
 
 
+# Trains in a process of its own, without TensorFlow on JAX and without plots, which take longer than the training.
+TRAINING = """
+from tests import tiny
+tiny.register()
+from detector.training import history
+history.PLOTTED = ()
+import model_training
+model_training.main()
+"""
+
+
 def register():
     ARCHITECTURES["tiny"] = Architecture(tiny, weights="none", learning_rate=3e-3, has_backbone=False)
     ARCHITECTURES["tiny_backbone"] = Architecture(tiny_backbone)

@@ -9,8 +9,8 @@ from detector.console import InputError
 from detector.inference import scoring
 from detector.model.runtime import FunctionDetector
 
-WORKERS = max(2, (os.cpu_count() or 1) // 2)  # threads that read and augment; OpenCV does not hold the interpreter's lock
-NOBODY = -1  # in an order of images: a row that none of them takes
+WORKERS = max(2, (os.cpu_count() or 1) // 2)  # threads that read and augment; OpenCV releases the GIL
+FILLER = -1  # in an order of images: a row without an image
 IGNORED = -1.0  # target of such a row
 
 
@@ -57,26 +57,26 @@ class ImageBatches(keras.utils.PyDataset):
 
     @property
     def steps(self):
-        """The number of batches of a whole epoch."""
+        """Number of batches of a whole epoch."""
         return -(-len(self.labels) // self.batch_size)
 
     def __len__(self):
-        """Return the number of batches of this epoch that are still to come."""
+        """Return the number of batches of this epoch that are left."""
         return self.steps - self.first
 
     def start_epoch(self, epoch, first=0):
         """Set the order of the images for an epoch, counted from 0, of which `first` batches are done already.
 
-        (`fit` calls on_epoch_end once too often to count by it.)
+        (Counting the calls of on_epoch_end does not work: `fit` makes one too many.)
         """
         self.epoch, self.first = epoch, first
         rng = np.random.default_rng([self.seed, epoch])
         self.order = rng.permutation(len(self.labels)) if self.shuffle else np.arange(len(self.labels))
         if missing := -len(self.order) % self.devices:
-            self.order = np.append(self.order, np.resize(self.order, missing) if self.shuffle else np.full(missing, NOBODY))
+            self.order = np.append(self.order, np.resize(self.order, missing) if self.shuffle else np.full(missing, FILLER))
 
     def __getitem__(self, index):
-        """Return batch `index` of what is to come of this epoch."""
+        """Return batch `index` of those that are left in this epoch."""
         try:
             return self._batch(index)
         except Exception as error:
@@ -86,48 +86,48 @@ class ImageBatches(keras.utils.PyDataset):
     def _batch(self, index):
         start = (self.first + index) * self.batch_size
         rng = np.random.default_rng([self.seed, self.epoch, self.first + index, *([self.process] if self.processes > 1 else [])])
-        rows = self._share(self.order[start : start + self.batch_size])
-        inputs, there = self._inputs(rows[rows != NOBODY], rng)
+        rows = self._own_rows(self.order[start : start + self.batch_size])
+        inputs, readable = self._inputs(rows[rows != FILLER], rng)
         counted = len(inputs)
-        if not inputs:  # `fit` cannot do without a batch: the next image that can be read makes one
-            inputs, there = self._next_readable(start, rng)
-        labels = self.labels[there]
-        batch = np.stack(inputs).astype(np.float32), targets_of(labels, self.output), self.weights[there]
+        if not inputs:  # `fit` needs a batch: take the next readable image
+            inputs, readable = self._next_readable(start, rng)
+        labels = self.labels[readable]
+        batch = np.stack(inputs).astype(np.float32), targets_of(labels, self.output), self.weights[readable]
         return batch if self.devices == 1 else self._filled(batch, len(rows), counted)
 
-    def _share(self, rows):
-        """Return this process's rows of a batch: one piece, so that the pieces of all are the batch in its order."""
+    def _own_rows(self, rows):
+        """Return this process's rows of a batch: a contiguous part, so that the parts of all processes are the batch in order."""
         size = len(rows) // self.processes
         return rows[self.process * size : (self.process + 1) * size]
 
     def _filled(self, batch, number, counted):
-        """Return a share as one of `number` rows, by repeating its own; of validation only the first `counted` count."""
+        """Fill up a part to `number` rows by repeating its rows; in validation only the first `counted` have a weight."""
         if len(batch[0]) < number:
             batch = (part[np.resize(np.arange(len(part)), number)] for part in batch)
         images, targets, weights = batch
         if not self.shuffle:
             targets[counted:], weights[counted:] = IGNORED, 0
-            weights *= len(self.order) / len(self.labels)  # a loss is the mean over all rows, and over images it should be
+            weights *= len(self.order) / len(self.labels)  # Keras takes the mean over all rows; this makes it the mean over images
         return images, targets, weights
 
     def _inputs(self, indices, rng):
-        """Return (inputs, their indices). Whole images are held one at a time: a batch of them from a phone takes gigabytes."""
+        """Return (inputs, their indices). Whole images are read one by one: a batch of phone photographs takes gigabytes."""
         at_once = max(1, len(indices)) if self.images.size else 1
-        inputs, there = [], []
+        inputs, readable = [], []
         for start in range(0, len(indices), at_once):
-            images, readable = self.images.read(indices[start : start + at_once])
+            images, found = self.images.read(indices[start : start + at_once])
             inputs += [self.augmentation(image, rng) for image in images] if self.augmentation else images
-            there += readable
-        return inputs, there
+            readable += found
+        return inputs, readable
 
     def _next_readable(self, start, rng):
         order = np.roll(self.order, -start)
-        for i in order[order != NOBODY]:
-            inputs, there = self._inputs([i], rng)
+        for i in order[order != FILLER]:
+            inputs, readable = self._inputs([i], rng)
             if inputs:
-                return inputs, there
-        why = next(iter(self.images.unreadable.values()))
-        raise InputError(f"{why}; no image of the split can be read: run data_audit.py")
+                return inputs, readable
+        reason = next(iter(self.images.unreadable.values()))
+        raise InputError(f"{reason}; no image of the split can be read: run data_audit.py")
 
 
 class PooledScores:

@@ -69,9 +69,9 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         writes: off for all processes of a run but the first, which follow the rule all the same.
 
     Attributes:
-        best_weights: path of the best weights; before the first epoch those the run began with belong there.
-        best_epoch: epoch of the lowest validation loss, counted from 1; 0 before there is one.
-        stopped_epoch: epoch after which training was stopped, counted from 1; 0 where it was not.
+        best_weights: path of the best weights; before the first epoch, of the initial ones.
+        best_epoch: epoch of the lowest validation loss, counted from 1; 0 before the first epoch.
+        stopped_epoch: epoch after which training was stopped, counted from 1; 0 if it was not.
     """
 
     RULES = ("exceeds", "plateau", "never")
@@ -83,11 +83,11 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
 
     @property
     def best_weights(self):
-        """Path of the best weights: a name of its own for each epoch, so that a killed run finds those its state speaks of."""
+        """Path of the best weights, a different one for each epoch, so that a killed run finds those that its state names."""
         return self.folder / f"best-{self.best_epoch}.weights.h5"
 
     def resume(self, state):
-        """Take up the state of an interrupted run, as `state` returns it."""
+        """Restore the state of an interrupted run, as `state` returns it."""
         self.best_loss = state.get("best_loss", float("inf"))
         self.best_epoch = state.get("best_epoch", 0)
         self.stopped_epoch = state.get("stopped_epoch", 0)
@@ -98,7 +98,7 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         return {name: getattr(self, name) for name in ("best_loss", "best_epoch", "stopped_epoch", "bad_epochs")}
 
     def on_train_batch_end(self, batch, logs=None):
-        """End the run where the loss is no number: what comes after it is none either."""
+        """End the run if the loss is not finite: no later one would be."""
         if not np.isfinite(float((logs or {}).get("loss", 0))):
             raise InputError(
                 f"step {batch + 1} of this epoch: expected a finite loss, found {float(logs['loss'])}; "
@@ -126,15 +126,14 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
 
 
 class Interruption(keras.callbacks.Callback):
-    """Lets Ctrl-C end training after the step it came in: within one, a library may swallow it. A second breaks the step off."""
-
+    """Ends training after the current step on Ctrl-C, which a library may swallow within a step. A second Ctrl-C ends at once."""
     asked = False
 
     @contextlib.contextmanager
-    def heard(self):
-        """Listen within the block, at whose end KeyboardInterrupt is raised where there was no step left to end it after.
+    def handled(self):
+        """Handle Ctrl-C within the block; KeyboardInterrupt is raised at its end at the latest.
 
-        A handler of somebody else's is left alone, and so is another thread than the main one, which cannot have any.
+        Does nothing if another handler is installed, or outside of the main thread, which alone can have handlers.
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
         if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -143,7 +142,7 @@ class Interruption(keras.callbacks.Callback):
         signal.signal(signal.SIGINT, self._ask)
         try:
             yield
-            self._heed()
+            self._check()
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -151,63 +150,63 @@ class Interruption(keras.callbacks.Callback):
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if sys.stderr.isatty():
-            os.write(2, b"\ninterrupted: ending after this step; Ctrl-C again breaks it off\n")  # print may not be called here
+            os.write(2, b"\ninterrupted: ending after this step; press Ctrl-C again to end at once\n")  # print is not reentrant
 
-    def _heed(self, *_, **__):
+    def _check(self, *_, **__):
         if self.asked:
             raise KeyboardInterrupt
 
-    on_train_begin = on_epoch_begin = on_train_batch_begin = on_train_batch_end = _heed
-    on_test_begin = on_test_batch_begin = on_test_batch_end = on_epoch_end = _heed
+    on_train_begin = on_epoch_begin = on_train_batch_begin = on_train_batch_end = _check
+    on_test_begin = on_test_batch_begin = on_test_batch_end = on_epoch_end = _check
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """After every epoch, and within long ones, write what a killed run needs to go on.
+    """After every epoch, and at intervals within it, write what a killed run needs to continue.
 
-    That is: weights, optimizer, the states of noise and dropout, sums of the metrics, history, the rule's state.
+    That is: weights, optimizer, random states of noise and dropout, sums of the metrics, history, and the state of the stop rule.
 
     Args:
-        folder: pathlib.Path; holds last-*.weights.h5 and state.json, the JSON written last.
-        rule: the StopTrainingOnValidationLoss of the run, called before this one; where it does not write, neither does this.
-        facts: dict that must be the same for a run to be taken up (arguments, data).
+        folder: pathlib.Path; contains last-*.weights.h5 and state.json, which is written last.
+        rule: the StopTrainingOnValidationLoss of the run, called before this callback; if it does not write, neither does this.
+        resume_key: dict that must be equal for a run to be continued (options, data).
         seconds: between two checkpoints within an epoch.
 
     Attributes:
-        history: list of dicts, one for each whole epoch.
-        first_step: number of steps that are done of the epoch after them.
+        history: list of dicts, one for each complete epoch.
+        first_step: number of steps of the next epoch that are done.
     """
 
-    def __init__(self, folder, rule, facts, seconds=600):
+    def __init__(self, folder, rule, resume_key, seconds=600):
         super().__init__()
-        self.folder, self.rule, self.facts, self.seconds = folder, rule, facts, seconds
+        self.folder, self.rule, self.resume_key, self.seconds = folder, rule, resume_key, seconds
         self.history, self.first_step, self.saved = [], 0, None
-        self.run = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]  # names the run in its model file
+        self.run = hashlib.sha256(json.dumps(resume_key).encode()).hexdigest()[:16]  # identifies the run in its model file
 
     def find(self, overwrite=False):
-        """Look for an interrupted run, and take up its history and the rule's state.
+        """Look for an interrupted run, and restore its history and the state of the stop rule.
 
         Returns:
-            The epoch, counted from 0, that its weights were saved in or at the end of; None where there is nothing to take
-            up, or another run's that may be overwritten.
+            The epoch, counted from 0, in or after which its weights were saved; None if there is no checkpoint, or one of another
+            run that may be overwritten.
 
         Raises:
-            InputError: the folder holds the checkpoint of another run, with other arguments or other data.
+            InputError: the folder contains the checkpoint of a run with other options or other data.
         """
         file = self.folder / "state.json"
         try:
             state = json.loads(file.read_text("utf-8"))
-            before = state["facts"]
+            before = state["resume_key"]
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{file}: expected a checkpoint of this script, found another file; give another --log-dir") from None
-        if before != self.facts:
+        if before != self.resume_key:
             if overwrite:
                 return None
-            changed = [name for name, value in self.facts.items() if before.get(name) != value]
+            changed = [name for name, value in self.resume_key.items() if before.get(name) != value]
             raise InputError(
                 f"{self.folder}: expected the checkpoint of this run, found one that differs in {', '.join(changed)}; "
-                "run its command again, give another --log-dir, or start anew with --overwrite"
+                "run its command again, give another --log-dir, or start over with --overwrite"
             )
         self.saved = state
         self.rule.resume(state["rule"])
@@ -215,27 +214,27 @@ class Checkpoint(keras.callbacks.Callback):
         return len(self.history) - (self.first_step == 0)
 
     def load(self):
-        """Give the compiled model the weights, the optimizer and the random states of the run that `find` found."""
-        self.model.optimizer.build(self.model.trainable_variables)  # else its state is passed over without a word
+        """Restore weights, optimizer and random states of the run that `find` found; the model must be compiled."""
+        self.model.optimizer.build(self.model.trainable_variables)  # otherwise Keras silently skips its state
         try:
             with undistributed():
                 self.model.load_weights(self.folder / self.saved["weights"])
         except (OSError, ValueError):
             raise InputError(
                 f"{self.folder / self.saved['weights']}: expected the weights of the checkpoint, found none that load; "
-                f"remove {self.folder / 'state.json'} to start anew"
+                f"remove {self.folder / 'state.json'} to start over"
             ) from None
         assign(random_states(self.model), self.saved["random_states"])
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Give the metrics the sums of what is done of this epoch; `fit` has just set them to nothing."""
+        """Restore the sums of the metrics within a continued epoch, after `fit` has reset them."""
         self.written = time.monotonic()
         if self.first_step and epoch == len(self.history) and self.saved:
             assign(self.model.metrics_variables, self.saved["metrics"])
             self.saved = None
 
     def on_train_batch_end(self, batch, logs=None):
-        """Write a checkpoint within the epoch, where the last one is long ago; not after its last step: that comes next."""
+        """Write a checkpoint if it is due; not after the last step, which `on_epoch_end` follows."""
         if self.rule.writes and time.monotonic() - self.written >= self.seconds and batch + 1 < self.params["steps"]:
             self.write(self.first_step + batch + 1, values(self.model.metrics_variables))
 
@@ -251,7 +250,7 @@ class Checkpoint(keras.callbacks.Callback):
             return
         name = f"last-{len(self.history)}-{step}.weights.h5"
         save_weights(self.model, self.folder / name)
-        state = {"facts": self.facts, "weights": name, "step": step, "rule": self.rule.state(), "history": self.history}
+        state = {"resume_key": self.resume_key, "weights": name, "step": step, "rule": self.rule.state(), "history": self.history}
         state |= {"random_states": values(random_states(self.model)), "metrics": metrics}
         with atomic_write(self.folder / "state.json") as temporary:
             temporary.write_text(json.dumps(state, indent=1), "utf-8")
@@ -300,7 +299,7 @@ class Progress(keras.callbacks.Callback):
         self.bar.update(self.feed.first)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Move the bar on."""
+        """Advance the bar."""
         self.bar.update()
         self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
 
@@ -319,32 +318,32 @@ def values(variables):
 
 
 def assign(variables, kept):
-    """Give Keras variables what `values` returned."""
+    """Assign to Keras variables what `values` returned."""
     for variable, value in zip(variables, kept, strict=True):
         variable.assign(value)
 
 
 def own_weights(folder):
-    """Return the weights files, unfinished ones too, that a run writes into its folder: nobody else's are touched."""
+    """Return the weights files that runs write into a folder, unfinished ones too; no others are ever removed."""
     ours = re.compile(r"\.?(best|last)-\d+(-\d+)?\.weights\.h5(\.part\.weights\.h5)?")
     return [path for path in folder.glob("*.weights.h5") if ours.fullmatch(path.name)]
 
 
 def remove_checkpoint(folder):
-    """Remove what only a killed run would need, the JSON first: without it the rest counts for nothing."""
+    """Remove a checkpoint, state.json first, without which the rest is ignored."""
     for file in [folder / "state.json", *own_weights(folder)]:
         file.unlink(missing_ok=True)
 
 
 def random_states(model):
-    """Return the variables that dropout and noise draw from; a weights file does not hold them."""
+    """Return the random states of dropout and noise, which a weights file does not contain."""
     return [variable for variable in model.variables if "seed_generator" in variable.path]
 
 
 def save_weights(model, path):
     """Write weights and optimizer state to a .weights.h5, atomically.
 
-    Raises OSError where the disk has no room: HDF5 would not survive to tell.
+    Raises OSError if the disk has not enough space: HDF5 would abort the process.
     """
     optimizer = getattr(model, "optimizer", None)
     check_room(path, [*model.variables, *(optimizer.variables if optimizer else ())])

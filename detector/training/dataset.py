@@ -22,12 +22,11 @@ from detector.images import pixels
 from detector.images.guard import one_file
 
 STORE = ".decoded"  # hidden: no stage takes it for images
-FORMAT = 2  # raise it when images are decoded or fitted in another way
-ROOM = 0.5  # of the free disk, at most, for the images of one split
-HEADER = 8  # bytes before a whole image that is kept: its height and width
+FORMAT = 2  # raise it if images are decoded or resized differently
+MAX_DISK_FRACTION = 0.5  # of the free space, for the images of one split
+SHAPE_BYTES = 8  # before a cached whole image: its height and width
 
 
-# --- what is kept --------------------------------------------------------------------------------------------------------
 @dataclass
 class Split:
     """The images of one split.
@@ -55,7 +54,7 @@ class Split:
 
 
 def index_split(data, split, paths, labels):
-    """Return the Split of some images of a data tree; files that have not changed since the last time are not read again.
+    """Return the Split of images of a data tree; unchanged files are not read again.
 
     Raises:
         InputError: none of them is an image.
@@ -86,7 +85,7 @@ def _state(data, paths):
 
 
 def _look(data, path):
-    """Return (SHA-256, (width, height)); zeros for what cannot be had: it is told where the image is decoded."""
+    """Return (SHA-256, (width, height)), zeros if unreadable: decoding reports the reason."""
     try:
         content = read_bytes(os.path.join(data, path))
         return hashlib.sha256(content).digest(), pixels.image_size(content)
@@ -95,19 +94,19 @@ def _look(data, path):
 
 
 class DecodedImages:
-    """The images of a split, fitted to the network's input or whole, read from the files or, where they are kept, from one file.
+    """The decoded images of a split, resized to the network's input or whole, from the image files or from one cache file.
 
-    Read at random from a file rather than mapped into memory: what a process holds does not grow with the data set.
+    The cache file is read at random rather than mapped into memory, so that a process's memory does not grow with the data set.
 
     Args:
         split: Split.
         size: side of the network's input, in pixels; None for whole images, as they are.
-        keep: decode every image now, once, and keep the result in the data folder; where that is not possible (no room, a
-            folder that cannot be written to), images are decoded each time they are needed.
+        keep: decode every image once, now, and keep the result in the data folder; if that is impossible (not enough space, a
+            read-only folder), images are decoded each time they are needed.
 
     Attributes:
-        unreadable: {path: why}, of the images that could not be read so far.
-        file: path of the file that the decoded images are kept in, or None.
+        unreadable: {path: reason} of the images that could not be read so far.
+        file: path of the cache file, or None.
     """
 
     def __init__(self, split, size, keep=True):
@@ -119,7 +118,7 @@ class DecodedImages:
     def _keep(self):
         splits = "-".join(sorted({path.split("/")[0] for path in self.split.paths}))
         store, prefix = self.split.data / STORE, f"{splits}-{f'{self.size}px' if self.size else 'whole'}-"
-        # in the name, so that what another run keeps of other images, or decoded otherwise, can never be taken for these
+        # part of the name, so that images cached in another way or of another state are never mistaken for these
         made_of = hashlib.sha256(f"{FORMAT} {PIL.__version__} {self.split.state}".encode()).hexdigest()
         file = store / f"{prefix}{made_of[:16]}.rgb"
         notes = file.with_suffix(".json")
@@ -131,7 +130,7 @@ class DecodedImages:
         self.unreadable = {}
         try:
             store.mkdir(exist_ok=True)
-            if self._bytes() > ROOM * shutil.disk_usage(store).free:
+            if self._bytes() > MAX_DISK_FRACTION * shutil.disk_usage(store).free:
                 return
             self._decode_all(file)
             with atomic_write(notes, unique=True) as temporary:
@@ -142,7 +141,7 @@ class DecodedImages:
         self._remove_old(store, prefix, file.stem)
 
     def _remove_old(self, store, prefix, stem):
-        """Remove what was kept of other states, and what was cut short a day ago; another run may be at work on the rest."""
+        """Remove caches of other states, and unfinished ones older than a day; another run may be writing the rest."""
         for old in (*store.glob(f"{prefix}*"), *store.glob(f".{prefix}*")):
             with contextlib.suppress(OSError):
                 if old.suffix == UNFINISHED:
@@ -156,10 +155,10 @@ class DecodedImages:
 
     @functools.cached_property
     def _ends(self):
-        """(n,) int64, where in the file the next image begins; before a whole image stand its height and width."""
+        """(n,) int64, offset in the file at which each image ends; a whole image is preceded by its height and width."""
         if self.size:
             return np.arange(1, len(self.split.paths) + 1) * (self.size * self.size * 3)
-        return np.cumsum(HEADER + 3 * self.split.sizes.astype(np.int64).prod(axis=1))
+        return np.cumsum(SHAPE_BYTES + 3 * self.split.sizes.astype(np.int64).prod(axis=1))
 
     def _place(self, i):
         """Return (offset, number of bytes) of an image in the file."""
@@ -176,13 +175,13 @@ class DecodedImages:
         self.unreadable = {path: why for path, why in zip(self.split.paths, said, strict=True) if why}
 
     def read(self, indices):
-        """Return (list of (size, size, 3) or (h, w, 3) uint8 arrays, their indices), without the images that cannot be read."""
+        """Return (list of (size, size, 3) or (h, w, 3) uint8 arrays, their indices) of the readable images."""
         if file := self.file:
             there = [i for i in indices if self.split.paths[i] not in self.unreadable]
             try:
                 return self._read_kept(file, there), there
             except (OSError, ValueError):
-                self.file = None  # somebody deleted or cut it: the images themselves are there
+                self.file = None  # the cache was deleted or truncated: read the image files
         images = [(self._read_one(self.split.paths[i]), i) for i in indices]
         readable = [(image, i) for image, i in images if image is not None]
         return [image for image, _ in readable], [i for _, i in readable]
@@ -210,17 +209,17 @@ def _read(path, size):
 
 
 def _packed(image, size):
-    """Return an image as bytes; a whole one after its height and width: a header may tell a turned image's the wrong way round."""
+    """Return an image as bytes; a whole one after its height and width, since a file's header may have them swapped."""
     return image.tobytes() if size else np.array(image.shape[:2], "<i4").tobytes() + image.tobytes()
 
 
 def _unpacked(content, size):
     height, width = (size, size) if size else np.frombuffer(content, "<i4", 2).tolist()
-    return np.frombuffer(content, np.uint8, offset=0 if size else HEADER).reshape(height, width, 3)
+    return np.frombuffer(content, np.uint8, offset=0 if size else SHAPE_BYTES).reshape(height, width, 3)
 
 
 def _decode(data, file, size, placed):
-    """Write one decoded image to its place in a file; return None, or why it could not be read."""
+    """Write one decoded image to its place in a file; return None, or the reason why it cannot be read."""
     path, start, length = placed
     try:
         content = _packed(_read(os.path.join(data, path), size), size)

@@ -54,7 +54,7 @@ def run_phases(model, train, validation, config, fingerprint, group):
     interruption = Interruption()
     callbacks.append(interruption)  # last, so that a checkpoint that is due is still written
     try:
-        with interruption.heard():
+        with interruption.handled():
             for phase in plan_phases(config):
                 if rule.stopped_epoch or (resumed is not None and phase.end <= resumed):
                     continue

@@ -5,8 +5,15 @@ from detector.training.batches import IGNORED
 
 
 def fake_metrics(output, some_ignored=False):
-    """Return {'metrics', 'weighted_metrics'} for `compile`, all of P(Fake): accuracy, precision, recall and auc, and, with the
-    weights of the classes, the cross-entropy: the loss without penalties. Of rows with the target IGNORED none takes notice."""
+    """Return the metrics for `compile`, all with Fake as the positive class.
+
+    Args:
+        output: 'softmax' or 'sigmoid_real'.
+        some_ignored: whether rows with the target IGNORED occur, which no metric counts.
+
+    Returns:
+        {'metrics': accuracy, precision, recall, auc; 'weighted_metrics': the cross-entropy, which is the loss without penalties}
+    """
 
     def p_fake(values):
         return values[:, :1] if output == "softmax" else 1 - values

@@ -6,8 +6,8 @@ from tests import tiny
 
 @pytest.fixture(autouse=True, scope="package")
 def tiny_networks():
-    before = dict(ARCHITECTURES)
-    tiny.register()
-    yield
-    ARCHITECTURES.clear()
-    ARCHITECTURES.update(before)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("tiny", "tiny_backbone"):
+            patch.setitem(ARCHITECTURES, name, None)
+        tiny.register()
+        yield

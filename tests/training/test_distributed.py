@@ -18,6 +18,7 @@ from detector.model import file as model_file
 from detector.training.config import make_parser
 from detector.training.distributed import LOST, ProcessGroup, Topology, check_backend, find_topology
 from tests.conftest import ROOT
+from tests.tiny import TRAINING
 
 HERE = "127.0.0.1:7000"
 SLURM = {"SLURM_JOB_ID": "4097", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "2", "SLURM_STEP_NODELIST": "gpu[007-009,012],big1"}
@@ -159,7 +160,6 @@ def test_a_single_process_waits_for_nobody():
 
 # --- training --------------------------------------------------------------------------------------------------------------
 
-TRAINING = "from tests import tiny; tiny.register(); import model_training; model_training.main()"
 MORE = [
     "--architecture", "tiny", "--image-size", "8", "--batch-size", "8", "--epochs", "2", "--stop-rule", "never",
     "--learning-rate", "3e-4",
@@ -175,6 +175,8 @@ TOLERANCE = 2e-3
 def tiny(tmp_path_factory):
     """A data tree of 8 px images, 40 for training, and 18 for validation: four devices cannot share them evenly."""
     root = tmp_path_factory.mktemp("tiny") / "data"
+    (root.parent / "stub").mkdir()  # Keras on JAX would import TensorFlow, too, which takes longer than the training
+    (root.parent / "stub" / "tensorflow.py").write_text("raise ModuleNotFoundError('no TensorFlow', name='tensorflow')\n")
     rng = np.random.default_rng(0)
     for split, numbers in {"train": (24, 16), "validation": (11, 7)}.items():
         for name, number in zip(("Fake", "Real"), numbers, strict=True):
@@ -189,7 +191,7 @@ def start(data, folder, processes, *more, backend="jax", devices=1):
     """Start the processes of a run on CPUs; return them."""
     folder.mkdir(exist_ok=True)
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}
-    environ = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", **flags}
+    environ = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(data.parent / "stub"), "CUDA_VISIBLE_DEVICES": "", **flags}
     environ["http_proxy"] = "http://127.0.0.1:9"  # as clusters have one: JAX is not to ask there for process 0
     # most of a run this small is compiling, of the same program each time
     environ["JAX_COMPILATION_CACHE_DIR"] = str(data.parent / "compiled")
