@@ -265,8 +265,8 @@ def unreadable_by_reason(unreadable):
     """Return a line for each reason why files are unreadable, with their number and up to three names."""
     by_reason = defaultdict(list)
     for entry in unreadable:
-        expected, _, found = entry["reason"].partition(", found ")
-        by_reason[re.sub(r" ?\(.*\)|[:;] .*", "", f"found {found}" if found else expected)].append(entry["path"])
+        kind = re.sub(r" ?\(.*\)|[:;] .*|^expected an? (whole )?image[^,(]*(\(.*?\))?, ", "", entry["reason"])
+        by_reason[kind].append(entry["path"])
     return [f"{plural(len(paths), 'file')} unreadable: {reason} ({names_of(paths)})" for reason, paths in by_reason.items()]
 
 
