@@ -1,0 +1,57 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.images.quality import blockiness, flat_fraction, step_ratio
+
+NOISE = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+GREY = np.full((96, 96, 3), 90, np.uint8)
+
+
+def resized(image, size, how):
+    return np.asarray(Image.fromarray(image).resize((size, size), how))
+
+
+def jpeg(image, quality):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+def test_steps_of_noise_do_not_add_up_and_those_of_enlargements_do():
+    assert step_ratio(NOISE) == pytest.approx(1, abs=0.03)
+    for how in (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
+        assert step_ratio(resized(NOISE, 768, how)) == pytest.approx(0.5, abs=0.03)
+
+
+def test_step_ratio_of_a_ramp_is_a_half():
+    ramp = np.repeat(np.arange(0, 192, 2, dtype=np.uint8)[None, :, None], 96, axis=0).repeat(3, axis=2)
+    assert step_ratio(ramp) == 0.5
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_blocks_are_found_wherever_they_begin(offset):
+    smooth = resized(NOISE[:6, :6], 256, Image.Resampling.BICUBIC)
+    assert blockiness(jpeg(smooth, 3)[offset:, offset:]) > 3 > 1.5 > blockiness(smooth)
+    assert blockiness(NOISE) == pytest.approx(1.05, abs=0.05)
+
+
+def test_flat_fraction():
+    assert flat_fraction(GREY) == 1
+    assert flat_fraction(NOISE) < 0.01
+    half = GREY.copy()
+    half[:, :48] = NOISE[:, :48]
+    assert flat_fraction(half) == pytest.approx(0.5, abs=0.02)
+
+
+def test_images_without_steps_or_of_a_pixel():
+    for image in (GREY, GREY[:1, :1], GREY[:1], GREY[:, :2]):
+        assert np.isnan(step_ratio(image)) and np.isnan(blockiness(image)) and flat_fraction(image) == 1
+
+
+def test_of_a_large_image_the_middle_counts():
+    large = np.zeros((1200, 1300, 3), np.uint8)
+    large[100:1100, 150:1150] = 7
+    assert flat_fraction(large[88:1112, 138:1162]) == flat_fraction(large)
