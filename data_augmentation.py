@@ -1,15 +1,15 @@
-"""Add images to train: each original turned, shifted, sheared, zoomed and mirrored, damaged, or both.
+"""Add augmented images to train: originals rotated, shifted, sheared, zoomed and mirrored, degraded, or both.
 
     python data_augmentation.py                                        ten new images for each original
     python data_augmentation.py --images 2000                          for 2,000 of the originals
     python data_augmentation.py --total 114000                         as many as make train that large
-    python data_augmentation.py --recipe damage --into augmented       to a tree of its own, for data_merger.py
+    python data_augmentation.py --recipe degradation --into augmented  into a separate tree, for data_merger.py
 
 reads   data/train/{Fake,Real}/…, originals only
 writes  data/train/{Fake,Real}/NAME__augmented-00.jpg, …-01.jpg, … beside NAME, or the same below --into
 
-Both classes get the same treatment, format and quality. What an earlier run made is replaced; originals are never
-touched. The same seed gives the same images, on any number of cores; killed and run again, it ends with the same tree.
+Both classes get the same treatment, format and quality. Images of an earlier run are replaced; originals are never changed.
+The same seed gives the same images on any number of cores, also after an interruption.
 """
 import argparse
 import contextlib
@@ -22,14 +22,25 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, fraction, number_type, plural, positive_int, require_packages, stage
+from detector.console import (
+    HelpFormatter,
+    InputError,
+    fraction,
+    number_type,
+    plural,
+    positive_int,
+    reason_line,
+    require_packages,
+    stage,
+)
 from detector.data.placing import refuse_unfinished, unfinished_while
 from detector.data.splitting import apportion
 from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, counts_table, read_tree
 from detector.files import parallel, scan
 
 STAGE = "data_augmentation.py"
-UNASKED = 100_000  # more new files than this are made only when asked for by number
+UNASKED = 100_000  # more new files than this are made only if requested by number
+SHOWN = 10  # messages about unusable originals
 PER_IMAGE = 10
 SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
 LONGEST_SIDE = 65_500  # of a JPEG, in pixels
@@ -41,8 +52,8 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 class Recipe:
     """How a new image is made from an original, and how it is written."""
 
-    affine: dict | None  # arguments of geometry.random_affine; None leaves it out
-    damage: dict | None  # arguments of damage.random_degradation, done after that; None leaves it out
+    affine: dict | None  # arguments of transforms.random_affine; None leaves it out
+    degradation: dict | None  # arguments of corruptions.random_degradation, applied after that; None leaves it out
     format: str
     quality: int
     seed: int
@@ -52,15 +63,15 @@ class Recipe:
 
 
 def plan_augmentation(originals, images=None, per_image=PER_IMAGE, total=None, seed=0):
-    """Say how many images to make from which originals.
+    """Choose how many images to make from which originals.
 
-    Both classes are taken in proportion. Which originals are picked, and which of them give one image more than the
-    others, follows from the seed and their paths alone.
+    Both classes are taken in proportion. Which originals are picked, and which of them give one image more than the others,
+    depends on the seed and their paths only.
 
     Args:
         originals: {class: [relative paths]}, both classes with at least one.
         images: number of originals to pick; None for all.
-        per_image: new images for each of them; ignored where `total` is given.
+        per_image: new images for each of them; ignored if `total` is given.
         total: number of images, originals and new ones together, to end with.
         seed: any integer.
 
@@ -100,13 +111,13 @@ def _hash(*parts):
 
 
 def check_number_of_files(plan, asked):
-    """Raise InputError where the plan makes more than UNASKED files and nobody asked for that by number."""
+    """Raise InputError if the plan makes more than UNASKED files that were not requested by number."""
     new = sum(plan.values())
     if new > UNASKED and not asked:
         per_image = max(plan.values())
         raise InputError(
-            f"expected at most {UNASKED:,} new images where no number is given, this makes {new:,} ({len(plan):,} x {per_image}); "
-            f"say --images {len(plan)} --per-image {per_image} for all of them, or fewer, or --total"
+            f"expected at most {UNASKED:,} new images if no number is given, this makes {new:,} ({len(plan):,} x {per_image}); "
+            f"pass --images {len(plan)} --per-image {per_image} for all of them, or fewer, or --total"
         )
 
 
@@ -116,7 +127,7 @@ def output_name(source, index, format):
 
 
 def is_planned(path, plan, format):
-    """Tell whether a path is that of an image which the plan makes."""
+    """Return whether the plan makes the image at a path."""
     source, _, end = path.rpartition(AUGMENTED)
     index = end.removesuffix(SUFFIXES[format])
     return index.isdecimal() and int(index) < plan.get(source, 0) and path == output_name(source, int(index), format)
@@ -126,12 +137,11 @@ def is_planned(path, plan, format):
 
 
 def augment(image, source, copies, recipe):
-    """Return an iterator of new images; what becomes of each follows from the recipe, the path and its own number alone.
+    """Return an iterator of new images; each depends only on the recipe, the path and its own number.
 
     Args:
         image: (h, w, 3) uint8, RGB.
-        source: relative path of the original; together with the seed it seeds the generators that the amounts are drawn from,
-            for one image after the other.
+        source: relative path of the original; with the seed it seeds the random generators.
         copies: number of new images.
 
     Returns:
@@ -149,10 +159,10 @@ def augment(image, source, copies, recipe):
             return [image] * copies
         return random_affines(image, _generator(recipe.seed, source), copies, **recipe.affine)
 
-    if recipe.damage is None:
-        return moved(swapped(image))  # all channels move alike: once for all copies
-    rng = _generator(recipe.seed, source, "damage")
-    return (swapped(random_degradation(new, rng, **recipe.damage)) for new in moved(image))
+    if recipe.degradation is None:
+        return moved(swapped(image))  # all channels move alike, so this is done once for all copies
+    rng = _generator(recipe.seed, source, "damage")  # the key of earlier versions: the same seed gives the same images
+    return (swapped(random_degradation(new, rng, **recipe.degradation)) for new in moved(image))
 
 
 def _generator(*key):
@@ -180,10 +190,10 @@ def augment_file(job, data, into, recipe):
         into: folder that the new images' paths are relative to.
 
     Returns:
-        None, or why no image could be made of the original; what an earlier run made of it is then removed.
+        None, or why no image could be made from the original; images of an earlier run are then removed.
 
     Raises:
-        OSError: the original has vanished, or there is no writing.
+        OSError: the original vanished, or a file cannot be written.
     """
     import cv2
 
@@ -198,7 +208,7 @@ def augment_file(job, data, into, recipe):
     try:
         image = read_image(os.path.join(data, source))
         if recipe.format == "jpeg" and max(image.shape) > LONGEST_SIDE:
-            raise InputError(f"{source}: expected sides of at most {LONGEST_SIDE:,} px, found more; say --format png")
+            raise InputError(f"{source}: expected sides of at most {LONGEST_SIDE:,} px, found more; pass --format png")
     except InputError as error:
         os.stat(os.path.join(data, source))
         for output in outputs:
@@ -211,9 +221,9 @@ def augment_file(job, data, into, recipe):
 
 
 def write(path, content):
-    """Write a file, and make its folder; a file that is there is removed before: other hard links to it keep what they have.
+    """Write a file, and make its folder. An existing file is removed first, so that other hard links to it keep their content.
 
-    Not beside and renamed, which takes as long again: the tree counts as unfinished until all of it is written.
+    Not atomic, which would take twice as long: the tree is marked as unfinished until everything is written.
     """
     try:
         handle = _create(path)
@@ -224,8 +234,8 @@ def write(path, content):
             os.close(handle)
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.unlink(path)  # what was cut short is no image
-        raise OSError(error.errno, error.strerror, path) from None  # the system names no file where the disk is full
+            os.unlink(path)  # an incomplete image
+        raise OSError(error.errno, error.strerror, path) from None  # the system names no file if the disk is full
 
 
 def _create(path):
@@ -242,9 +252,9 @@ def _create(path):
 
 
 def read_originals(data):
-    """Return {class: [paths relative to `data`]} of the images in train that no earlier run made.
+    """Return {class: [paths relative to `data`]} of the originals in train.
 
-    Raises InputError where train or one of its classes is missing, or holds none.
+    Raises InputError if train or one of its classes is missing, or has no originals.
     """
     paths, labels = read_tree(data, ("train",), but=STAGE)["train"]
     originals = {name: [] for name in CLASSES}
@@ -259,12 +269,12 @@ def read_originals(data):
 
 
 def is_augmented(path):
-    """Tell whether a path is that of an augmented image."""
+    """Return whether a path is that of an augmented image."""
     return AUGMENTED in path.rpartition("/")[2]
 
 
 def left_overs(into, plan, format):
-    """Yield the paths, relative to `into`, of what earlier runs made there and the plan does not hold, unfinished files too."""
+    """Yield the paths, relative to `into`, of augmented images of earlier runs that are not in the plan, unfinished ones too."""
     for here, _, names in os.walk(os.path.join(into, "train")):
         folder = os.path.relpath(here, into).replace(os.sep, "/")
         for name in names:
@@ -273,7 +283,7 @@ def left_overs(into, plan, format):
 
 
 def carry_out(plan, data, into, recipe):
-    """Make the images of a plan and remove what earlier runs made beyond it.
+    """Make the images of a plan and remove other augmented images of earlier runs.
 
     Returns:
         List of messages, one for each original that could not be read.
@@ -281,15 +291,17 @@ def carry_out(plan, data, into, recipe):
     for path in list(left_overs(into, plan, recipe.format)):
         os.unlink(os.path.join(into, path))
     make = functools.partial(augment_file, data=os.fspath(data), into=os.fspath(into), recipe=recipe)
-    few = sum(plan.values()) < 200  # they are made before other processes would have started
+    few = sum(plan.values()) < 200  # done before other processes would have started
     chunk = len(plan) if few else max(1, min(16, len(plan) // 32))  # small enough to end at the same time on all cores
     results = parallel(make, _by_turns(list(plan.items()), chunk), unit="original", chunk=chunk)
     return [message for message in results if message]
 
 
 def _by_turns(jobs, chunk):
-    """Return jobs in another order: so many from the front, so many from the back. The system makes the files of one folder one
-    by one, so that two processes that write to the same one wait for each other."""
+    """Return jobs in chunks from the front and from the back in turns, so that two processes rarely write to one folder.
+
+    The system creates the files of a folder one by one, and the processes would wait for each other.
+    """
     chunks = [jobs[start : start + chunk] for start in range(0, len(jobs), chunk)]
     half = -(-len(chunks) // 2)
     pairs = zip_longest(chunks[:half], reversed(chunks[half:]), fillvalue=[])
@@ -308,7 +320,7 @@ def count(data):
 
 
 def check_into(data, into):
-    """Raise InputError where the new tree would be a stray folder in the data tree."""
+    """Raise InputError if the new tree would be a stray folder in the data tree."""
     inside = os.path.relpath(os.path.realpath(into), os.path.realpath(data)).split(os.sep)
     if inside[0] not in {os.curdir, os.pardir} | NOT_STRAY:
         raise InputError(f"{into}: expected a folder outside {data}, where it would be taken for a split; choose another --into")
@@ -319,44 +331,46 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, default=Path("data"), help="data tree")
-    add("--images", type=int, metavar="K", help="pick so many originals, of both classes in proportion (default: all)")
+    add("--images", type=int, metavar="K", help="number of originals to use, of both classes in proportion (default: all)")
     number = parser.add_mutually_exclusive_group()
     number.add_argument("--per-image", type=positive_int, metavar="N", help=f"new images for each original (default: {PER_IMAGE})")
-    number.add_argument("--total", type=int, metavar="N", help="images that train is to end with, spread evenly over the originals")
-    add("--recipe", choices=("geometric", "damage", "both"), default="geometric", help="what is done")
+    number.add_argument("--total", type=int, metavar="N", help="final number of images in train, spread evenly over the originals")
+    add("--recipe", choices=("geometric", "degradation", "damage", "both"), default="geometric",
+        help="what is done (damage: the former name of degradation)")  # fmt: skip
     add("--seed", type=int, default=0, help="same seed, same images")
     add("--format", choices=tuple(SUFFIXES), default="jpeg", help="of the new images")
     add("--quality", type=number_type(int, at_least=1, at_most=95), default=95,
         help="JPEG quality, 4:2:0 chroma; a lower one loses fine traces")  # fmt: skip
     add("--into", type=Path, metavar="FOLDER", help="data tree to write to, where augmented images are replaced (default: --data)")
     add("--dry-run", action="store_true", help="print what would be made, change nothing")
-    geometric = parser.add_argument_group("geometric recipe", "largest amounts; each image draws its own, evenly")
+    geometric = parser.add_argument_group("geometric recipe", "largest amounts; each image draws its own uniformly")
     geometric.add_argument("--rotation", type=number_type(at_least=0, at_most=180), default=20.0, help="degrees to either side")
-    geometric.add_argument("--shift", type=fraction, default=0.2, help="share of width and of height")
+    geometric.add_argument("--shift", type=fraction, default=0.2, help="fraction of width and of height")
     geometric.add_argument(
         "--shear", type=fraction, default=0.2,
-        help="radians, as in the original recipe; today's Keras would take the number as degrees",
+        help="radians, as in the original recipe (Keras would now take degrees)",
     )  # fmt: skip
     geometric.add_argument("--zoom", type=number_type(at_least=0, at_most=0.9), default=0.2,
         help="shows 1 - ZOOM to 1 + ZOOM of each side")  # fmt: skip
     geometric.add_argument("--no-flip", dest="flip", action="store_false", help="do not mirror half of the images")
-    damage = parser.add_argument_group("damage recipe", "blur, scaling, noise and JPEG, in this order")
-    damage.add_argument("--damage", type=fraction, default=0.5, metavar="P", help="chance of each of the four")
-    damage.add_argument("--blur", type=number_type(at_least=0, at_most=100), default=3.0, help="largest sigma, in pixels")
-    damage.add_argument("--scale", type=number_type(at_least=0.01, at_most=1), default=0.25, help="smallest scaling factor")
-    damage.add_argument("--noise", type=fraction, default=0.1, help="largest sigma, as a share of full range")
-    damage.add_argument("--jpeg", type=number_type(int, at_least=1, at_most=95), default=30, help="lowest quality, up to 95")
+    degradation = parser.add_argument_group("degradation recipe", "blur, scaling, noise and JPEG, in this order")
+    degradation.add_argument("--degradation", "--damage", dest="degradation", type=fraction, default=0.5, metavar="P",
+        help="probability of each of the four")  # fmt: skip
+    degradation.add_argument("--blur", type=number_type(at_least=0, at_most=100), default=3.0, help="largest sigma, in pixels")
+    degradation.add_argument("--scale", type=number_type(at_least=0.01, at_most=1), default=0.25, help="smallest scaling factor")
+    degradation.add_argument("--noise", type=fraction, default=0.1, help="largest sigma, as a fraction of the full range")
+    degradation.add_argument("--jpeg", type=number_type(int, at_least=1, at_most=95), default=30, help="lowest quality, up to 95")
     return parser.parse_args(argv)
 
 
 def recipe_of(args):
     """Return the Recipe that the arguments ask for."""
     affine = {"rotation": args.rotation, "shift": args.shift, "shear": args.shear, "zoom": args.zoom, "flip": args.flip}
-    damage = {"probability": args.damage, "max_blur": args.blur, "min_scale": args.scale}
-    damage |= {"max_noise": args.noise, "min_quality": args.jpeg}
+    degradation = {"probability": args.degradation, "max_blur": args.blur, "min_scale": args.scale}
+    degradation |= {"max_noise": args.noise, "min_quality": args.jpeg}
     return Recipe(
-        affine=affine if args.recipe != "damage" else None,
-        damage=damage if args.recipe != "geometric" else None,
+        affine=affine if args.recipe in ("geometric", "both") else None,
+        degradation=degradation if args.recipe != "geometric" else None,
         format=args.format,
         quality=args.quality,
         seed=args.seed,
@@ -390,10 +404,11 @@ def main(argv=None):
     refuse_unfinished(into, but=STAGE)
     with unfinished_while(into, [STAGE, *map(str, sys.argv[1:] if argv is None else argv)]):
         unread = carry_out(plan, args.data, into, recipe_of(args))
-    print(*unread, sep="\n", end="\n" if unread else "", file=sys.stderr)
+    if unread:
+        print(*unread[:SHOWN], *([f"and {len(unread) - SHOWN:,} more"] if len(unread) > SHOWN else []), sep="\n", file=sys.stderr)
     print(counts_table(count(into)))
     if unread:
-        print(f"could not be used and gave no new images: {plural(len(unread), 'original')}")
+        print(reason_line("unusable, without new images", [message.partition(": ")[0] for message in unread], "original"))
     if len(unread) == len(plan):
         raise InputError(f"{args.data}: expected images in train, found none that can be read; run data_audit.py")
 

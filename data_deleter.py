@@ -1,4 +1,4 @@
-"""Delete one folder with all it holds, or the augmented images of a data tree.
+"""Delete a folder with all its content, or the augmented images of a data tree.
 
     python data_deleter.py data/raw/cifake                asks, on a terminal
     python data_deleter.py data/raw/cifake --yes
@@ -7,7 +7,7 @@
 reads   FOLDER
 writes  nothing; FOLDER is gone, or FOLDER/train without its augmented images
 
-Links and junctions are removed, never followed. Interrupted and run again, it goes on.
+Links and junctions are removed, never followed. After an interruption, the same command finishes.
 """
 import argparse
 import contextlib
@@ -15,16 +15,14 @@ import os
 import sys
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, plural, progress, stage
+from detector.console import HelpFormatter, InputError, plural, progress, show_size, stage
 from detector.data.placing import JOURNAL
 from detector.data.tree import AUGMENTED, CLASSES
 from detector.files import is_link, require_folder, scan
 
-UNITS = ("bytes", "kB", "MB", "GB", "TB")
-
 
 def check_deletable(folder):
-    """Raise InputError for a folder whose loss would be a disaster: root, home, the working folder, a parent of these."""
+    """Raise InputError for a folder that must not be deleted: root, home, the working folder, or a parent of these."""
     if is_link(str(folder).rstrip("/\\") or folder):
         raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give that folder itself")
     require_folder(folder, holding="what is to be deleted")
@@ -42,7 +40,7 @@ def check_deletable(folder):
 def survey(folder):
     """Walk a folder without following links: ([paths of files and of links], [folders, inner ones first], bytes).
 
-    Raises InputError where a repository lies in it.
+    Raises InputError if it contains a repository.
     """
     files, folders, size, stack = [], [], 0, [os.fspath(folder)]
     while stack:
@@ -78,7 +76,7 @@ def survey_augmented(data):
 
 
 def delete(files, folders):
-    """Remove files, then the folders that held them; what has gone meanwhile is as good as removed."""
+    """Remove files, then the folders that contained them; ignore what is gone already."""
     for path in progress(files, unit="file"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -87,18 +85,12 @@ def delete(files, folders):
             os.rmdir(path)
 
 
-def human(size):
-    """Return bytes as '0 bytes', '1.5 kB', '37.2 MB'."""
-    power = min((len(str(size)) - 1) // 3, len(UNITS) - 1)
-    return f"{size / 1000**power:.{1 if power else 0}f} {UNITS[power]}"
-
-
 def confirm(question, yes):
     """Raise InputError unless the user agrees: `yes`, or the word typed on a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InputError(f"{question} Nobody can be asked here: give --yes to delete; nothing was deleted")
+        raise InputError(f"{question} Not a terminal, so cannot ask; nothing deleted. Pass --yes to delete.")
     print(f"{question} Type yes to delete: ", end="", flush=True)
     if sys.stdin.readline().strip().lower() != "yes":
         raise InputError("nothing was deleted")
@@ -108,7 +100,7 @@ def parse(argv):
     """Return the arguments."""
     parser = argparse.ArgumentParser("data_deleter.py", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to delete; with --augmented, the data tree")
-    parser.add_argument("--yes", action="store_true", help="do not ask (needed where there is no terminal)")
+    parser.add_argument("--yes", action="store_true", help="do not ask (required without a terminal)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be deleted, delete nothing")
     parser.add_argument("--augmented", action="store_true", help="delete only the augmented images of FOLDER/train")
     return parser.parse_args(argv)
@@ -120,7 +112,7 @@ def main(argv=None):
     args = parse(argv)
     check_deletable(args.folder)
     files, folders, size = survey_augmented(args.folder) if args.augmented else survey(args.folder)
-    what = f"{plural(len(files), 'augmented image' if args.augmented else 'file')}, {human(size)}"
+    what = f"{plural(len(files), 'augmented image' if args.augmented else 'file')}, {show_size(size)}"
     if args.dry_run:
         sys.stdout.writelines(f"{path}\n" for path in sorted(files))
         print(f"{args.folder}: {what} would be deleted")

@@ -1,4 +1,4 @@
-"""Join any number of data sets into one: split trees split by split, unsplit ones class by class.
+"""Merge data sets into one: trees with splits split by split, others class by class.
 
     python data_merger.py split/photos split/web --into data
     python data_merger.py data/raw/photos data/raw/web --into data/raw/both      sets without splits
@@ -7,21 +7,19 @@
 reads   SOURCE/{train,validation,test}/{Fake,Real}/…, or SOURCE/{Fake,Real}/… (or a known alias of these names)
 writes  TARGET/{train,validation,test}/{Fake,Real}/…, or TARGET/{Fake,Real}/…
 
-The same name with the same content is skipped; with other content the newcomer is called name-<hash of its content>.
-Nothing is ever overwritten. The same content under both labels, or in two splits, ends the command before anything is
-placed, unless --on-conflict skip leaves the newcomers out. Killed and run again, it finishes.
+A file of the same name and content is skipped; one of the same name with other content is called name-<hash of its content>.
+Nothing is ever overwritten. If the same content is under both labels or in two splits, the command ends before anything is
+placed, unless --on-conflict skip leaves the new files out. After an interruption, the same command finishes.
 """
 import argparse
-import contextlib
+import functools
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, plural, stage
+from detector.console import HelpFormatter, InputError, plural, reason_line, stage
 from detector.data import placing
 from detector.data import tree as data_tree
-from detector.data.placing import TRANSFERS
 from detector.data.tree import AUGMENTED, CLASSES, SPLITS, Image, counts_table
 from detector.files import folders_above, is_link, names_for, scan, without_case
 
@@ -32,9 +30,9 @@ SHOWN = 10  # pairs of a list
 
 
 def read_target(target):
-    """Return the files of the target as [Image]; none where it is not there, or holds neither splits nor classes.
+    """Return the files of the target as [Image]; an empty list if it does not exist, or holds neither splits nor classes.
 
-    Raises InputError where its folders are not named as in a data tree.
+    Raises InputError if its folders are not named as in a data tree.
     """
     if not os.path.lexists(target):
         return []
@@ -56,10 +54,10 @@ def read_target(target):
 
 
 def read_sources(sources):
-    """Return (images of all sources, in order, as [Image], lines for the report on what else is in them).
+    """Return (images of all sources, in order, as [Image], lines for the report on the files that are skipped).
 
-    Raises InputError where a source is not understood, where some are split and others are not, or where an augmented image
-    is not in train.
+    Raises InputError if the layout of a source is unknown, if some sources have splits and others have not, or if an augmented
+    image is not in train.
     """
     for source in sources:
         placing.refuse_unfinished(source)
@@ -80,7 +78,7 @@ def read_sources(sources):
 
 
 def check_same_kind(target, there, images):
-    """Raise InputError where a tree of splits is to go into a set without, or the other way round."""
+    """Raise InputError if a tree with splits is to be merged into a set without, or the other way round."""
     if there and images and (there[0].split is None) != (images[0].split is None):
         have, come = ("class folders", "splits") if there[0].split is None else ("splits", "class folders")
         cure = "choose another --into" if come == "splits" else "divide the source with data_split.py first"
@@ -88,9 +86,9 @@ def check_same_kind(target, there, images):
 
 
 def check_augmented(there, images):
-    """Raise InputError where an augmented image of train was made from one that is in validation or test: a leak.
+    """Raise InputError if an augmented image of train was made from an image of validation or test: a leak.
 
-    Its content is new, so only its name, which holds that of its original, tells.
+    Its content is new; only its name, which contains the name of its original, tells.
     """
     held = {_key(image, image.inside)[1:]: image for image in (*there, *images) if image.split in ("validation", "test")}
     for image in (*there, *images):
@@ -103,7 +101,7 @@ def check_augmented(there, images):
 
 
 def check_apart(sources, target):
-    """Raise InputError where two of the folders are the same, or where the target is in a source."""
+    """Raise InputError if two of the folders are the same or nested."""
     placing.check_is_folder(target)
     goal, real = Path(os.path.realpath(target)), [Path(os.path.realpath(source)) for source in sources]
     for i, (source, path) in enumerate(zip(sources, real, strict=True)):
@@ -117,9 +115,14 @@ def check_apart(sources, target):
 
 
 def find_conflicts(there, images):
-    """Return ({index of the newcomer in `images`: what it meets}, [pairs of conflicts within `there`]).
+    """Find equal content under two labels or in two splits.
 
-    A conflict is equal content under another label or in another split than the first that was met, the target first.
+    Args:
+        there: [Image] of the target.
+        images: [Image] of the sources.
+
+    Returns:
+        ({index in `images`: Image that it conflicts with}, [pairs of conflicts within `there`])
     """
     first, within, met = {}, [], {}
     for image in there:
@@ -134,16 +137,16 @@ def find_conflicts(there, images):
 
 
 def plan_merge(there, images, target):
-    """Give every newcomer its place in the target.
+    """Choose the place of every new image in the target.
 
-    Names count as the same where some system takes them for one (see `data_tree.without_case`), so that the tree can be
-    carried to any. A file that has the name of a folder gets another.
+    Names that some system takes for one (see `without_case`) count as equal, so that the tree can be moved to any system. A file
+    that has the name of a folder gets another name.
 
     Returns:
         [(source, destination, state)]; state is "new", "renamed" or "there" (same name, same content).
 
     Raises:
-        InputError: something else stands where a newcomer's folder has to be.
+        InputError: something else is where a new image's folder has to be.
     """
     taken = {_key(file, file.inside): (file.digest, file.inside) for file in there}
     folders = _folders(images)
@@ -166,7 +169,7 @@ def plan_merge(there, images, target):
 
 
 def check_folders(folders, taken, target):
-    """Raise InputError where a file or a link stands in the target where a newcomer's folder has to be."""
+    """Raise InputError if the target has a file or a link in the place of a new image's folder."""
     for key, (image, inside) in folders.items():
         path = os.path.join(target, image.split or "", image.label, taken.get(key, (None, inside))[1])
         if os.path.lexists(path) and (is_link(path) or not os.path.isdir(path)):
@@ -175,7 +178,7 @@ def check_folders(folders, taken, target):
 
 
 def _folders(images):
-    """Return {key: (an image in it, path inside the class folder)} of all folders that the images lie in."""
+    """Return {key: (an image in it, path inside the class folder)} of all folders that contain the images."""
     return {_key(image, above): (image, above) for image in images for above in folders_above(image.inside)}
 
 
@@ -199,23 +202,24 @@ def make_plan(sources, target, transfer, on_conflict):
     states = Counter(state for *_, state in plan)
     report = [f"placed: {plural(states['new'] + states['renamed'], 'image')}"]
     if states["renamed"]:
-        report.append(f"renamed: {plural(states['renamed'], 'image')} (the name was taken by another content)")
+        report.append(f"renamed: {plural(states['renamed'], 'image')} (the name was taken by another image)")
     if states["there"]:
-        report.append(f"skipped: {plural(states['there'], 'image')} (the same name with the same content is there)")
+        report.append(f"skipped: {plural(states['there'], 'image')} (the target has the same name with the same content)")
     if conflicts:
-        report.append(f"left out: {plural(len(conflicts), 'image')} (in another split or under the other label already)")
+        paths = [images[i].path for i in conflicts]
+        report.append(reason_line("left out, in another split or under the other label already", paths, "image"))
     if within:
         report.append(f"warning: {plural(len(within), 'image')} of {target} under both labels or in two splits before this merge")
     report += rest
-    # a move also takes away the sources whose content is there already
+    # a move also removes the sources whose content is there already
     return report, [(source, destination) for source, destination, state in plan if state != "there" or transfer == "move"]
 
 
 def refuse_conflicts(target, met, within):
-    """Raise InputError that lists the pairs, where there are any."""
+    """Raise InputError that lists the pairs, if there are any."""
     for pairs, cure in (
         (within, f"in {target} itself; remove one of each, then merge"),
-        (met, "; look at them, or leave the newcomers out with --on-conflict skip"),
+        (met, "; look at them, or leave the new ones out with --on-conflict skip"),
     ):
         if pairs:
             lines = [f"{image.path} ({_place(image)}) = {other.path} ({_place(other)})" for image, other in pairs[:SHOWN]]
@@ -234,7 +238,7 @@ def _place(image: Image):
 
 
 def count_target(target):
-    """Return a Counter {(split or "all", class): images} of the target as it is on disk now."""
+    """Return a Counter {(split or "all", class): images} of the target."""
     counts = data_tree.count_images(target)
     if counts:
         return counts
@@ -252,16 +256,12 @@ def parse(argv):
     """Return the arguments."""
     parser = argparse.ArgumentParser("data_merger.py", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("sources", type=Path, nargs="+", metavar="source", help="folder with splits, or with class folders")
-    parser.add_argument("--into", type=Path, required=True, help="folder to merge into; made where it is not there")
-    parser.add_argument(
-        "--transfer", choices=TRANSFERS, default="hardlink",
-        help="how images get there; a hard link takes no room, and is a copy where links are not to be had",
-    )  # fmt: skip
+    parser.add_argument("--into", type=Path, required=True, help="folder to merge into; made if it does not exist")
     parser.add_argument(
         "--on-conflict", choices=("error", "skip"), default="error",
-        help="what to do with the same content under both labels or in two splits: end, or leave the newcomer out ",
+        help="what to do with the same content under both labels or in two splits: end, or leave the new file out ",
     )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="print what would be placed, change nothing")
+    placing.add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -272,15 +272,9 @@ def main(argv=None):
     check_apart(args.sources, args.into)
     job = ["data_merger.py", *map(os.path.abspath, args.sources), "--into", os.path.abspath(args.into)]
     job += ["--transfer", args.transfer, "--on-conflict", args.on_conflict]
-    with contextlib.nullcontext() if args.dry_run else placing.alone_in(args.into):
-        begun = placing.unfinished_plan(args.into, job)
-        report, plan = begun or make_plan(args.sources, args.into, args.transfer, args.on_conflict)
-        if args.dry_run:
-            sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
-            print(*report, sep="\n")
-            return
-        placing.finish(args.into, job, report, plan, args.transfer)
-    print(*report, counts_table(count_target(args.into)), sep="\n")
+    make = functools.partial(make_plan, args.sources, args.into, args.transfer, args.on_conflict)
+    report, _ = placing.run_job(args.into, job, make, args.transfer, args.dry_run)
+    print(*report, *([] if args.dry_run else [counts_table(count_target(args.into))]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ reads   SOURCE/{fake_images,real_images}/… or SOURCE/{train,test}/{FAKE,REAL}/
 writes  data/{train,validation,test}/{Fake,Real}/…, and data/left_out/… for what must not be in any split
 
 Each class is divided in the same proportion. Identical images stay together, and an image of train that is also in the
-published test is left out. The same seed gives the same split on every machine. Killed and run again, it finishes.
+published test is left out. The same seed gives the same split on every machine. After an interruption, the same command
+finishes.
 """
 import argparse
-import contextlib
 import os
-import sys
 from collections import Counter, defaultdict
 from fractions import Fraction
 from pathlib import Path
@@ -22,13 +21,12 @@ from pathlib import Path
 from detector.console import HelpFormatter, InputError, number_type, plural, reason_line, stage
 from detector.data import placing
 from detector.data import tree as data_tree
-from detector.data.placing import TRANSFERS
 from detector.data.splitting import plan_groups, plan_split, resolve_sizes
 from detector.data.tree import AUGMENTED, CLASSES, LEFT_OUT, SPLITS, counts_table
 from detector.files import file_facts, scan, without_case
 from detector.images import formats
 
-HELD_OUT = ("validation", "test")  # kept as they are where they were published
+HELD_OUT = ("validation", "test")  # kept as published
 REASONS = {
     "twin_of_test": "in train, identical to one in the published test",
     "validation_twin_of_test": "in the published validation, identical to one in the published test",
@@ -41,9 +39,9 @@ REASONS = {
 
 
 def read_source(source):
-    """Return (images of a published data set as [Image], lines for the report on what else is in it).
+    """Return (images of a published data set as [Image], lines for the report on the files that are skipped).
 
-    Raises InputError where the layout is not understood, where a stage was interrupted in it, or where it holds augmented images.
+    Raises InputError if the layout is unknown, if a stage was interrupted in it, or if it holds augmented images.
     """
     links, ignored, layout = [], [], data_tree.find_layout(source)
     placing.refuse_unfinished(source)
@@ -52,7 +50,7 @@ def read_source(source):
     if augmented:
         raise InputError(
             f"{source}: expected originals only, found {plural(len(augmented), 'augmented image')} (first: {augmented[0]}); "
-            "an original and its augmented images would come apart: split first, then run data_augmentation.py"
+            "an original could be separated from its augmented images: split first, then run data_augmentation.py"
         )
     report = data_tree.report_skipped(files, links, data_tree.loose_files(source, layout), ignored)
     return [file for file in files if file.kind], report
@@ -61,7 +59,7 @@ def read_source(source):
 def set_aside(images):
     """Divide images into those to place and those to leave out: {reason: [images]}.
 
-    A published test stays whole, and a published validation but for what is in the test too.
+    A published test stays whole, and so does a published validation, except for images that are also in the test.
     """
     held = {split: {image.digest for image in images if image.split == split} for split in HELD_OUT}
     reasons = [_reason(image, held["validation"], held["test"]) for image in images]
@@ -139,7 +137,7 @@ def report_groups(divided, counts, joined, groups, published):
 
 
 def check_classes(source, images):
-    """Raise InputError where a published split, or what is to be divided, lacks a class."""
+    """Raise InputError if a published split, or the images to divide, lack a class."""
     there = {(image.split, image.label) for image in images}
     splits = {split for split, _ in there} or {None}
     if splits <= set(HELD_OUT):
@@ -152,7 +150,7 @@ def check_classes(source, images):
 
 
 def check_target(data, plan, digests):
-    """Raise InputError where a split of `data` holds an image that is not of this plan: two splits in one tree are a leak."""
+    """Raise InputError if a split of `data` holds an image that is not in this plan: two splits in one tree are a leak."""
     below = len(os.path.join(data, ""))
     planned = [(destination[below:].replace(os.sep, "/"), digests[source]) for source, destination in plan]
     known = {without_case(path): digest for path, digest in planned}
@@ -164,7 +162,7 @@ def check_target(data, plan, digests):
         foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != known[without_case(path)]]
     if foreign:
         raise InputError(
-            f"{data}: expected no other images there, found {len(foreign):,} that are not of this split (first: {foreign[0]}); "
+            f"{data}: expected no other images, found {len(foreign):,} that are not of this split (first: {foreign[0]}); "
             "choose an empty --data (data_merger.py joins the two), or remove the old split with data_deleter.py"
         )
 
@@ -177,7 +175,7 @@ def _files(folder):
 
 
 def make_plan(source, data, sizes, seed, group_by=None):
-    """Return (lines to print at the end, plan); nothing on disk changes."""
+    """Return (lines to print at the end, [(source, destination)]); nothing on disk changes."""
     images, rest = read_source(source)
     keep, left_out = set_aside(images)
     check_classes(source, keep)
@@ -188,23 +186,26 @@ def make_plan(source, data, sizes, seed, group_by=None):
 
     plan, sizes_report = plan_tree(keep, left_out, data, sizes, seed, group_of if group_by is not None else None)
     check_target(data, plan, {image.path: image.digest for image in images})
-    report = [f"left out: {plural(len(some), 'image')} ({REASONS[reason]})" for reason, some in sorted(left_out.items())]
+    report = [
+        reason_line(f"left out, {REASONS[reason]}", [image.path for image in some], "image")
+        for reason, some in sorted(left_out.items())
+    ]
     report += sizes_report + rest
-    mislabelled = [twins for twins in _labels(image for image in keep).values() if len(twins) > 1]
+    mislabelled = [labels for labels in _labels(keep).values() if len(labels) > 1]
     if mislabelled:
         report.append(f"warning: {plural(len(mislabelled), 'image')} of the published validation or test under both labels")
     return report, plan
 
 
 def moved_before(source, data):
-    """Tell whether there are no images in the source because all of them were moved to `data`."""
+    """Return whether the source has no images because all of them were moved to `data`."""
     folders = [folder for classes in data_tree.find_layout(source).values() for some in classes.values() for folder in some]
     left = (formats.is_image(os.path.join(folder, path)) for folder in folders for path in scan(folder))
     return not any(left) and any(data_tree.count_images(data).values())
 
 
 def check_apart(source, data):
-    """Raise InputError where `data` is the source or in it: a second run would take it for a class folder."""
+    """Raise InputError if `data` is the source or in it: a second run would take it for a class folder."""
     placing.check_is_folder(data)
     inner, outer = Path(os.path.realpath(data)), Path(os.path.realpath(source))
     if inner == outer or outer in inner.parents:
@@ -234,11 +235,7 @@ def parse(argv):
         help="keep groups in one split: by the first folder below the class folder, or by what a regular expression finds in the "
              "path (its first group, if it has one)",
     )  # fmt: skip
-    parser.add_argument(
-        "--transfer", choices=TRANSFERS, default="hardlink",
-        help="how images get there; a hard link takes no room, and is a copy where links are not to be had",
-    )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="print what would be placed, change nothing")
+    placing.add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -250,17 +247,15 @@ def main(argv=None):
     job = ["data_split.py", os.path.abspath(args.source), "--data", os.path.abspath(args.data), "--seed", str(args.seed)]
     job += ["--transfer", args.transfer] + (["--sizes", *map(str, args.sizes)] if args.sizes else [])
     job += ["--group-by", args.group_by] if args.group_by is not None else []
-    with contextlib.nullcontext() if args.dry_run else placing.alone_in(args.data):
-        begun = placing.unfinished_plan(args.data, job)
-        if not begun and args.transfer == "move" and moved_before(args.source, args.data):
-            print(f"{args.source}: no images left to move", counts_table(data_tree.count_images(args.data)), sep="\n")
-            return
-        report, plan = begun or make_plan(args.source, args.data, args.sizes, args.seed, args.group_by)
-        if args.dry_run:
-            sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
-        else:
-            placing.finish(args.data, job, report, plan, args.transfer)
-    print(*report, counts_table(count_plan(plan, args.data)), sep="\n")
+
+
+    def make():
+        if args.transfer == "move" and moved_before(args.source, args.data):
+            return [f"{args.source}: no images left to move"], []
+        return make_plan(args.source, args.data, args.sizes, args.seed, args.group_by)
+
+    report, plan = placing.run_job(args.data, job, make, args.transfer, args.dry_run)
+    print(*report, counts_table(count_plan(plan, args.data) or data_tree.count_images(args.data)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, plural, printable, progress, reason_line, stage, table
-from detector.data.archive import RECORD, in_litter, safe_path, show_size
+from detector.console import HelpFormatter, InputError, plural, printable, progress, reason_line, show_size, stage, table
+from detector.data.archive import RECORD, in_litter, safe_path
 from detector.files import atomic_write, folders_above, require_folder, scan, without_case
 from detector.images.formats import image_format
 

@@ -7,7 +7,7 @@ import sys
 
 
 class InputError(Exception):
-    """What the user gave cannot be used. The message is one line: what was expected, what came, the way out."""
+    """Unusable input. The message is one line: what was expected, what was found, what to do."""
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -23,7 +23,7 @@ def stage(main):
     @functools.wraps(main)
     def run(argv=None):
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+            sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
         try:
             return main(argv)
         except InputError as error:
@@ -31,7 +31,7 @@ def stage(main):
         except KeyboardInterrupt:
             failure = "interrupted; run the same command again to finish it"
         except BrokenPipeError:
-            sys.stderr.close()  # the reader (`| head`) has gone: nobody is left to tell
+            sys.stderr.close()  # the reader (`| head`) has closed the pipe
             raise SystemExit(1) from None
         except OSError as error:
             failure = describe_os_error(error)
@@ -86,15 +86,15 @@ seed = number_type(int, at_least=0, at_most=(1 << 32) - 1)  # what every random 
 
 
 def describe_os_error(error):
-    """Return one line for an OSError: the file, what the system said, and what to do where that is known."""
+    """Return one line for an OSError: the file, the system's message, and what to do if that is known."""
     cures = {
-        errno.ENOSPC: "free some room and run the same command again",
-        errno.EDQUOT: "free some room and run the same command again",
-        errno.EROFS: "choose a folder that can be written to",
+        errno.ENOSPC: "free some space and run the same command again",
+        errno.EDQUOT: "free some space and run the same command again",
+        errno.EROFS: "choose a writable folder",
         errno.EACCES: "change the permissions or choose another folder",
         errno.EPERM: "change the permissions or choose another folder",
-        errno.ENOENT: "nothing of that name is there, or no longer; check that the folder exists and run the same command again",
-        errno.ENOTDIR: "a file stands where a folder is expected; move it away",
+        errno.ENOENT: "it does not exist, or no longer; check the path and run the same command again",
+        errno.ENOTDIR: "a file is where a folder is expected; move it away",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
     }
     cure = cures.get(error.errno)
@@ -103,7 +103,7 @@ def describe_os_error(error):
 
 
 def require_packages(*names):
-    """Raise InputError unless the packages can be imported: better now than after an hour's work."""
+    """Raise InputError unless the packages can be imported, before the work begins."""
     from importlib.util import find_spec
 
     missing = [name for name in names if find_spec(name) is None]
@@ -112,7 +112,7 @@ def require_packages(*names):
 
 
 def progress(items, total=None, unit="image", **options):
-    """Wrap an iterable in a progress bar on stderr, silent where stderr is not a terminal."""
+    """Wrap an iterable in a progress bar on stderr; silent if stderr is not a terminal."""
     from tqdm import tqdm
 
     return tqdm(items, total=total, unit=f" {unit}", disable=None, leave=False, **options)
@@ -123,6 +123,15 @@ def plural(number, noun):
     if number == 1:
         return f"1 {noun}"
     return f"{number:,} {noun[:-1] + 'ies' if noun.endswith('y') else noun + 's'}"
+
+
+def show_size(size):
+    """Return '1.5 GB' for a number of bytes."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, {"bytes": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
+    return f"{size} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
 def reason_line(reason, names, noun="file"):
@@ -146,5 +155,5 @@ def table(rows, header):
 
 
 def printable(text):
-    """Return a path for a line or a page: control characters and undecodable bytes, as file names may hold, are escaped."""
+    """Return a file name with control characters and undecodable bytes escaped, for one line of text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

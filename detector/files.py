@@ -247,7 +247,7 @@ def parallel(function, items, unit="image", chunk=256):
     """Map a picklable function over a list on all cores, in order, with a progress bar; small lists stay in this process.
 
     Raises:
-        InputError: a worker was ended from outside, as the system does where memory runs out.
+        InputError: a worker was killed, as the system does when memory runs out.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(cores, _MOST_WORKERS)
@@ -258,23 +258,23 @@ def parallel(function, items, unit="image", chunk=256):
             return list(progress(pool.map(function, items, chunksize=chunk), total=len(items), unit=unit))
         except BrokenProcessPool:
             raise InputError(
-                "a worker process was ended, most likely for want of memory; close other programs and run the same command again"
+                "a worker process was killed, probably because memory ran out; close other programs and run the same command again"
             ) from None
 
 
 def _start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent():
-    """Without this, a worker whose parent was killed waits for work for ever."""
+    """End with the parent process: otherwise a worker whose parent was killed would wait for work for ever."""
     parent_process().join()
     os._exit(1)
 
 
 def folders_above(path):
-    """Return the folders that a relative POSIX path lies in, from the inside outwards."""
+    """Return the folders above a relative POSIX path, the innermost first."""
     above = []
     while path := path.rpartition("/")[0]:
         above.append(path)
@@ -282,7 +282,7 @@ def folders_above(path):
 
 
 def names_for(path, digest):
-    """Yield a relative POSIX path, then that path with ever more of the digest in its name; raises InputError after the last."""
+    """Yield a relative POSIX path, then that path with more and more of the digest in its name; finally raise InputError."""
     yield path
     stem, suffix = os.path.splitext(path)
     folder, slash, name = stem.rpartition("/")
@@ -290,11 +290,11 @@ def names_for(path, digest):
         name = name[:40]
     for digits in (8, 16, 32, 64):
         yield f"{folder}{slash}{name}-{digest[:digits]}{suffix}"
-    raise InputError(f"{path}: expected a name that is free, or free with a hash added, found all of them taken; rename the file")
+    raise InputError(f"{path}: expected a free name, even with a hash added, found all of them taken; rename the file")
 
 
 def same_content(a, b):
-    """Tell whether two files hold the same bytes (the same file on disk is answered without reading)."""
+    """Return whether two files have the same content (without reading, if they are one file)."""
     one, other = os.stat(a), os.stat(b)
     if (one.st_ino, one.st_dev) == (other.st_ino, other.st_dev):
         return True

@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import pytest
 
-from detector.console import fraction, non_negative_int, number_type, positive_float, positive_int, seed
+from detector.console import fraction, non_negative_int, number_type, positive_float, positive_int, reason_line, seed, show_size
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,9 @@ def test_numbers_outside(parse, text, expected):
     with pytest.raises(argparse.ArgumentTypeError) as error:
         parse(text)
     assert str(error.value) == f"expected {expected}, found {text}"
+
+
+def test_sizes_and_reasons_in_words():
+    assert [show_size(size) for size in (12, 1500, 10**12)] == ["12 bytes", "1.5 kB", "1.0 TB"]
+    assert reason_line("skipped", ["a"]) == "skipped: 1 file (a)"
+    assert reason_line("skipped", ["a\n", "b", "c", "d"], "image") == "skipped: 4 images (a\\n, b, c, ...)"

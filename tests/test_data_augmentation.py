@@ -197,7 +197,8 @@ def test_what_the_recipes_do(tree, tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(transforms, "random_affines", lambda image, *_, **__: done.append("affine") or [image])
     monkeypatch.setattr(corruptions, "random_degradation", lambda image, rng, **_: done.append("damage") or image)
-    for recipe, expected in (("geometric", {"affine"}), ("damage", {"damage"}), ("both", {"affine", "damage"})):
+    both = {"affine", "damage"}
+    for recipe, expected in (("geometric", {"affine"}), ("degradation", {"damage"}), ("damage", {"damage"}), ("both", both)):
         done.clear()
         main(["--data", str(tree), "--into", str(tmp_path / recipe), "--per-image", "1", "--recipe", recipe])
         assert set(done) == expected
@@ -209,12 +210,12 @@ def test_strengths_reach_the_recipe():
     recipe = recipe_of(parse(given))
     assert recipe.affine == {"rotation": 5, "shift": 0.1, "shear": 0, "zoom": 0.3, "flip": False}
     expected = {"probability": 0.9, "max_blur": 1, "min_scale": 0.5, "max_noise": 0.02, "min_quality": 60}
-    assert recipe.damage == expected
+    assert recipe.degradation == expected
 
 
 def test_the_defaults_here_are_those_of_the_functions():
     recipe = recipe_of(parse(["--recipe", "both"]))
-    for function, arguments in ((transforms.random_affine, recipe.affine), (corruptions.random_degradation, recipe.damage)):
+    for function, arguments in ((transforms.random_affine, recipe.affine), (corruptions.random_degradation, recipe.degradation)):
         defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
         assert arguments == {name: default for name, default in defaults.items() if default is not inspect.Parameter.empty}
 
@@ -270,7 +271,7 @@ def test_an_original_whose_name_is_too_long_to_add_to_is_told_and_skipped(tree, 
     assert (code, err) == (
         0, f"train/Fake/{long}: expected a name that new images can add to, found one too long; rename it, 13 bytes shorter\n",
     )  # fmt: skip
-    assert "could not be used and gave no new images: 1 original" in out
+    assert "unusable, without new images: 1 original (" in out
     assert (tree / "train/Fake/1.jpg__augmented-01.jpg").exists() and not list(tree.glob(f"train/Fake/{long}__*"))
 
 
@@ -286,7 +287,7 @@ def test_an_unreadable_original_is_told_and_skipped(tree, capsys):
         "train                4     2      6\n"
         "test                 1     1      2\n"
         "train, augmented     3     2      5\n"
-        "could not be used and gave no new images: 1 original\n"
+        f"unusable, without new images: 1 original ({bad})\n"
     )
     assert bad.read_text() == "no image"
 
@@ -314,11 +315,11 @@ def test_more_or_fewer_than_there_are(tree, capsys, arguments, told):
 
 
 @pytest.mark.parametrize("argument", [
-    "--per-image=0", "--rotation=-1", "--shift=nan", "--zoom=1", "--quality=100", "--jpeg=0", "--damage=2", "--scale=0",
+    "--per-image=0", "--rotation=-1", "--shift=nan", "--zoom=1", "--quality=100", "--jpeg=0", "--degradation=2", "--scale=0",
 ])  # fmt: skip
 def test_numbers_out_of_range(tree, capsys, argument):
     code, _, err = shell(capsys, "--data", tree, argument)
-    assert code == 2 and f"argument {argument.partition('=')[0]}: expected a" in err
+    assert code == 2 and f"argument {argument.partition('=')[0]}" in err and "expected a" in err
 
 
 def test_more_than_was_asked_for(tmp_path, monkeypatch, capsys):
@@ -327,8 +328,8 @@ def test_more_than_was_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(data_augmentation, "print_plan", lambda *_: None)
     data = tmp_path / "data"
     told = (
-        "error: expected at most 100,000 new images where no number is given, this makes 200,000 (20,000 x 10); "
-        "say --images 20000 --per-image 10 for all of them, or fewer, or --total\n"
+        "error: expected at most 100,000 new images if no number is given, this makes 200,000 (20,000 x 10); "
+        "pass --images 20000 --per-image 10 for all of them, or fewer, or --total\n"
     )
     assert shell(capsys, "--data", data, "--dry-run") == (1, "", told)
     assert shell(capsys, "--data", data, "--dry-run", "--per-image", "10") == (1, "", told)
@@ -371,8 +372,8 @@ def test_an_original_that_vanishes_meanwhile(tree, monkeypatch, capsys):
     code, out, err = shell(capsys, "--data", tree)
     assert (code, out) == (1, "")
     assert err == (
-        f"error: {gone}: No such file or directory: nothing of that name is there, or no longer; "
-        "check that the folder exists and run the same command again\n"
+        f"error: {gone}: No such file or directory: it does not exist, or no longer; "
+        "check the path and run the same command again\n"
     )
 
 
@@ -386,7 +387,7 @@ def test_a_full_disk(tree, tmp_path, capsys):
         before = files(tree)
         code, out, err = shell(capsys, "--data", tree, "--into", mount, "--per-image", "90")
         assert (code, out) == (1, "") and err.startswith(f"error: {mount}/train/Fake/")
-        assert err.endswith("No space left on device: free some room and run the same command again\n")
+        assert err.endswith("No space left on device: free some space and run the same command again\n")
         assert files(tree) == before and not any(path.endswith(".part") for path in files(mount))
         for content in augmented(mount).values():
             read_image(content)

@@ -37,7 +37,7 @@ def test_without_a_terminal_yes_is_needed(folder, run, contents):
     before = contents(folder)
     code, out, err = run(data_deleter.main, folder)
     assert (code, out) == (1, "")
-    assert err == f"error: {folder}: 4 files, 1.8 kB. Nobody can be asked here: give --yes to delete; nothing was deleted\n"
+    assert err == f"error: {folder}: 4 files, 1.8 kB. Not a terminal, so cannot ask; nothing deleted. Pass --yes to delete.\n"
     assert contents(folder) == before
 
 

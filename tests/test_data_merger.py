@@ -22,8 +22,8 @@ def test_two_trees_become_one(make_files, tmp_path, run, contents):
     assert (code, err) == (0, "")
     assert out == (
         "placed: 19 images\n"
-        "renamed: 1 image (the name was taken by another content)\n"
-        "skipped: 17 images (the same name with the same content is there)\n"
+        "renamed: 1 image (the name was taken by another image)\n"
+        "skipped: 17 images (the target has the same name with the same content)\n"
         f"{TABLE}"
         "train          4     3      7\n"
         "validation     3     3      6\n"
@@ -52,7 +52,7 @@ def test_merging_again_places_nothing(make_files, tmp_path, run, contents):
     merged = contents(tmp_path / "data")
     code, out, _ = run(data_merger.main, *arguments)
     assert (code, out.splitlines()[:2]) == (
-        0, ["placed: 0 images", "skipped: 36 images (the same name with the same content is there)"],
+        0, ["placed: 0 images", "skipped: 36 images (the target has the same name with the same content)"],
     )  # fmt: skip
     assert contents(tmp_path / "data") == merged
     assert len(merged) == 36
@@ -96,13 +96,13 @@ def test_conflicts_end_the_merge_or_are_left_out(make_files, tmp_path, run, cont
     code, out, err = run(data_merger.main, b, "--into", data)
     assert (code, out) == (1, "")
     assert err == (
-        "error: 1 image under both labels or in two splits; look at them, or leave the newcomers out with --on-conflict skip:\n"
+        "error: 1 image under both labels or in two splits; look at them, or leave the new ones out with --on-conflict skip:\n"
         f"  {b / path} ({where}) = {data}/train/Fake/0.jpg ({other})\n"
     )
     assert contents(data) == before
     code, out, err = run(data_merger.main, b, "--into", data, "--on-conflict", "skip")
     assert (code, err) == (0, "")
-    assert "left out: 1 image (in another split or under the other label already)\n" in out
+    assert "left out, in another split or under the other label already: 1 image (" in out
     assert len(contents(data)) == 36
 
 
@@ -235,7 +235,7 @@ def test_a_file_whose_name_is_a_folder_elsewhere_is_renamed(make_files, tmp_path
         data = tmp_path / f"into_{sources[0].name}"
         code, out, err = run(data_merger.main, *sources, "--into", data)
         assert (code, err) == (0, "")
-        assert "renamed: 1 image (the name was taken by another content)\n" in out
+        assert "renamed: 1 image (the name was taken by another image)\n" in out
         assert set(contents(data)) == {renamed, "Fake/X.jpg/1.jpg", "Real/1.jpg", "Real/2.jpg"}
         assert run(data_merger.main, *sources, "--into", data)[1].splitlines()[0] == "placed: 0 images"
 
@@ -264,7 +264,7 @@ def test_what_stands_unseen_in_the_target_is_not_run_into(make_files, tmp_path, 
     source = make_files(tmp_path / "more", {"fake/2.jpg": "c", "fake/3.jpg": "d", "real/2.jpg": "e"})
     code, out, err = run(data_merger.main, source, "--into", data)
     assert (code, err) == (0, "")
-    assert "renamed: 2 images (the name was taken by another content)\n" in out
+    assert "renamed: 2 images (the name was taken by another image)\n" in out
     assert [path[:2] for path in files.scan(data / "Fake")] == ["1.", "2-", "3-"]
     assert run(data_merger.main, source, "--into", data)[1].splitlines()[0] == "placed: 0 images"
 

@@ -51,11 +51,12 @@ def test_published_test_is_kept_and_its_twins_are_left_out(make_files, tmp_path,
     twins |= {"train/FAKE/both.jpg": "both", "train/REAL/both.jpg": "both", "train/REAL/notes.txt": "x"}
     source = published(make_files, tmp_path / "in", **twins)
     (source / "train/REAL/notes.txt").write_text("no image")
+    leaks = [f"{source}/{path}" for path in list(twins)[:3]]
     code, out, err = run(data_split.main, source, "--data", tmp_path / "data")
     assert (code, err) == (0, "")
     assert out == (
-        "left out: 3 images (in train, identical to one in the published test)\n"
-        "left out: 2 images (identical to one of the other class)\n"
+        f"left out, in train, identical to one in the published test: 3 images ({', '.join(leaks)})\n"
+        f"left out, identical to one of the other class: 2 images ({source}/train/FAKE/both.jpg, {source}/train/REAL/both.jpg)\n"
         f"skipped, not an image: 1 file ({source / 'train/REAL/notes.txt'})\n"
         "            Fake  Real  total\n"
         "train         16    16     32\n"
@@ -80,8 +81,8 @@ def test_published_validation_is_kept_and_a_doubtful_test_is_warned_of(make_file
     code, out, err = run(data_split.main, source, "--data", tmp_path / "data")
     assert (code, err) == (0, "")
     assert out == (
-        "left out: 1 image (in train, identical to one in the published validation)\n"
-        "left out: 1 image (in the published validation, identical to one in the published test)\n"
+        f"left out, in train, identical to one in the published validation: 1 image ({source}/train/FAKE/twin.jpg)\n"
+        f"left out, in the published validation, identical to one in the published test: 1 image ({source}/valid/FAKE/twin.jpg)\n"
         "warning: 1 image of the published validation or test under both labels\n"
         "            Fake  Real  total\n"
         "train         20    20     40\n"
@@ -138,7 +139,7 @@ def test_another_split_into_the_same_folder_is_refused(make_files, tmp_path, run
     code, out, err = run(data_split.main, source, "--data", tmp_path / "data", "--seed", 1)
     assert (code, out) == (1, "")
     assert re.fullmatch(
-        rf"error: {tmp_path}/data: expected no other images there, found \d+ that are not of this split "
+        rf"error: {tmp_path}/data: expected no other images, found \d+ that are not of this split "
         r"\(first: train/Fake/\d+.jpg\); "
         r"choose an empty --data \(data_merger.py joins the two\), or remove the old split with data_deleter.py\n",
         err,
@@ -172,7 +173,7 @@ def test_bad_sources(make_files, tmp_path, run):
     make_files(source, {"fake_images/1__augmented-01.jpg": "x"})
     assert error(source) == (
         f"error: {source}: expected originals only, found 1 augmented image (first: {source}/fake_images/1__augmented-01.jpg); "
-        "an original and its augmented images would come apart: split first, then run data_augmentation.py\n"
+        "an original could be separated from its augmented images: split first, then run data_augmentation.py\n"
     )
     assert run(data_split.main, source, "--data", source / "x")[2] == (
         f"error: {source}/x: expected a folder outside the source {source}; choose another --data\n"
@@ -251,8 +252,8 @@ def test_a_file_that_vanishes(make_files, tmp_path, run, monkeypatch, contents):
         code, out, err = run(data_split.main, source, "--data", tmp_path / "data")
     assert (code, out) == (1, "")
     assert err == (
-        f"error: 1 image vanished before being placed (first: {gone}), the others are in {tmp_path}/data; put back what vanished "
-        f"and run the same command again, or remove {tmp_path}/data/.unfinished.jsonl to go without\n"
+        f"error: 1 image vanished before being placed (first: {gone}), the others are in {tmp_path}/data; put them back "
+        f"and run the same command again, or remove {tmp_path}/data/.unfinished.jsonl to continue without them\n"
     )
     assert len(contents(source)) == 39
     gone.write_bytes(text)
@@ -268,16 +269,16 @@ def test_a_full_disk_and_a_read_only_one(make_files, tmp_path, run, small_disk, 
     remount("ro")
     code, out, err = run(data_split.main, source, "--data", disk / "data")
     assert (code, out) == (1, "")
-    assert err == f"error: {disk}/data: Read-only file system: choose a folder that can be written to\n"
+    assert err == f"error: {disk}/data: Read-only file system: choose a writable folder\n"
     remount("rw")
     for transfer in ("hardlink", "move"):  # both copy to another disk
         data = disk / transfer
         code, out, err = run(data_split.main, source, "--data", data, "--transfer", transfer)
         assert (code, out) == (1, "")
         *told, error = err.splitlines()
-        assert re.fullmatch(rf"error: {data}/\w+/(Fake|Real)/\d+.jpg: No space left on device: free some room .*", error)
+        assert re.fullmatch(rf"error: {data}/\w+/(Fake|Real)/\d+.jpg: No space left on device: free some space .*", error)
         assert [line.split(":")[0] for line in told] == (
-            [f"hard links are not to be had between {source}/ai and {data}/train/Fake"] if transfer == "hardlink" else []
+            [f"cannot hard-link {source}/ai to {data}/train/Fake; copied 19 images instead"] if transfer == "hardlink" else []
         )
         assert len(set(contents(source).values()) | set(contents(data).values()) - {b""}) >= 40
         if transfer == "hardlink":

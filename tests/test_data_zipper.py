@@ -39,7 +39,7 @@ def test_pack(run, tmp_path, folder):
     assert (code, err) == (0, "")
     size = (tmp_path / "x.zip").stat().st_size
     assert out == (
-        f"{tmp_path}/x.zip: 5 files, 18.0 KB packed into {size / 1000:.1f} KB, read back and compared\n"
+        f"{tmp_path}/x.zip: 5 files, 18.0 kB packed into {size / 1000:.1f} kB, read back and compared\n"
         "folder  files\n(top)       1\nFake        2\nReal        2\n"
     )
     with zipfile.ZipFile(tmp_path / "x.zip") as file:
@@ -160,14 +160,14 @@ def test_a_full_disk(run, small_disk, tmp_path):
     folder = write(tmp_path / "data", {"a.bin": random.Random(0).randbytes(2_000_000)})
     code, out, err = run(main, folder, disk / "x.zip")
     assert (code, out) == (1, "")
-    cure = "free some room and run the same command again"
+    cure = "free some space and run the same command again"
     assert err == f"error: {disk}/x.zip: No space left on device: {cure}\n"
     assert os.listdir(disk) == []
     assert remount("size=4m")
     assert run(main, folder, disk / "x.zip")[0] == 0
     assert remount("ro")
     assert run(main, folder, disk / "y.zip") == (
-        1, "", f"error: {disk}/y.zip: Read-only file system: choose a folder that can be written to\n")  # fmt: skip
+        1, "", f"error: {disk}/y.zip: Read-only file system: choose a writable folder\n")  # fmt: skip
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGKILL")

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict, namedtuple
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from detector.console import InputError, printable, progress
+from detector.console import InputError, printable, progress, show_size
 from detector.files import folders_above, is_junk, without_case
 
 MAX_RATIO = 1000  # an archive of images hardly shrinks at all; deflate cannot exceed 1032:1, so more than this is an attack
@@ -58,15 +58,6 @@ class Extraction:
         self.files_in[folder] += 1
         if name.startswith("."):
             self.skipped[HIDDEN].append(path)
-
-
-def show_size(size):
-    """Return '1.5 GB' for a number of bytes."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, {"bytes": "KB", "KB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{size} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
 def kind_of(archive):

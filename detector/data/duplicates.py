@@ -1,4 +1,4 @@
-"""Which files are the same or show the same picture, and whether such a pair crosses splits or labels."""
+"""Exact duplicates, near-duplicates and leaked augmented images: pairs that cross splits or labels are leaks."""
 import functools
 import os
 from collections import Counter, defaultdict

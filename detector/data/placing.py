@@ -15,25 +15,25 @@ LOCK = ".in_use"  # in a data folder: the lock file of the stage that is placing
 
 
 def check_is_folder(data):
-    """Raise InputError where something that is no folder stands where a stage is to place files."""
+    """Raise InputError if `data` exists and is not a folder."""
     if os.path.lexists(data):
         require_folder(data)
 
 
 # --- placing -----------------------------------------------------------------------------------------------------------
 def place(source, destination, transfer, copied=None):
-    """Put a file at `destination` by hard link, copy or move. Nothing is ever overwritten, nothing is ever half there.
+    """Put a file at `destination` by hard link, copy or move. Never overwrites a file, and never leaves a partial one.
 
-    Done again it does nothing: a destination with the same content counts as done (a move then removes its source), and so
-    does one whose source has gone. Where hard links are not to be had (another disk, a file system without them), the file
-    is copied, and added to the list `copied`. A symbolic link is placed as the file that it leads to.
+    Repeating it does nothing: a destination with the same content counts as done (a move then removes its source), and so does
+    one whose source is gone. If a hard link is impossible (another disk, a file system without them), the file is copied and
+    added to the list `copied`. A symbolic link is placed as the file that it points to.
 
     Returns:
-        True where a file was placed, False where it had been there already.
+        True if a file was placed, False if it was there before.
 
     Raises:
-        InputError: another content stands at `destination`.
-        FileNotFoundError: the source is not there, nor is the destination.
+        InputError: something else is at `destination`.
+        FileNotFoundError: neither the source nor the destination exists.
     """
     try:
         if transfer == "copy" or os.path.islink(source):
@@ -52,21 +52,19 @@ def place(source, destination, transfer, copied=None):
 
 
 def _already_there(source, destination, transfer):
-    if not os.path.lexists(destination):  # it was its folder that could not be made
+    if not os.path.lexists(destination):  # its folder could not be made
         folder = os.path.dirname(destination)
         raise InputError(f"{folder}: expected a folder, found a file; move it away and run the same command again")
     found = "another file" if os.path.isfile(destination) else "something else"
     if found == "something else" or not same_content(source, destination):
-        raise InputError(
-            f"{destination}: {found} of that name is there and is not overwritten; move it away and run the same command again"
-        )
+        raise InputError(f"{destination}: {found} of that name exists; move it away and run the same command again")
     if transfer == "move" and _is_second_copy(source, destination):
         os.unlink(source)
     return False
 
 
 def _is_second_copy(source, destination):
-    """Tell whether removing `source` leaves the content at `destination`: not so for two spellings of one name."""
+    """Return whether `destination` keeps the content if `source` is removed: not if they are two spellings of one name."""
     if not os.path.samefile(source, destination):
         return True
     return os.path.islink(source) or (os.stat(source).st_nlink > 1 and os.path.realpath(source) != os.path.realpath(destination))
@@ -103,12 +101,12 @@ def _copy(source, destination, transfer):
 
 
 def carry_out(plan, transfer, unit="image"):
-    """Place every (source, destination) of a plan; run again after an interruption, it finishes.
+    """Place every (source, destination) of a plan; after an interruption, run it again to finish.
 
-    Where hard links were asked for and are not to be had, it says so on stderr: the copies take room.
+    If files had to be copied instead of hard-linked, a line on stderr says so: copies take space.
 
     Returns:
-        (placed, vanished): the number of files placed now, and the sources that had gone before they were placed.
+        (placed, vanished): the number of files placed now, and the sources that vanished before they were placed.
     """
     placed, vanished, copied = 0, [], []
     try:
@@ -122,22 +120,22 @@ def carry_out(plan, transfer, unit="image"):
     finally:
         if copied and transfer == "hardlink":
             here, there = (printable(os.path.dirname(path)) for path in copied[0])
-            print(f"hard links are not to be had between {here} and {there}: copied, {plural(len(copied), unit)}", file=sys.stderr)
+            print(f"cannot hard-link {here} to {there}; copied {plural(len(copied), unit)} instead", file=sys.stderr)
     return placed, vanished
 
 
 # --- an interrupted stage ----------------------------------------------------------------------------------------------
 # The plan is written into the data folder before the first file is placed, and removed after the last. Run again, the
-# stage goes on with that plan: it need not hash again, and a move finds its plan although the source has shrunk.
+# stage continues that plan: nothing is hashed again, and a move knows its plan although part of the source is gone.
 def unfinished_plan(data, job):
-    """Return what `finish` wrote into the folder `data` for the same job: (report, plan); None where nothing is unfinished.
+    """Return the interrupted plan of the same job in the folder `data`: (report, plan), or None if there is none.
 
     Args:
         data: folder that files are placed in.
         job: the command line, as a list of strings with absolute paths.
 
     Raises:
-        InputError: another job is unfinished there.
+        InputError: another job was interrupted there.
     """
     head, plan = _read_journal(data, job)
     if head is None:
@@ -146,13 +144,13 @@ def unfinished_plan(data, job):
 
 
 def refuse_unfinished(data, but=None):
-    """Raise InputError where a stage, other than `but`, was interrupted in the folder `data`: it does not hold the whole yet."""
+    """Raise InputError if a stage, other than `but`, was interrupted in the folder `data`, which is therefore incomplete."""
     _read_journal(data, job=None, but=but)
 
 
 @contextlib.contextmanager
 def unfinished_while(data, job):
-    """Mark the folder `data` as unfinished while a stage works in it, alone, that starts over when it is run again.
+    """Mark the folder `data` as unfinished while a stage that starts over after an interruption works in it, alone.
 
     Args:
         data: folder that the stage writes to.
@@ -166,13 +164,12 @@ def unfinished_while(data, job):
 
 @contextlib.contextmanager
 def alone_in(data):
-    """Keep other stages from placing files in the folder `data` meanwhile; the folder is made where it is not there.
+    """Keep other stages from placing files in the folder `data`, which is made if it does not exist.
 
-    To hold from before the plan is made, or the plan may be out of date when it is carried out. The lock is the system's and
-    ends with the process, however that ends; a file system that has no locks goes without.
+    Hold it while the plan is made, too: otherwise the plan could be out of date when it is carried out.
 
     Raises:
-        InputError: another process is in it.
+        InputError: another process is working in it.
     """
     existed = os.path.isdir(data)
     os.makedirs(data, exist_ok=True)
@@ -208,13 +205,44 @@ def _read_journal(data, job, but=None):
     return None, None
 
 
+def add_options(parser):
+    """Add the options of all stages that place files: --transfer and --dry-run."""
+    parser.add_argument(
+        "--transfer", choices=TRANSFERS, default="hardlink",
+        help="how images are placed; a hard link takes no space, and becomes a copy if links are impossible",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print what would be placed, change nothing")
+
+
+def run_job(data, job, make_plan, transfer, dry_run):
+    """Make a plan and carry it out, or continue the interrupted plan of the same job.
+
+    Args:
+        data: folder that all destinations are in.
+        job: the command line, as a list of strings with absolute paths.
+        make_plan: function that returns (report, [(source, destination)]).
+        transfer: one of TRANSFERS.
+        dry_run: print the plan instead.
+
+    Returns:
+        (report, plan)
+    """
+    with contextlib.nullcontext() if dry_run else alone_in(data):
+        report, plan = unfinished_plan(data, job) or make_plan()
+        if dry_run:
+            sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
+        else:
+            finish(data, job, report, plan, transfer)
+    return report, plan
+
+
 def finish(data, job, report, plan, transfer):
-    """Carry out a plan so that the same job, killed at any moment and run again, finishes it.
+    """Carry out a plan so that the same job, if killed at any moment and run again, finishes it.
 
     Args:
         data: folder that all destinations of the plan are in.
         job: the command line, as a list of strings with absolute paths.
-        report: what the stage wants to know of its plan when it goes on (anything JSON can hold).
+        report: what the stage needs to report at the end, after an interruption too (anything that JSON can hold).
         plan: list of (source, destination).
         transfer: one of TRANSFERS.
 
@@ -222,7 +250,7 @@ def finish(data, job, report, plan, transfer):
         The number of files placed now.
 
     Raises:
-        InputError: sources have vanished; everything else is placed, and the plan is kept.
+        InputError: sources vanished; everything else is placed, and the plan is kept.
     """
     journal = os.path.join(data, JOURNAL)
     if plan and not os.path.exists(journal):
@@ -231,7 +259,7 @@ def finish(data, job, report, plan, transfer):
     if vanished:
         raise InputError(
             f"{plural(len(vanished), 'image')} vanished before being placed (first: {vanished[0]}), the others are in {data}; "
-            f"put back what vanished and run the same command again, or remove {journal} to go without"
+            f"put them back and run the same command again, or remove {journal} to continue without them"
         )
     if plan:
         os.unlink(journal)

@@ -16,7 +16,7 @@ from detector.files import counts_as_file, file_facts, folders_above, is_junk, n
 SPLITS = ("train", "validation", "test")
 CLASSES = ("Fake", "Real")  # the index is the label
 LEFT_OUT = "left_out"
-NOT_STRAY = {"raw", LEFT_OUT}  # folders beside the splits that the project itself makes
+NOT_STRAY = {"raw", LEFT_OUT}  # folders beside the splits that the stages make
 AUGMENTED = "__augmented-"  # in the name of every image that data_augmentation made
 _CLASS_ALIASES = {
     "Fake": {
@@ -51,7 +51,7 @@ def split_of(folder_name):
 
 
 def class_folders(folder):
-    """Return {'Fake': [paths], 'Real': [paths]} of the class folders directly in `folder`; None where there are none.
+    """Return {'Fake': [paths], 'Real': [paths]} of the class folders directly in `folder`; None if there are none.
 
     Raises InputError for a folder whose name is no known class, if another one is.
     """
@@ -155,13 +155,13 @@ def read_tree(data, splits=SPLITS, but=None):
     Args:
         data: folder that holds the split folders.
         splits: the splits to read; each must be there.
-        but: name of the stage that may read a tree which it left unfinished itself.
+        but: name of a stage that may read a tree which it left unfinished itself.
 
     Returns:
         {split: ([relative POSIX paths], [labels])}, sorted by class and path; label 0 is Fake, 1 is Real.
 
     Raises:
-        InputError: a split or a class is missing or empty, or a folder is there that is none of the contract's.
+        InputError: a split or a class is missing or empty, or there is an unknown folder.
     """
     require_folder(data, holding="train, validation and test")
     refuse_unfinished(data, but)
@@ -182,7 +182,7 @@ def read_tree(data, splits=SPLITS, but=None):
 
 
 def check_no_stray(data):
-    """Raise InputError where `data`, or a split in it, holds a folder that the contract does not know."""
+    """Raise InputError if `data`, or a split in it, holds an unknown folder."""
     for path in _subfolders(data):
         if path.name in NOT_STRAY:
             continue
@@ -210,7 +210,7 @@ def count_images(data):
 
 
 def counts_table(counts):
-    """Return a table of counts {(row, class): n}: a line for each row, with the total of both classes."""
+    """Return counts {(row, class): n} as a table: a line for each row, with the total of both classes."""
     rows = list(dict.fromkeys(row for row, _ in counts))
     rows.sort(key=lambda row: SPLITS.index(row) if row in SPLITS else len(SPLITS))
     lines = [[row, *(numbers := [counts.get((row, name), 0) for name in CLASSES]), sum(numbers)] for row in rows]
@@ -224,8 +224,8 @@ class Image(NamedTuple):
     split: str | None  # None in a flat set
     label: str  # Fake or Real
     inside: str  # POSIX path inside its class folder
-    digest: str | None  # SHA-256 of its bytes; None where it may not be read
-    kind: str | None  # image format by its header; None for a file that is no image
+    digest: str | None  # SHA-256 of its bytes; None without read permission
+    kind: str | None  # image format by its header; None if it is not an image
 
 
 def find_images(layout, links=None, ignored=None):
@@ -240,7 +240,7 @@ def find_images(layout, links=None, ignored=None):
         ignored: list that takes hidden and unfinished files and litter.
 
     Returns:
-        List of Image, in the order of the layout; among them files that are no images (kind None).
+        List of Image, in the order of the layout; including files that are not images (kind None).
     """
     found = [
         (os.path.join(folder, path), split, label, inside)
@@ -253,7 +253,7 @@ def find_images(layout, links=None, ignored=None):
 
 
 def _apart(folders, links, ignored):
-    """Return [(folder, path in it, path that it gets)] of the files of one class, all different on every system."""
+    """Return [(folder, path in it, new path)] of the files of one class; the new paths are different on every system."""
     found = [(folder, path) for folder in folders for path in scan(folder, links, ignored)]
     names = [path for _, path in found]
     if _clash(names):
@@ -284,11 +284,11 @@ def _distinct(paths):
 
 
 def make_grouping(group_by):
-    """Return the function of an image that tells its group, for --group-by.
+    """Return the function that gives the group of an image, for --group-by.
 
     Args:
-        group_by: 'folder', for the first folder inside the class folder; or a regular expression that is searched in the path
-            and gives its first group, or all that it matches; or None.
+        group_by: 'folder', for the first folder inside the class folder; or a regular expression that is searched in the path,
+            whose first group, or else the whole match, is the name; or None.
 
     Returns:
         Function (path, path inside the class folder) -> name of the group, or None.
@@ -313,12 +313,12 @@ def make_grouping(group_by):
 
 
 def loose_files(source, layout):
-    """Return the paths of the files beside the class folders of a layout, and beside its split folders: they have no label."""
-    beside = {Path(source)}
+    """Return the paths of the files outside the class folders of a layout, which have no label."""
+    outside = {Path(source)}
     for folder in (folder for classes in layout.values() for folders in classes.values() for folder in folders):
-        beside.update(parent for parent in folder.parents if parent.is_relative_to(source))
+        outside.update(parent for parent in folder.parents if parent.is_relative_to(source))
     found = []
-    for folder in sorted(beside):
+    for folder in sorted(outside):
         with os.scandir(folder) as entries:
             found += sorted(entry.path for entry in entries if counts_as_file(entry.name) and entry.is_file())
     return found

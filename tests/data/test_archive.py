@@ -383,7 +383,3 @@ def test_the_unicode_field_gives_the_name(unpack, tmp_path):
 
     assert list(unpack(raw_names(tmp_path / "a.zip", ["é.jpg"], "cp437", extra))[1]) == ["写真.jpg"]
     assert list(unpack(raw_names(tmp_path / "b.zip", ["é.jpg"], "cp437", lambda raw: extra(b"another")))[1]) == ["é.jpg"]
-
-
-def test_sizes_in_words():
-    assert [archive.show_size(size) for size in (12, 1500, 10**12)] == ["12 bytes", "1.5 KB", "1.0 TB"]

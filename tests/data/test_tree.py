@@ -266,7 +266,7 @@ def test_nothing_is_overwritten(two, transfer):
     with pytest.raises(InputError) as error:
         placing.place(source, destination, transfer)
     assert str(error.value) == (
-        f"{destination}: another file of that name is there and is not overwritten; move it away and run the same command again"
+        f"{destination}: another file of that name exists; move it away and run the same command again"
     )
     assert (destination.read_text(), source.exists()) == ("mine", True)
 
@@ -311,7 +311,7 @@ def test_what_is_in_the_way_is_named(two, transfer, stands):
     with pytest.raises(InputError) as error:
         placing.place(source, destination, transfer)
     said = {"file": f"{destination.parent}: expected a folder, found a file"}
-    otherwise = f"{destination}: something else of that name is there and is not overwritten"
+    otherwise = f"{destination}: something else of that name exists"
     assert str(error.value) == f"{said.get(stands, otherwise)}; move it away and run the same command again"
     assert source.exists()
 
@@ -324,7 +324,7 @@ def test_copies_in_place_of_hard_links_are_told_once(make_files, tmp_path, monke
     monkeypatch.setattr(os, "link", no_links)
     a, b = make_files(tmp_path / "a", {f"{i}.jpg": i for i in range(3)}), tmp_path / "b"
     assert placing.carry_out([(str(a / f"{i}.jpg"), str(b / f"{i}.jpg")) for i in range(3)], transfer) == (3, [])
-    told = f"hard links are not to be had between {a} and {b}: copied, 3 images\n"
+    told = f"cannot hard-link {a} to {b}; copied 3 images instead\n"
     assert capsys.readouterr().err == (told if transfer == "hardlink" else "")  # a move to another disk is a copy anyway
 
 
@@ -387,7 +387,7 @@ def _end_this_process(_):
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core: no workers")
 def test_a_worker_that_is_killed_ends_in_one_line():
-    with pytest.raises(InputError, match=r"^a worker process was ended, most likely for want of memory; close other programs"):
+    with pytest.raises(InputError, match=r"^a worker process was killed, probably because memory ran out; close other programs"):
         parallel(_end_this_process, list(range(1000)))
 
 
