@@ -29,7 +29,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 from collections import Counter, defaultdict
 from itertools import chain
 from pathlib import Path
@@ -265,8 +264,7 @@ def unreadable_by_reason(unreadable):
     """Return a line for each reason why files are unreadable, with their number and up to three names."""
     by_reason = defaultdict(list)
     for entry in unreadable:
-        kind = re.sub(r" ?\(.*\)|[:;] .*|^expected an? (whole )?image[^,(]*(\(.*?\))?, ", "", entry["reason"])
-        by_reason[kind].append(entry["path"])
+        by_reason[console.short_reason(entry["reason"])].append(entry["path"])
     return [f"{plural(len(paths), 'file')} unreadable: {reason} ({names_of(paths)})" for reason, paths in by_reason.items()]
 
 

@@ -1,32 +1,41 @@
 """Evaluate a detector: reads MODEL.h5 and data/<split>/{Fake,Real}, or any tree of the two classes -> writes report/.
 
     python evaluate.py detector.h5
-    python evaluate.py detector.h5 --split train test --damage
+    python evaluate.py detector.h5 --split train test --corruptions
+    python evaluate.py detector.h5 --data photos --group-by folder --tiers
     python evaluate.py detector.h5 --data photos --group-by folder --versus other.h5
 
-Thresholds and temperature come out of the .h5; nothing is fitted here. A score is the same as app.py's. report/ holds the
-pictures, report.html (all of it on one page), predictions.csv (path, label, p_fake, verdict), with --versus changed.csv (the
-images that one model gets right and the other wrong), and metrics.json, written last:
+Thresholds and temperature come from the .h5; nothing is fitted here. A score is the same as in app.py. report/ contains the
+plots, report.html (everything on one page), predictions.csv (path, label, p_fake, verdict), with --versus changed.csv (the
+images that only one of the models classifies correctly), and metrics.json, written last:
 
     tool, headline [a sentence for each split], data (its folder, as given), model, model_sha256, engine ("litert" or "keras"),
-    device, versions, thresholds, temperature, split (the first one), and at this level also the figures and intervals of the
+    device, versions, thresholds, temperature, split (the first one), and at this level also the metrics and intervals of the
     first split
-    splits           {split: the figures and what follows}; a tree without splits is one split, "all"
-      ...            detector.evaluation.metrics.classification_metrics, raw and per_class among them; undefined ones are null
-      intervals      the same without n and confusion, [low, high] each: see detector.evaluation.intervals
-      unreadable     number of images that could not be read; they are not scored. unreadable_files: a line for each
-      unlike_seen    number of images of a size or shape that the detector has never seen; app.py says "uncertain" to these
-      leaks          {in_train, in_train_of_model, either}: number of images that stand, by SHA-256, in the train folder of the
-                     same tree, and in the train set whose digests the model holds; null where there is none; the whole is null
-                     for train itself
-      without_leaks  figures and intervals without these images; null where there are none of them
-      groups         --group-by: [{group, figures and intervals, against_all}], the lowest accuracy first; else null. against_all,
-                     of a group that has one class alone, such as the images of one generator: balanced_accuracy, auc,
-                     average_precision, tpr_at_1pct_fpr, tpr_at_5pct_fpr and intervals of it and all images of the other; else null
-      damage         --damage: {name: figures and intervals}, "undamaged" first; else null. The decoded image is damaged,
-                     then fitted. The seed of the noise comes from the image: each run has the same.
-      versus         --versus: {model, model_sha256, in_train_of_other (number of images that it was trained on; null where that
-                     is not known), figures (with intervals), and difference, intervals and mcnemar of
+    splits           {split: its metrics and the following keys}; a tree without splits is one split, "all"
+      ...            the result of detector.evaluation.metrics.classification_metrics; undefined metrics are null
+      intervals      the same without n, confusion and verdict_counts, [low, high] each: see detector.evaluation.intervals
+      unreadable     number of images that could not be read and are not scored. unreadable_files: a line for each;
+                     unreadable_reasons: {reason: number of images}
+      out_of_range   number of images outside the training range of sizes and shapes; app.py answers "uncertain" for these.
+                     unlike_seen: an older name of it
+      leaks          {in_train, in_train_of_model, either}: number of images that are, by SHA-256, in the train folder of the
+                     same tree, and among the train images whose digests the model file contains; null if not known; the whole is
+                     null for train itself
+      without_leaks  metrics and intervals without these images; null if there are no leaks
+      groups         --group-by: [{group, metrics and intervals, against_all}], the lowest accuracy first; else null. against_all,
+                     of a group with one class only, such as the images of one generator: balanced_accuracy, auc,
+                     average_precision, tpr_at_1pct_fpr, tpr_at_5pct_fpr and intervals, computed with all images of the other
+                     class; null for a group of both classes
+      group_summary  --group-by: macro average over groups: the result of detector.evaluation.metrics.group_metrics; else null
+      tiers          --tiers: {"as delivered", "web", "hard": metrics, intervals, flip_rate and group_summary}; else null. web:
+                     longer side at most 1,080 px, JPEG 80; hard: at most 512 px, JPEG 40. flip_rate: fraction of images whose
+                     prediction (P(Fake) at least 0.5) differs from that of the original image
+      damage         --corruptions: {name: metrics, intervals and flip_rate}, the original images first, as "undamaged"; else null.
+                     The decoded image is corrupted, then preprocessed. The seed of the noise is computed from the image, so that
+                     every run gives the same scores.
+      versus         --versus: {model, model_sha256, in_train_of_other (number of these images among its train images; null if
+                     not known), figures (metrics and intervals of the other model), and difference, intervals and mcnemar of
                      detector.evaluation.intervals.compare}; else null
 """
 import argparse
@@ -38,31 +47,43 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detector import files
-from detector.console import HelpFormatter, InputError, printable, progress, require_packages, stage, table
+from detector.console import (
+    HelpFormatter,
+    InputError,
+    positive_int,
+    printable,
+    progress,
+    reason_line,
+    require_packages,
+    short_reason,
+    stage,
+    table,
+)
 from detector.data import tree as data_tree
 from detector.evaluation import dataset
 
 TOOL = "evaluate.py"
-RESULT = "metrics.json"  # written last: without it a report is not finished
-AGAINST_ALL = ("balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr", "tpr_at_5pct_fpr")  # that need both classes
-LIBRARIES = ("ai-edge-litert", "opencv-python-headless", "scikit-learn", "scipy")  # that figures depend on, too
-MISTAKES = {"real_called_fake": "Real, said to be Fake", "fake_called_real": "Fake, said to be Real"}
+RESULT = "metrics.json"  # written last: without it a report is incomplete
+OWN_KEYS = (  # of a split, besides its metrics and intervals
+    "unreadable", "unreadable_files", "unreadable_reasons", "out_of_range", "unlike_seen", "leaks", "without_leaks", "groups",
+    "group_summary", "tiers", "damage", "versus",
+)  # fmt: skip
+LIBRARIES = ("ai-edge-litert", "opencv-python-headless", "scikit-learn", "scipy")  # on which the metrics depend, too
+MISTAKES = {"real_called_fake": "Real images predicted Fake", "fake_called_real": "Fake images predicted Real"}
 
 
 class Scored(NamedTuple):
-    """The images of one split that could be read, in order, and a line for each of the others."""
+    """The readable images of one split, in order, and the unreadable ones."""
 
-    items: list  # of evaluation.Item
+    items: list  # of detector.evaluation.dataset.Item
     is_fake: object  # (n,) bool
     p_fake: object  # (n,) float64, calibrated
-    logits: object  # (1 + d, n) float64: undamaged, then after each damage
-    unlike_seen: int
-    unreadable: list  # of lines
+    logits: object  # (1 + v, n) float64: of the images themselves, then of their v variants (corruptions, delivery tiers)
+    out_of_range: int
+    unreadable: list  # of (path relative to data, error line)
 
 
-# --- scores and figures --------------------------------------------------------------------------------------------------
-
-
+# --- scores and metrics --------------------------------------------------------------------------------------------------
 def open_engine(model, engine):
     """Return what scores images: a detector.model.runtime.LiteRTDetector (engine 'litert') or KerasDetector."""
     if engine == "keras":
@@ -74,8 +95,8 @@ def open_engine(model, engine):
     return open_detector(model)
 
 
-def score_items(detector, data, items, ways=()):
-    """Score images; return Scored. `ways` are functions that damage an image.
+def score_items(detector, data, items, variants=()):
+    """Score images; return Scored. `variants` are functions (h, w, 3) uint8 -> uint8 whose results are scored, too.
 
     Raises:
         InputError: no image of a class can be read.
@@ -85,81 +106,119 @@ def score_items(detector, data, items, ways=()):
     from detector.inference.scoring import score_files
     from detector.model.scores import out_of_range
 
-    readable, p_fake, logits, unreadable, unlike = [], [], [], [], 0
-    scores = score_files(detector, (os.path.join(data, item.path) for item in items), degradations=ways)
+    readable, p_fake, logits, unreadable, outside = [], [], [], [], 0
+    scores = score_files(detector, (os.path.join(data, item.path) for item in items), degradations=variants)
     for item, score in zip(items, progress(scores, total=len(items)), strict=True):
         if score.error:
-            unreadable.append(score.error)
+            unreadable.append((item.path, score.error))
             continue
         readable.append(item)
         p_fake.append(score.p_fake)
         logits.append((score.logit, *score.degraded))
-        unlike += out_of_range(detector.metadata, score.width, score.height, score.blank) is not None
+        outside += out_of_range(detector.metadata, score.width, score.height, score.blank) is not None
     is_fake = np.array([item.is_fake for item in readable], bool)
     for name, there in zip(data_tree.CLASSES, (is_fake, ~is_fake), strict=True):
         if not there.any():
             first = next(item.path for item in items if item.is_fake == (name == data_tree.CLASSES[0]))
             raise InputError(f"{data / first}: expected images of class {name} that can be read, found none; run data_audit.py")
-    return Scored(readable, is_fake, np.array(p_fake), np.array(logits).T, unlike, unreadable)
+    return Scored(readable, is_fake, np.array(p_fake), np.array(logits).T, outside, unreadable)
 
 
-def evaluate_split(detector, data, split, scored, known, ways=()):
+def evaluate_split(detector, data, split, scored, known, corruptions=(), tiers=(), min_images=30):
     """Return what metrics.json has of one split, besides `versus`.
 
     Args:
-        known: digests of train images, as evaluation.known_digests returns them.
-        ways: names of the damages that were scored.
+        known: digests of train images, as returned by detector.evaluation.dataset.known_digests.
+        corruptions, tiers: names of the corruptions and then of the delivery tiers that were scored as variants.
+        min_images: see detector.evaluation.metrics.group_metrics.
     """
     import numpy as np
 
     from detector.evaluation.intervals import metrics_with_intervals
+    from detector.evaluation.metrics import group_metrics
     from detector.model.scores import p_fake_of
 
-    metadata = detector.metadata
+    thresholds, temperature = (detector.metadata[name] for name in ("thresholds", "temperature"))
     raw = p_fake_of(scored.logits, 1.0)
-    calibrated = [scored.p_fake, *p_fake_of(scored.logits[1:], metadata["temperature"])]
+    calibrated = [scored.p_fake, *p_fake_of(scored.logits[1:], temperature)]
+    groups = np.array([item.group for item in scored.items])
 
-    def measure(which=slice(None), way=0):
-        return metrics_with_intervals(scored.is_fake[which], calibrated[way][which], metadata["thresholds"], raw[way][which])
+    def measure(which=slice(None), variant=0):
+        return metrics_with_intervals(scored.is_fake[which], calibrated[variant][which], thresholds, raw[variant][which])
 
-    whole, groups = measure(), np.array([item.group for item in scored.items])
-    rows = [
-        {"group": str(name), **measure(groups == name), "against_all": against_all(scored, groups == name, measure)}
-        for name in progress(sorted(set(groups) - {None}), unit="group measured")
-    ]
-    rows.sort(key=lambda row: (row["accuracy"], row["n"]))
+    def summarize(variant=0):
+        return None if groups[0] is None else group_metrics(groups, scored.is_fake, calibrated[variant], thresholds, min_images)
+
+    def flip_rate(variant):
+        return float(np.mean((calibrated[variant] >= 0.5) != (scored.p_fake >= 0.5)))
+
+    whole, summary = measure(), summarize()
     paths = [item.path for item in scored.items]
     leaks, leaked = (None, None) if split == "train" else dataset.find_leaks(data, paths, known)
-    damaged = {name: measure(way=i) for i, name in progress(list(enumerate(ways, 1)), unit="damage measured")}
+    variants = list(enumerate([*corruptions, *tiers], 1))
+    measured = {
+        i: {**measure(variant=i), "flip_rate": flip_rate(i)} for i, _ in progress(variants, unit="variant evaluated")
+    }
+    corrupted = {name: measured[i] for i, name in variants[: len(corruptions)]}
+    delivered = {name: {**measured[i], "group_summary": summarize(i)} for i, name in variants[len(corruptions) :]}
     return {
         **whole,
-        "unreadable": len(scored.unreadable),
-        "unreadable_files": scored.unreadable,
-        "unlike_seen": scored.unlike_seen,
+        **unreadable_entries(data, scored.unreadable),
+        "out_of_range": scored.out_of_range,
+        "unlike_seen": scored.out_of_range,
         "leaks": leaks,
         "without_leaks": measure(~leaked) if leaks and leaks["either"] else None,
-        "groups": rows or None,
-        "damage": {"undamaged": whole, **damaged} if ways else None,
+        "groups": evaluate_groups(scored, groups, measure) or None,
+        "group_summary": summary,
+        "tiers": {"as delivered": {**whole, "flip_rate": 0.0, "group_summary": summary}, **delivered} if tiers else None,
+        "damage": {"undamaged": {**whole, "flip_rate": 0.0}, **corrupted} if corruptions else None,
         "versus": None,
     }
 
 
+def unreadable_entries(data, unreadable):
+    """Return the entries of metrics.json on unreadable images."""
+    reasons = names_by_reason(data, unreadable)
+    return {
+        "unreadable": len(unreadable),
+        "unreadable_files": [line for _, line in unreadable],
+        "unreadable_reasons": {reason: len(names) for reason, names in reasons.items()},
+    }
+
+
+def names_by_reason(data, unreadable):
+    """Return {reason: [paths relative to data]} of unreadable images."""
+    found = {}
+    for path, line in unreadable:
+        found.setdefault(short_reason(line.removeprefix(f"{os.path.join(data, path)}: ")), []).append(path)
+    return found
+
+
+def evaluate_groups(scored, groups, measure):
+    """Return [{group, metrics, against_all}], the lowest accuracy first; `measure` takes an (n,) bool of images."""
+    rows = [
+        {"group": str(name), **measure(groups == name), "against_all": against_all(scored, groups == name, measure)}
+        for name in progress(sorted(set(groups.tolist()) - {None}), unit="group evaluated")
+    ]
+    return sorted(rows, key=lambda row: (row["accuracy"], row["n"]))
+
+
 def against_all(scored, which, measure):
-    """Return the figures that need both classes, of a group of one class and all images of the other; None for a group of both."""
+    """Return the metrics that need both classes for a group of one class and all images of the other; None if it has both."""
+    from detector.evaluation.metrics import BOTH_CLASSES
+
     classes = scored.is_fake[which]
     if classes.any() and not classes.all():
         return None
     found = measure(which | (scored.is_fake != classes[0]))
-    return {name: found[name] for name in AGAINST_ALL} | {
-        "intervals": {name: found["intervals"][name] for name in AGAINST_ALL}
-    }
+    return {name: found[name] for name in BOTH_CLASSES} | {"intervals": {name: found["intervals"][name] for name in BOTH_CLASSES}}
 
 
 def versus(detector, scored, other, other_scored, seen=None):
     """Return (what metrics.json has of the comparison, [rows of changed.csv]) for a split that both models scored.
 
     Args:
-        seen: number of these images that the other was trained on, None where that is not known.
+        seen: number of these images among the train images of the other model, None if not known.
     """
     from detector.evaluation.intervals import compare, metrics_with_intervals
     from detector.model.scores import p_fake_of
@@ -188,29 +247,29 @@ def versus(detector, scored, other, other_scored, seen=None):
 
 
 def check_folder(folder, data, overwrite):
-    """Raise InputError where the report would replace something, lie among the data, or cannot be written."""
+    """Raise InputError if the report would overwrite something, is inside the data, or cannot be written."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the report, found a file; choose another with --report")
     if folder.resolve().is_relative_to(data.resolve()):
         raise InputError(f"{folder}: expected a folder outside of {data}, which is only read; choose another with --report")
-    there = [path.name for path in ours(folder)]
+    there = [path.name for path in existing_parts(folder)]
     if there and not overwrite:
         if RESULT in there:
             raise InputError(f"{folder}: a report is there already; give another --report, or --overwrite")
-        if not (folder / f"{RESULT}{files.UNFINISHED}").exists():  # of an interrupted report everything may go
+        if not (folder / f"{RESULT}{files.UNFINISHED}").exists():  # an interrupted report may be overwritten
             raise InputError(f"{folder}: found a {there[0]} that belongs to no report; give another --report, or --overwrite")
     here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(here, os.W_OK):
         raise InputError(f"{here}: expected a folder that can be written to; choose another with --report")
 
 
-def ours(folder):
-    """Return the paths of what a report consists of, the result first, as far as they are there."""
+def existing_parts(folder):
+    """Return the paths of the existing files of a report, the result first."""
     from detector.evaluation import plots
 
-    kinds = [*plots.NAMES, "damage", *(f"mistakes_{kind}" for kind in MISTAKES)]
-    pictures = [f"{kind}_{split}.png" for kind in kinds for split in (*data_tree.SPLITS, dataset.ALL)]
-    paths = [folder / name for name in (RESULT, "report.html", "predictions.csv", "changed.csv", *pictures)]
+    kinds = [*plots.NAMES, "corruptions", "damage", *(f"mistakes_{kind}" for kind in MISTAKES)]  # damage: of older reports
+    images = [f"{kind}_{split}.png" for kind in kinds for split in (*data_tree.SPLITS, dataset.ALL)]
+    paths = [folder / name for name in (RESULT, "report.html", "predictions.csv", "changed.csv", *images)]
     return [path for path in paths if path.exists()]
 
 
@@ -219,7 +278,7 @@ def write_report(folder, data, report, scored, changed):
 
     Args:
         data: folder that the paths are relative to.
-        report: what metrics.json is to hold.
+        report: dict, the content of metrics.json.
         scored: {split: Scored}.
         changed: rows of changed.csv, or None.
     """
@@ -228,18 +287,16 @@ def write_report(folder, data, report, scored, changed):
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{RESULT}{files.UNFINISHED}"  # marks the report as incomplete, for `check_folder`
     unfinished.touch()
-    for old in ours(folder):  # no figure of an earlier report stays beside ours
+    for old in existing_parts(folder):  # so that nothing of an earlier report remains
         old.unlink()
     thresholds = report["thresholds"]
     rows = [row for some in scored.values() for row in prediction_rows(some, thresholds)]
     write_csv(folder / "predictions.csv", ["path", "label", "p_fake", "verdict"], rows)
     if changed is not None:
         write_csv(folder / "changed.csv", ["path", "label", "p_fake", "p_fake_other", "right"], changed)
-    pictures = {
-        split: draw_pictures(folder, data, split, some, report["splits"][split], thresholds) for split, some in scored.items()
-    }
+    plots = {split: draw_plots(folder, data, split, some, report["splits"][split], thresholds) for split, some in scored.items()}
     with files.atomic_write(folder / "report.html") as temporary:
-        temporary.write_text(evaluation_page.render(report, folder, pictures), "utf-8")
+        temporary.write_text(evaluation_page.render_page(report, folder, plots), "utf-8")
     with files.atomic_write(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
     unfinished.unlink()
@@ -254,27 +311,27 @@ def prediction_rows(scored, thresholds):
 
 
 def write_csv(file, header, rows):
-    """Write a table; bytes of a file name that are no text are escaped."""
+    """Write a table; undecodable bytes of file names are escaped."""
     with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
         writer = csv.writer(handle)
         writer.writerow(header)
         writer.writerows(rows)
 
 
-def draw_pictures(folder, data, split, scored, figures, thresholds):
-    """Draw the pictures of one split; return {file name: alternative text}."""
+def draw_plots(folder, data, split, scored, metrics, thresholds):
+    """Draw the plots of one split; return {file name: alternative text}."""
     from detector.evaluation import plots
 
-    plots.draw_all(folder, split, scored.is_fake, scored.p_fake, figures, thresholds)
+    plots.draw_all(folder, split, scored.is_fake, scored.p_fake, metrics, thresholds)
     drawn = {f"{name}_{split}.png": f"{name.replace('_', ' ')}, {split}" for name in plots.NAMES}
-    if figures["damage"]:
-        plots.draw_damage(folder, split, figures["damage"])
-        drawn[f"damage_{split}.png"] = f"figures of damaged images, {split}"
+    if metrics["damage"]:
+        plots.draw_corruptions(folder, split, metrics["damage"])
+        drawn[f"corruptions_{split}.png"] = f"metrics of corrupted images, {split}"
     for kind, title in MISTAKES.items():
         entries = worst_mistakes(scored, of_fake=kind == "fake_called_real")
         if entries:
             which = f"the {plots.SHEET} worst of {len(entries):,}" if len(entries) > plots.SHEET else f"all {len(entries)}"
-            line = f"{title}: {which} ({split}; below each its P(Fake) and name)"
+            line = f"{title}: {which} ({split}; P(Fake) and name below each)"
             plots.draw_sheet(folder / f"mistakes_{kind}_{split}.png", data, line, entries)
             drawn[f"mistakes_{kind}_{split}.png"] = line
     return drawn
@@ -288,53 +345,54 @@ def worst_mistakes(scored, of_fake):
 
 
 def short_name(path, most=20):
-    """Return the name of a file, without its middle where it is long."""
+    """Return the name of a file; if it is long, without its middle."""
     name = path.split("/")[-1]
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
 
 
-def show(report, folder):
+def show(report, folder, data, scored):
     """Print the tables for a person."""
-    from detector.reports import evaluation_page
+    from detector.reports import evaluation_page as page
 
-    for split, figures in report["splits"].items():
-        for line in figures["unreadable_files"][:10]:
+    for split, metrics in report["splits"].items():
+        for line in metrics["unreadable_files"][:10]:
             print(f"not scored: {printable(line)}")
-        if figures["groups"]:
-            named = {row["group"]: row for row in figures["groups"]}
-            note = evaluation_page.footnote(named)
-            rows = table(evaluation_page.short_rows(named), evaluation_page.short_header(f"groups of {split}"))
-            print(f"{rows}\n{note}\n" if note else f"{rows}\n")
-        if figures["damage"]:
-            print(f"{table(evaluation_page.short_rows(figures['damage']), evaluation_page.short_header(f'damaged {split}'))}\n")
-    print(table(evaluation_page.figure_rows(report), ["", *evaluation_page.columns(report)]))
-    for split, figures in report["splits"].items():
-        if figures["versus"]:
-            header = [f"against {figures['versus']['model']}", "this", "other", f"difference ({split})"]
-            print(f"\n{table(evaluation_page.comparison_rows(figures['versus'], figures), header)}")
-            print(f"{split}: {evaluation_page.mcnemar_sentence(figures['versus'])}")
-    for kind, line in evaluation_page.notes(report):
+        for part in page.tables(split, metrics):
+            print(table(part["rows"], part["header"]))
+            print(f"{part['note']}\n" if part["note"] else "")
+    print(table(page.metric_rows(report), ["", *page.columns(report)]))
+    for split, metrics in report["splits"].items():
+        if metrics["versus"]:
+            header = [f"compared with {metrics['versus']['model']}", "this", "other", f"difference ({split})"]
+            print(f"\n{table(page.comparison_rows(metrics['versus'], metrics), header)}")
+            print(f"{split}: {page.mcnemar_sentence(metrics['versus'])}")
+    for split, some in scored.items():
+        for reason, names in names_by_reason(data, some.unreadable).items():
+            print(reason_line(f"not scored ({split}), {reason}", names, "image"))
+    for kind, line in page.notes(report):
         print(f"{kind}: {line}")
     print("\n".join(report["headline"]))
     print(printable(f"report: {folder / 'report.html'}, {folder / RESULT}"))
 
 
 # --- the command line ----------------------------------------------------------------------------------------------------
-
-
 def evaluate(args):
-    """Score and measure what the command line names; return (report, {split: Scored}, rows of changed.csv or None)."""
+    """Score and evaluate the splits of the command line; return (report, {split: Scored}, rows of changed.csv or None)."""
     from detector.reports import evaluation_page
 
     splits, train = dataset.list_items(args.data, args.split, args.group_by)
     detector = open_engine(args.model, args.engine)
     other = open_engine(args.versus, args.engine) if args.versus else None
-    ways = dataset.damages() if args.damage else {}
+    corruptions = dataset.corruption_functions() if args.corruptions else {}
+    tiers = dataset.tier_functions() if args.tiers else {}
     known = dataset.known_digests(args.data, args.model, train if set(splits) != {"train"} else None)
-    scored = {split: score_items(detector, args.data, items, list(ways.values())) for split, items in splits.items()}
+    variants = [*corruptions.values(), *tiers.values()]
+    scored = {split: score_items(detector, args.data, items, variants) for split, items in splits.items()}
     found, changed = {}, [] if other else None
     for split, some in scored.items():
-        found[split] = evaluate_split(detector, args.data, split, some, known, list(ways))
+        found[split] = evaluate_split(
+            detector, args.data, split, some, known, list(corruptions), list(tiers), args.min_group
+        )
         if other:
             theirs = score_items(other, args.data, splits[split])
             paths = [item.path for item in some.items]
@@ -349,13 +407,12 @@ def evaluate(args):
 
 
 def describe(args, detector, splits, lines):
-    """Return what metrics.json holds."""
+    """Return the content of metrics.json."""
     from importlib import metadata
 
     from detector.model import backend
 
     first = next(iter(splits))
-    extra = ("unreadable", "unreadable_files", "unlike_seen", "leaks", "without_leaks", "groups", "damage", "versus")
     versions = {name: version for name, version in backend.versions().items() if name != "date"}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -364,7 +421,7 @@ def describe(args, detector, splits, lines):
         "tool": TOOL,
         "headline": lines,
         "split": first,
-        **{name: value for name, value in splits[first].items() if name not in extra},
+        **{name: value for name, value in splits[first].items() if name not in OWN_KEYS},
         "data": os.fspath(args.data),
         "model": os.fspath(args.model),
         "model_sha256": files.digest_of(args.model),
@@ -381,17 +438,20 @@ def make_parser():
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
     add = parser.add_argument
-    add("model", type=Path, nargs="?", default=Path("detector.h5"), help="model file that model_training.py wrote")
+    add("model", type=Path, nargs="?", default=Path("detector.h5"), help="model file of model_training.py")
     add("--data", type=Path, default=Path("data"), help="data tree, or any folder with the two classes")
-    add("--split", nargs="+", choices=data_tree.SPLITS, help="splits to evaluate (default: test, where there are splits)")
+    add("--split", nargs="+", choices=data_tree.SPLITS, help="splits to evaluate (default: test, if there are splits)")
     add("--report", type=Path, default=Path("report"), help="folder to write")
-    add("--overwrite", action="store_true", help="replace a report that is there")
-    add("--group-by", metavar="folder|REGEX", help="figures of each group, too: by the folder inside the class folder, or by "
-        "what the first (group) of a regular expression finds in the path, relative to --data")  # fmt: skip
-    add("--damage", action="store_true", help="figures after JPEG, WebP, blur, noise, scaling and a flip, too")
+    add("--overwrite", action="store_true", help="replace an existing report")
+    add("--group-by", metavar="folder|REGEX", help="also evaluate groups: by the folder inside the class folder, or by the first "
+        "(group) of a regular expression in the path, relative to --data")  # fmt: skip
+    add("--min-group", type=positive_int, default=30, metavar="N",
+        help="smaller groups, by images of a class, are pooled in the macro average")  # fmt: skip
+    add("--corruptions", "--damage", action="store_true", help="also evaluate JPEG, WebP, blur, noise, scaling and a flip")
+    add("--tiers", action="store_true", help="also evaluate delivery tiers: web (<= 1,080 px, JPEG 80), hard (<= 512 px, JPEG 40)")
     add("--versus", type=Path, metavar="OTHER.h5", help="compare with another model on the same images")
     add("--engine", choices=("litert", "keras"), default="litert",
-        help="what computes the scores: litert, as app.py does, or Keras, with a GPU where there is one")  # fmt: skip
+        help="what computes the scores: litert, as in app.py, or Keras, on a GPU if there is one")  # fmt: skip
     return parser
 
 
@@ -400,10 +460,10 @@ def main(argv=None):
     """Evaluate a detector."""
     args = make_parser().parse_args(argv)
     check_folder(args.report, args.data, args.overwrite)
-    require_packages("sklearn", "scipy", "matplotlib", "h5py", *(["cv2"] if args.damage else []))
+    require_packages("sklearn", "scipy", "matplotlib", "jinja2", "h5py", *(["cv2"] if args.corruptions or args.tiers else []))
     report, scored, changed = evaluate(args)
     write_report(args.report, args.data, report, scored, changed)
-    show(report, args.report)
+    show(report, args.report, args.data, scored)
 
 
 if __name__ == "__main__":

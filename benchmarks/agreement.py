@@ -12,7 +12,6 @@ Targets: P(Fake) of the REST API, of the page and of evaluate.py equals that of 
 those of `model.predict` to 1e-3, and the P(Fake) before calibration that come of them to 1e-5. What cannot be read
 counts as missed.
 """
-import argparse
 import csv
 import json
 import subprocess
@@ -26,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from benchmarks import page as page_benchmark  # noqa: E402
+from benchmarks.measuring import make_parser  # noqa: E402
 from detector.console import InputError, plural, progress, stage, table  # noqa: E402
 from detector.images import pixels  # noqa: E402
 from detector.inference import predictor, scoring  # noqa: E402
@@ -120,11 +120,11 @@ def largest(values, others):
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 where a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("model", type=Path, help="detector (.h5)")
     parser.add_argument("folder", type=Path, help="folder of images; only read")
-    parser.add_argument("--images", type=int, default=1000, help="at most (default: %(default)s)")
-    parser.add_argument("--longest", type=int, default=1024, help="pixels of the longer side at most (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1000, help="at most")
+    parser.add_argument("--longest", type=int, default=1024, help="pixels of the longer side at most")
     args = parser.parse_args(argv)
     if args.images < 2 * len(WAYS):
         raise InputError(f"--images: expected at least {2 * len(WAYS)}, found {args.images}")

@@ -15,7 +15,6 @@ bulk    app.py over the folder into a CSV file, against 1 / (engine seconds per 
 The ways run in turn, --rounds times besides the first, which warms up; the ratio is taken within each round, so that what slows
 the machine down slows all of them, and the median of the ratios counts.
 """
-import argparse
 import contextlib
 import io
 import os
@@ -27,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from measuring import against_parts, measure, parts  # noqa: E402
+from measuring import against_parts, make_parser, measure, parts  # noqa: E402
 
 from detector.console import plural, stage, table  # noqa: E402
 
@@ -123,11 +122,11 @@ def memory(args):
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 where the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     what = parser.add_subparsers(required=True)
     first = what.add_parser("cold", help="the first verdict")
     first.add_argument("model", type=Path, help="detector (.h5)")
-    first.add_argument("--size", type=int, nargs=2, default=(32, 32), metavar=("W", "H"), help="of the image (default: 32 32)")
+    first.add_argument("--size", type=int, nargs=2, default=(32, 32), metavar=("W", "H"), help="of the image")
     first.set_defaults(run=cold)
     many = what.add_parser("bulk", help="a folder")
     many.add_argument("model", type=Path, help="detector (.h5)")
@@ -135,7 +134,7 @@ def main(argv=None):
     many.add_argument("--memory", action="store_true", help="measure peak memory of whole runs instead")
     many.set_defaults(run=bulk)
     for one in (first, many):
-        one.add_argument("--rounds", type=int, default=5, help="besides the first, which warms up (default: %(default)s)")
+        one.add_argument("--rounds", type=int, default=5, help="besides the first, which warms up")
     args = parser.parse_args(argv)
     if not (memory if getattr(args, "memory", False) else args.run)(args):
         raise SystemExit(1)

@@ -8,7 +8,6 @@ Hashing is SHA-256 over the bytes of every file, in one process, after a walk th
 an interpreter of its own, timed from its start to its end; the median of --runs counts. Before, all files are read once, so
 that none of them comes from the disk. Target: --quick in at most 1.5 times the time of hashing.
 """
-import argparse
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from measuring import measure  # noqa: E402
+from measuring import make_parser, measure  # noqa: E402
 
 from detector.console import stage, table  # noqa: E402
 from detector.data.tree import find_layout  # noqa: E402
@@ -49,9 +48,9 @@ def compare(folder, runs, report):
 @stage
 def main(argv=None):
     """Measure and print; exit code 1 where the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, help="split tree or unpacked archive")
-    parser.add_argument("--runs", type=int, default=5, help="of each, in turn (default: 5)")
+    parser.add_argument("--runs", type=int, default=5, help="of each, in turn")
     args = parser.parse_args(argv)
     require_folder(args.folder, holding="class folders")
     find_layout(args.folder)

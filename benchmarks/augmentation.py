@@ -12,7 +12,6 @@ Ours is timed from the start of the interpreter to its end; Keras from reading t
 Keras is called in both ways that users call it: one original at a time, which is how guides make so many of each, and a
 whole class in batches of 32. Both write JPEG at quality 75, as Keras always does. Target: 8 times as many images per second.
 """
-import argparse
 import functools
 import math
 import os
@@ -28,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measuring import make_parser  # noqa: E402
 from detector.console import InputError, plural, stage, table  # noqa: E402
 from detector.data.tree import CLASSES, find_layout  # noqa: E402
 from detector.files import scan  # noqa: E402
@@ -113,12 +113,12 @@ def compare(data, scratch, args):
 @stage
 def main(argv=None):
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, help="folder that holds the class folders")
-    parser.add_argument("--images", type=int, default=10000, help="originals, of both classes together (default: %(default)s)")
-    parser.add_argument("--per-image", type=int, default=10, help="new images for each (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each (default: %(default)s)")
-    parser.add_argument("--format", choices=("jpeg", "png"), default="jpeg", help="of the new images (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=10000, help="originals, of both classes together")
+    parser.add_argument("--per-image", type=int, default=10, help="new images for each")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each")
+    parser.add_argument("--format", choices=("jpeg", "png"), default="jpeg", help="of the new images")
     parser.add_argument("--scratch", type=Path, help="folder on the disk to write to (default: the system's for temporary files)")
     parser.add_argument("--in-memory", action="store_true", help="--scratch is a disk in memory: delete after every run")
     args = parser.parse_args(argv)

@@ -12,7 +12,6 @@ one process, --rounds times besides the first, which warms up; so many images ar
 round, so that what slows the machine down slows all parts; their median counts. Target: at least 0.9 of what the parts allow. With
 --memory evaluate.py runs as a whole on a tenth of the images and on all of them.
 """
-import argparse
 import itertools
 import os
 import statistics
@@ -23,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from measuring import against_parts, measure, parts  # noqa: E402
+from measuring import against_parts, make_parser, measure, parts  # noqa: E402
 
 import evaluate  # noqa: E402
 from detector.console import plural, stage, table  # noqa: E402
@@ -86,12 +85,12 @@ def spread(items, number):
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 where the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("model", type=Path, help="detector (.h5)")
     parser.add_argument("data", type=Path, help="data tree")
-    parser.add_argument("--split", default="validation", help="(default: %(default)s)")
-    parser.add_argument("--images", type=int, default=20_000, help="at most (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="besides the first, which warms up (default: %(default)s)")
+    parser.add_argument("--split", default="validation", help="split to use")
+    parser.add_argument("--images", type=int, default=20_000, help="at most")
+    parser.add_argument("--rounds", type=int, default=5, help="besides the first, which warms up")
     parser.add_argument("--memory", action="store_true", help="measure peak memory of whole runs instead")
     args = parser.parse_args(argv)
     items = list_items(args.data, [args.split])[0][args.split]

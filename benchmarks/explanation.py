@@ -18,7 +18,6 @@ P(Fake). The curves go from nothing to everything: the margin in the verdict's f
 or random, pixels are masked (deletion, lower is better) or shown (insertion, higher is better). Last, the network's weights are
 shuffled within each array, and the maps compared with those of the real ones.
 """
-import argparse
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from benchmarks.measuring import make_parser  # noqa: E402
 from detector.console import plural, progress, stage, table  # noqa: E402
 from detector.evaluation import dataset, intervals  # noqa: E402
 from detector.images import pixels  # noqa: E402
@@ -195,13 +195,13 @@ def report(found, is_fake):
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 where a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("model", type=Path, help="detector (.h5)")
     parser.add_argument("data", type=Path, help="data tree")
-    parser.add_argument("--split", default="validation", help="(default: %(default)s)")
-    parser.add_argument("--images", type=int, default=200, help="half of each class (default: %(default)s)")
-    parser.add_argument("--draws", type=int, default=5, help="of each random fifth (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the images (default: %(default)s)")
+    parser.add_argument("--split", default="validation", help="split to use")
+    parser.add_argument("--images", type=int, default=200, help="half of each class")
+    parser.add_argument("--draws", type=int, default=5, help="of each random fifth")
+    parser.add_argument("--seed", type=int, default=0, help="draws the images")
     parser.add_argument("--speed", action="store_true", help="measure the seconds of a map instead")
     args = parser.parse_args(argv)
     detector = export.open_detector(args.model)

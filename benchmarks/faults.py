@@ -11,7 +11,6 @@ Each trial starts from fresh inputs. SIGKILL goes to the stage's own process, in
 the time that an undisturbed run takes, in the others from the time after its first change; then the same command runs to its
 end. Compared is everything below the folder: names, bytes and what is left of the inputs.
 """
-import argparse
 import hashlib
 import os
 import random
@@ -23,6 +22,8 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from measuring import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 TRANSFERS = ("hardlink", "copy", "move")
@@ -194,12 +195,12 @@ def run_case(case, work, stock, kills, chance):
 
 def main(argv=None):
     """Run the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("source", type=Path, help="unpacked data set with train and test; only read")
     parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: beside the source)")
-    parser.add_argument("--kills", type=int, default=20, help="for each stage (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=4000, help="of the source to work with (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=20, help="for each stage")
+    parser.add_argument("--images", type=int, default=4000, help="of the source to work with")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--only", default="", help="only the rows whose name begins with this")
     args = parser.parse_args(argv)
     source = args.source.resolve()

@@ -1,9 +1,21 @@
-"""What the benchmarks share: a command timed as a whole process; the parts of scoring timed each by itself."""
+"""Functions shared by the benchmarks: the command line, the time of a process, and the times of the parts of scoring."""
+import argparse
 import os
 import statistics
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # of a script, only its own folder is there
+
+
+def make_parser(description):
+    """Return the command line of a benchmark; --help shows the description as it is written, and all defaults."""
+    from detector.console import HelpFormatter
+
+    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
 
 
 def measure(command, may_end_with=(), **options):

@@ -8,14 +8,13 @@ prints  for each stage the largest resident size of one of its processes, in MB,
 The stages run one after the other, as a user runs them, on hard links to the first images of each folder. What grows is the list
 of names, and what a stage notes of each; no stage holds images.
 """
-import argparse
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from measuring import measure
+from measuring import make_parser, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1_000, 10_000, 120_000)
@@ -47,7 +46,7 @@ def make_set(source, folder, images):
 
 def main(argv=None):
     """Run all stages at all sizes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("source", type=Path, help="unpacked data set with train and test; only read")
     parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: beside the source)")
     args = parser.parse_args(argv)

@@ -10,7 +10,6 @@ answered, with `force`, so that every score counts. After each quarter all clien
 server's memory is taken: while images are decoded it shows how large those are. Targets: no error; memory after the last quarter at
 most 5 % above that after the first; scores within 1e-6 of those of Predictor; no upload left on the disk.
 """
-import argparse
 import os
 import socket
 import statistics
@@ -26,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measuring import make_parser  # noqa: E402
 from detector import files  # noqa: E402
 from detector.console import InputError, plural, stage  # noqa: E402
 
@@ -103,12 +103,12 @@ def largest_difference(model, answers):
 @stage
 def main(argv=None):
     """Put the page under load and print what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("folder", type=Path, help="images to ask for; only read")
-    add("--model", type=Path, default=ROOT / "models" / "compact.h5", help="the detector (default: models/compact.h5)")
-    add("--clients", type=int, default=50, help="clients at once (default: 50)")
-    add("--requests", type=int, default=2000, help="requests of all clients together (default: 2000)")
+    add("--model", type=Path, default=ROOT / "models" / "compact.h5", help="the detector")
+    add("--clients", type=int, default=50, help="clients at once")
+    add("--requests", type=int, default=2000, help="requests of all clients together")
     args = parser.parse_args(argv)
     paths = [args.folder / path for path in islice(files.scan(args.folder), args.requests)]
     if not paths:

@@ -8,14 +8,13 @@ prints  times and ratios to `cp -al` + one pass of sha256sum (and to both in one
 The commands take turns, so that whatever else the machine does meets all alike; the median of the rounds is printed. CPU seconds
 (user and system, all processes of a command) are printed beside, for machines that are never quiet.
 """
-import argparse
 import shutil
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from measuring import measure
+from measuring import make_parser, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("data_unzipper.py", "data_zipper.py", "data_split.py", "data_merger.py", "data_deleter.py")
@@ -72,10 +71,10 @@ def start_up(rounds):
 
 def main(argv=None):
     """Run all comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("source", type=Path, help="unpacked CIFAKE; only read")
     parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: beside the source)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
     args = parser.parse_args(argv)
     source = args.source.resolve()
     with tempfile.TemporaryDirectory(dir=args.work or source.parent, prefix="placing-") as work:

@@ -1,79 +1,120 @@
-"""The results table of README, from the reports that evaluate.py wrote: reads docs/results/*.json -> prints it, or writes it.
+"""Results tables from the reports of evaluate.py: reads docs/results/*.json -> prints them, or writes them into the documentation.
 
     python benchmarks/results.py
-    python benchmarks/results.py --write      puts it into README.md, between its two markers
+    python benchmarks/results.py --write      replaces the tables between their markers in README.md and docs/*.md
 
-Each file is the metrics.json of one final model, evaluated once on the official test split with --damage; its name is that of the
-model. The rows below them are what others report of themselves, on all of train, the 378 test images that stand in it included.
+Each file is the metrics.json of one released model, named after it. Reports with delivery tiers (--group-by folder --tiers) give
+the table of photos; the others, evaluated once on the official CIFAKE test split with --corruptions, give the table of CIFAKE,
+together with published results. Those are their authors' own, trained on all of train, in which 378 test images occur.
 """
-import argparse
 import json
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- results: python benchmarks/results.py --write -->", "<!-- end of results -->"
-DAMAGES = {"JPEG 50": "JPEG 50", "JPEG 30": "JPEG 30", "noise σ 0.10": "noise 0.10", "blur σ 2": "blur 2"}  # heading: name
-PUBLISHED = [  # name, accuracy in %, TPR at 1 % FPR in %, accuracy under the damages in %, source
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measuring import make_parser  # noqa: E402
+
+END = "<!-- end of results -->"
+CORRUPTIONS = {"JPEG 50": "JPEG 50", "JPEG 30": "JPEG 30", "noise σ 0.10": "noise 0.10", "blur σ 2": "blur 2"}  # heading: name
+PUBLISHED = [  # name, accuracy in %, TPR at 1 % FPR in %, accuracy with the corruptions in %, source
     ("ViT-S/16, ImageNet weights, 224 px", 98.77, 98.5, (), "leyixu26/cifake-detection"),
     ("ResNet-50, 3×3 stem, 32 px", 97.87, None, (), "rominkevadiya/ALGONAUTS_INTERNAL_LJ_HACK"),
     ("ResNet-18, ImageNet weights", 97.78, 95.2, (), "leyixu26/cifake-detection"),
     ("CNN of 288k parameters, 32 px", 97.62, None, (), "leyixu26/cifake-detection"),
     ("AIvsReal: ResNet50V2, ImageNet weights", 96.14, None, (), "its README"),
     ("the paper's CNN", 92.98, None, (), "arXiv 2303.14126"),
-    ("best of all public figures under damage", None, None, (97.2, 95.6, 83.6, 56.3), "on 500 images"),
+    ("best published results with corruptions", None, None, (97.2, 95.6, 83.6, 56.3), "on 500 images"),
     ("ResNet101 from scratch, with photographs, 224 px", 92.2, None, (), "joehanmisquitta/Real-vs-AI-Generated-Image-Classifier"),
 ]  # fmt: skip
 
 
-def with_interval(figures, name, factor=100, digits=2):
-    """Return a figure and its interval as text, in percent unless told otherwise."""
-    low, high = figures["intervals"][name]
-    return f"{factor * figures[name]:.{digits}f} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
+def with_interval(metrics, name, factor=100, digits=2):
+    """Return a metric and its interval as text, in percent by default."""
+    low, high = metrics["intervals"][name]
+    return f"{factor * metrics[name]:.{digits}f} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
 
 
-def own_row(name, metrics):
-    """Return the cells of one of our models."""
-    tested = metrics["splits"]["test"]
-    leaks = tested["leaks"]
-    damage = tested["damage"] or {}
+def own_row(name, report):
+    """Return the cells of a model of this project."""
+    tested = report["splits"]["test"]
+    leaks, corrupted = tested["leaks"], tested["damage"] or {}
     cells = [f"**{name}**", with_interval(tested, "accuracy"), f"{100 * tested['tpr_at_1pct_fpr']:.2f}", f"{tested['auc']:.4f}"]
     cells.append(with_interval(tested, "ece", 1, 4))
-    cells += [f"{100 * damage[key]['accuracy']:.2f}" if key in damage else "" for key in DAMAGES.values()]
+    cells += [f"{100 * corrupted[key]['accuracy']:.2f}" if key in corrupted else "" for key in CORRUPTIONS.values()]
     return [*cells, f"docs/results/{name}.json; {leaks['either'] if leaks else '?'} test images in its train"]
 
 
-def published_row(name, accuracy, tpr, damages, source):
-    """Return the cells of what others report."""
+def published_row(name, accuracy, tpr, corrupted, source):
+    """Return the cells of a published result."""
     cells = [name, *(f"{value:g}" if value else "" for value in (accuracy, tpr)), "", ""]
-    return [*cells, *(f"{value:g}" for value in damages), *[""] * (len(DAMAGES) - len(damages)), source]
+    return [*cells, *(f"{value:g}" for value in corrupted), *[""] * (len(CORRUPTIONS) - len(corrupted)), source]
 
 
-def make_table(folder):
-    """Return the Markdown table."""
-    heads = ["model", "accuracy, %", "TPR at 1 % FPR, %", "AUC", "ECE", *DAMAGES, "source"]
-    reports = [(file.stem, json.loads(file.read_text("utf-8"))) for file in sorted(folder.glob("*.json"))]
-    reports.sort(key=lambda report: -report[1]["splits"]["test"]["accuracy"])
-    rows = [own_row(*report) for report in reports] + [published_row(*row) for row in PUBLISHED]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows])
+def cifake_table(reports):
+    """Return the Markdown table of CIFAKE; `reports` is {name: content of metrics.json}."""
+    tested = sorted(reports.items(), key=lambda item: -item[1]["splits"]["test"]["accuracy"])
+    rows = [own_row(*item) for item in tested] + [published_row(*row) for row in PUBLISHED]
+    return markdown(["model", "accuracy, %", "TPR at 1 % FPR, %", "AUC", "ECE", *CORRUPTIONS, "source"], rows)
 
 
-def replaced(readme, made):
-    """Return README's text with the table between the markers."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
+def photo_table(reports):
+    """Return the Markdown table of photos: macro averages over sources in each delivery tier."""
+    header = ["model", "delivery", "mean AUC", "lowest AUC", "balanced accuracy, %", "false positives, %", "highest",
+              "fakes caught, %", "uncertain, %"]  # fmt: skip
+    rows = []
+    for name, report in reports.items():
+        for tier, metrics in next(iter(report["splits"].values()))["tiers"].items():
+            found = metrics["group_summary"]
+            auc, false = found["auc"], found["real_called_fake"]
+            rows.append([
+                f"**{name}**", tier, f"{auc['mean']:.3f} ({auc['groups']} sources)", f"{auc['min']:.3f} ({auc['worst']})",
+                f"{100 * found['balanced_accuracy']['mean']:.1f}", f"{100 * false['mean']:.1f}",
+                f"{100 * false['max']:.1f} ({false['worst']}: {false['errors']} of {false['images']})",
+                f"{100 * found['fakes_caught']['mean']:.1f}", f"{100 * found['abstention_rate']['mean']:.1f}",
+            ])  # fmt: skip
+    return markdown(header, rows)
+
+
+def markdown(header, rows):
+    """Return a Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def make_tables(folder):
+    """Return {marker that begins the table: table} of the reports in a folder."""
+    reports = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))}
+    photos = {name: report for name, report in reports.items() if next(iter(report["splits"].values())).get("tiers")}
+    others = {name: report for name, report in reports.items() if name not in photos}
+    tables = {"<!-- results: python benchmarks/results.py --write -->": cifake_table(others)}
+    if photos:
+        tables["<!-- results of photos: python benchmarks/results.py --write -->"] = photo_table(photos)
+    return tables
+
+
+def replaced(text, tables):
+    """Return a page with the tables between their markers."""
+    for begin, table in tables.items():
+        if begin in text:
+            before, rest = text.split(begin)
+            text = f"{before}{begin}\n{table}\n{END}{rest.split(END, 1)[1]}"
+    return text
 
 
 def main(argv=None):
-    """Print or write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into README.md")
+    """Print or write the tables."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--write", action="store_true", help="into the pages that have the markers")
     args = parser.parse_args(argv)
-    made = make_table(ROOT / "docs" / "results")
+    tables = make_tables(ROOT / "docs" / "results")
     if not args.write:
-        print(made)
+        print("\n\n".join(tables.values()))
         return
-    readme = ROOT / "README.md"
-    readme.write_text(replaced(readme.read_text("utf-8"), made), "utf-8")
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text("utf-8")
+        if (new := replaced(text, tables)) != text:
+            page.write_text(new, "utf-8")
 
 
 if __name__ == "__main__":

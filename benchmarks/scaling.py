@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import model_training  # noqa: E402
+from benchmarks.measuring import make_parser  # noqa: E402
 from detector.console import InputError, stage, table  # noqa: E402
 from detector.training import distributed  # noqa: E402
 from detector.training.config import parse  # noqa: E402
@@ -120,11 +121,11 @@ def measure(args, processes, fixed):
 @stage
 def main(argv=None):
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("data", type=Path, help="data tree with train and validation")
-    parser.add_argument("--architecture", default="compact", help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a step of each process (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="besides two that warm up (default: %(default)s)")
+    parser.add_argument("--architecture", default="compact", help="network to train")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a step of each process")
+    parser.add_argument("--steps", type=int, default=20, help="besides two that warm up")
     parser.add_argument("--only", type=int, choices=(1, 2), help="measure this many processes alone")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--fixed", action="store_true", help=argparse.SUPPRESS)

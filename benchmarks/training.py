@@ -14,7 +14,6 @@ Target: at least 0.95 of the constant batch.
 Where another's work takes cores away, rounds of one way differ more than the ways do. So the processor time of a step and of
 feeding it is taken besides, apart from each other: the part of the step in both is what the feed leaves it on busy cores.
 """
-import argparse
 import os
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import model_training  # noqa: E402
+from benchmarks.measuring import make_parser  # noqa: E402
 from detector.console import plural, stage, table  # noqa: E402
 from detector.model import backend  # noqa: E402
 from detector.training import distributed  # noqa: E402
@@ -126,14 +126,14 @@ def starts(args):
 @stage
 def main(argv=None):
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("data", type=Path, help="data tree with train and validation")
-    parser.add_argument("--architecture", default="compact", help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=128, help="of the first two ways (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=3840, help="of each way and round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=9, help="besides the first, which warms up (default: %(default)s)")
+    parser.add_argument("--architecture", default="compact", help="network to train")
+    parser.add_argument("--batch-size", type=int, default=128, help="of the first two ways")
+    parser.add_argument("--images", type=int, default=3840, help="of each way and round")
+    parser.add_argument("--rounds", type=int, default=9, help="besides the first, which warms up")
     parser.add_argument("--starts", action="store_true", help="time the start of whole runs instead, and their peak memory")
-    parser.add_argument("--epochs", type=int, default=0, help="of those (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=0, help="of those")
     args, args.more = parser.parse_known_args(argv)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if args.starts:

@@ -10,7 +10,6 @@ The commands take turns, so that whatever else the machine does meets all alike;
 seconds (user and system, all processes of a command) for machines that are never quiet. Each run gets a new folder and nothing is
 deleted before the end: ext4 passes over recently deleted inodes one by one, and files made after a deletion take ten times as long.
 """
-import argparse
 import os
 import shutil
 import statistics
@@ -20,7 +19,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from measuring import measure
+from measuring import make_parser, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1_000, 10_000, 120_000)
@@ -79,10 +78,10 @@ def measure_memory(folder, work):
 
 def main():
     """Compare, measure, clean up."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("archive", type=Path, help="CIFAKE as a tar")
     parser.add_argument("--scratch", type=Path, help="folder on the disk to be measured (default: the system's temporary folder)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each command (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each command")
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(dir=args.scratch, prefix="unzip-"))
     try:

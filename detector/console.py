@@ -3,6 +3,7 @@ import argparse
 import errno
 import functools
 import math
+import re
 import sys
 
 
@@ -138,6 +139,11 @@ def reason_line(reason, names, noun="file"):
     """Return a line of a stage's report: 'not readable: 4 files (a.jpg, b.jpg, c.jpg, ...)'."""
     shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
     return f"{reason}: {plural(len(names), noun)} ({shown})"
+
+
+def short_reason(reason):
+    """Return why a file is unreadable, without the details that differ from file to file: 'found a damaged one'."""
+    return re.sub(r" ?\(.*\)|[:;] .*|^expected an? (whole )?image[^,(]*(\(.*?\))?, ", "", reason)
 
 
 def table(rows, header):

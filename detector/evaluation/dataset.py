@@ -1,4 +1,5 @@
-"""What is evaluated: the images of any tree of the two classes, their groups, their damages, and which of them were trained on."""
+"""The images to evaluate: their groups, their corruptions and delivery tiers, and which of them are train images."""
+import functools
 import zlib
 from typing import NamedTuple
 
@@ -7,9 +8,10 @@ from detector.console import InputError
 from detector.data import placing
 from detector.data import tree as data_tree
 
-ALL = "all"  # what the split of a tree without splits is called
+ALL = "all"  # name of the split of a tree without splits
 NO_GROUP = "(none)"
 MOST_GROUPS = 500
+TIERS = {"web": (1080, 80), "hard": (512, 40)}  # delivery tier: pixels of the longer side at most, JPEG quality
 
 
 class Item(NamedTuple):
@@ -21,7 +23,7 @@ class Item(NamedTuple):
 
 
 def list_items(data, splits=None, group_by=None):
-    """List the images to evaluate, and those of the train folder beside them.
+    """List the images to evaluate, and the images of the train folder in the same tree.
 
     Args:
         data: folder with class folders, or with split folders that hold them.
@@ -32,7 +34,7 @@ def list_items(data, splits=None, group_by=None):
         ({split: [Item]}, [paths of the train images, relative to data] or None)
 
     Raises:
-        InputError: a class or split is missing or empty, the expression is none, or there are too many groups.
+        InputError: a class or split is missing or empty, the regular expression is invalid, or there are too many groups.
     """
     layout = data_tree.find_layout(data)
     placing.refuse_unfinished(data)
@@ -74,14 +76,14 @@ def _items_of(data, classes, group_by):
     return items
 
 
-def damages():
-    """Return {name: function from an image, (h, w, 3) uint8, to a damaged one}."""
+def corruption_functions():
+    """Return {name: function from an image, (h, w, 3) uint8, to the corrupted image}."""
     import cv2
     import numpy as np
 
     from detector.images import corruptions
 
-    cv2.setNumThreads(1)  # images are damaged in threads already
+    cv2.setNumThreads(1)  # images are processed in threads already
 
     def noise(image, sigma):
         return corruptions.noise(image, sigma, np.random.default_rng(zlib.crc32(np.ascontiguousarray(image))))
@@ -96,8 +98,19 @@ def damages():
     }
 
 
+def tier_functions():
+    """Return {name: function from an image, (h, w, 3) uint8, to the image as platforms deliver it: smaller, JPEG}."""
+    import cv2
+
+    from detector.images import corruptions
+
+    cv2.setNumThreads(1)
+    return {name: functools.partial(corruptions.deliver, longest=longest, quality=quality)
+            for name, (longest, quality) in TIERS.items()}  # fmt: skip
+
+
 def known_digests(data, model, train):
-    """Return what is known by content of the images that were trained on.
+    """Return the digests of the train images of the tree and of the model.
 
     Args:
         data: folder of the tree.
@@ -105,7 +118,7 @@ def known_digests(data, model, train):
         train: paths of the images in the tree's train folder, or None.
 
     Returns:
-        {'in_train': set of SHA-256 as hex digits, 'in_train_of_model': set of their first 16}, None where they are not known.
+        {'in_train': set of SHA-256 as hex digits, 'in_train_of_model': set of their first 16}, None if not known.
     """
     from detector.model.file import read_train_digests
 
@@ -117,15 +130,15 @@ def known_digests(data, model, train):
 
 
 def find_leaks(data, paths, known):
-    """Tell which images were trained on.
+    """Find the images that are also train images, by content.
 
     Args:
         data: folder that the paths are relative to.
         paths: list of n paths.
-        known: as `known_digests` returns it.
+        known: as returned by `known_digests`.
 
     Returns:
-        ({in_train, in_train_of_model, either: number of images, None where that is not known}, (n,) bool)
+        ({in_train, in_train_of_model, either: number of images, None if not known}, (n,) bool)
     """
     import numpy as np
 
@@ -141,13 +154,13 @@ def find_leaks(data, paths, known):
 
 
 def count_trained_on(data, paths, model):
-    """Return how many images the model file at `model` was trained on, by content; None where it does not know."""
+    """Return how many images are among the train images of the model file, by content; None if it has no digests."""
     known = {"in_train": None, "in_train_of_model": known_digests(data, model, None)["in_train_of_model"]}
     return find_leaks(data, paths, known)[0]["in_train_of_model"]
 
 
 def hash_files(data, paths):
-    """Return the SHA-256 of each file as hex digits, None where it may not be read."""
+    """Return the SHA-256 of each file as hex digits, None if it cannot be read."""
     return [digest for digest, _ in files.file_facts(data, paths)]
 
 

@@ -53,6 +53,15 @@ def scale(image, factor):
     return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
+def deliver(image, longest, quality):
+    """Shrink an image (averaging areas) to at most `longest` pixels on its longer side and encode it as JPEG, as platforms do."""
+    factor = longest / max(image.shape[:2])
+    if factor < 1:
+        small = (max(1, round(side * factor)) for side in image.shape[1::-1])
+        image = cv2.resize(image, tuple(small), interpolation=cv2.INTER_AREA)
+    return jpeg(image, quality)
+
+
 def random_degradation(image, rng, probability=0.5, max_blur=3.0, min_scale=0.25, max_noise=0.1, min_quality=30):
     """Degrade an image at random: blur, scaling, noise and JPEG, each independently with `probability`, in this order.
 

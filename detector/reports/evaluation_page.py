@@ -1,15 +1,11 @@
-"""The evaluation in words, tables and one HTML page that holds its pictures and needs nothing from elsewhere."""
-import base64
-from html import escape
+"""The report of evaluate.py as tables of text, for the terminal, and as one self-contained HTML page."""
 from pathlib import PurePath
-from string import Template
 
 from detector.console import plural, printable
-from detector.reports.render import TEMPLATES
+from detector.reports.render import data_uri, render
 
-STYLE = (TEMPLATES / "style.css").read_text("utf-8")
-LISTED = 60  # unreadable files listed; metrics.json has them all
-FIGURES = {  # where a figure stands in metrics.json -> what people call it
+LISTED = 60  # unreadable files on the page; metrics.json has them all
+LABELS = {  # path of a metric in metrics.json -> its label
     ("n",): "images",
     ("accuracy",): "accuracy",
     ("balanced_accuracy",): "balanced accuracy",
@@ -17,128 +13,157 @@ FIGURES = {  # where a figure stands in metrics.json -> what people call it
     ("average_precision",): "average precision",
     ("tpr_at_1pct_fpr",): "TPR at 1 % FPR",
     ("tpr_at_5pct_fpr",): "TPR at 5 % FPR",
-    ("log_loss",): "loss",
-    ("raw", "log_loss"): "loss, not calibrated",
+    ("log_loss",): "log loss",
+    ("raw", "log_loss"): "log loss, not calibrated",
     ("brier",): "Brier score",
     ("raw", "brier"): "Brier score, not calibrated",
     ("ece",): "ECE",
     ("raw", "ece"): "ECE, not calibrated",
-    ("uncertain_share",): "share of uncertain verdicts",
-    ("accuracy_when_certain",): "accuracy of the others",
-    ("real_called_fake",): "share of Real called Fake",
-    ("fake_called_real",): "share of Fake called Real",
+    ("abstention_rate",): "abstention rate (verdict uncertain)",
+    ("selective_accuracy",): "selective accuracy (of the other verdicts)",
+    ("fakes_caught",): "Fake with verdict Fake",
+    ("real_called_fake",): "Real with verdict Fake (false positives)",
+    ("fake_called_real",): "Fake with verdict Real",
     **{
-        ("per_class", name, figure): f"{'F1' if figure == 'f1' else figure} of {name}"
+        ("per_class", name, metric): f"{'F1' if metric == 'f1' else metric} of {name}"
         for name in ("Fake", "Real")
-        for figure in ("precision", "recall", "f1")
+        for metric in ("precision", "recall", "f1")
     },
 }
-COMPARED = [path for path in FIGURES if path[0] not in ("n", "raw")]
-SHORT = {  # of the tables that have a line for each group or damage
-    "n": "images", "accuracy": "accuracy", "auc": "AUC", "tpr_at_1pct_fpr": "TPR at 1 %", "ece": "ECE",
-    "uncertain_share": "uncertain", "accuracy_when_certain": "others right", "real_called_fake": "Real as Fake",
-    "fake_called_real": "Fake as Real",
+COMPARED = [path for path in LABELS if path[0] not in ("n", "raw")]
+SHORT = {  # columns of the tables with a row for each group, corruption or tier
+    "n": "images", "accuracy": "accuracy", "balanced_accuracy": "balanced", "auc": "AUC", "tpr_at_1pct_fpr": "TPR at 1 %",
+    "ece": "ECE", "abstention_rate": "abstention", "selective_accuracy": "selective acc.", "fakes_caught": "fakes caught",
+    "real_called_fake": "false positives",
 }  # fmt: skip
-PAGE = Template(f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="evaluate.py">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Evaluation of $model</title>
-<style>
-{STYLE}.pictures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem; }}
-figure {{ margin: 0; }} figure.broad {{ margin: 1rem 0; }}
-img {{ display: block; width: 100%; height: auto; background: #fff; border-radius: .5rem; }}
-.lead {{ font-size: 1.1rem; max-width: none; }}
-@media print {{ img {{ break-inside: avoid; }} }}
-</style></head><body>
-<p class="lead">$headline</p>
-<h1>Evaluation of $model</h1>
-<ul class="verdict">$notes</ul>
-<h2>Figures</h2>
-<p>In brackets the 95 % interval (bootstrap, $resamples resamples within each class). Fake is the positive class. Accuracy,
-precision, recall and F1 call an image Fake from P(Fake) 0.5 on; the shares use the verdict: Fake from $fake_from on, Real up to
-$real_to, uncertain between them. These thresholds come with the model.</p>
-<div class="wide"><table>$figures</table></div>
-$sections
-<h2>How it was made</h2>
-<div class="wide"><table>$made</table></div>
-</body></html>
-""")
+SUMMARY = {  # rows of the table of macro averages
+    "auc": "AUC", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "tpr_at_1pct_fpr": "TPR at 1 % FPR",
+    "abstention_rate": "abstention rate", "selective_accuracy": "selective accuracy", "fakes_caught": "fakes caught",
+    "real_called_fake": "false positives", "fake_called_real": "Fake with verdict Real",
+}  # fmt: skip
+AGAINST_ALL = "* group of one class: computed with all images of the other class, and not part of the macro average"
 
 
-def text(value):
-    """Return a string, such as the name of a file from elsewhere, as harmless HTML."""
-    return escape(printable(value))
-
-
-# --- words and cells, for the shell and the page -------------------------------------------------------------------------
-def at(figures, path):
-    """Return what stands at a path such as ('per_class', 'Fake', 'recall'), None where nothing does."""
+# --- cells and rows, for the terminal and the page -----------------------------------------------------------------------
+def metric_at(metrics, path):
+    """Return the value at a path such as ('per_class', 'Fake', 'recall'), None if there is none."""
     for name in path:
-        figures = (figures or {}).get(name)
-    return figures
+        metrics = (metrics or {}).get(name)
+    return metrics
 
 
-def cell(figures, path, intervals=True):
-    """Return a figure as text, with its interval where it has one."""
-    value, interval = at(figures, path), at(figures.get("intervals"), path)
+def cell(metrics, path, interval=True):
+    """Return a metric as text, with its interval if it has one."""
+    value, limits = metric_at(metrics, path), metric_at(metrics.get("intervals"), path)
     if value is None:
         return "none"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})" if interval and intervals else f"{value:.4f}"
+    return f"{value:.4f} ({limits[0]:.4f} to {limits[1]:.4f})" if limits and interval else f"{value:.4f}"
 
 
 def columns(report):
-    """Return {heading: figures} of a report: each split, and each without the images that were trained on."""
+    """Return {heading: metrics} of a report: each split, and each split without its train images."""
     found = {}
-    for split, figures in report["splits"].items():
-        found[split] = figures
-        if figures["without_leaks"]:
-            found[f"{split}, without train images"] = figures["without_leaks"]
+    for split, metrics in report["splits"].items():
+        found[split] = metrics
+        if metrics["without_leaks"]:
+            found[f"{split}, without train images"] = metrics["without_leaks"]
     return found
 
 
-def figure_rows(report):
-    """Return the rows of the table of figures: the name, then a cell for each of `columns`."""
-    return [[label, *(cell(figures, path) for figures in columns(report).values())] for path, label in FIGURES.items()]
+def metric_rows(report):
+    """Return the rows of the main table: a label, then a cell for each of `columns`."""
+    return [[label, *(cell(metrics, path) for metrics in columns(report).values())] for path, label in LABELS.items()]
 
 
-def short_rows(named):
-    """Return the rows of a table that has a line for each name, with the figures of SHORT; `named` is {name: figures}.
+def short_table(title, first, named):
+    """Return {title, header, rows, note} of a table with a row for each name; `named` is {name: metrics}.
 
-    A figure with a star is of the group and all images of the class that it lacks (`against_all`).
+    A metric with a star is of a group of one class, computed with all images of the other class (`against_all`).
     """
-    return [[printable(name), *(_short_cell(figures, one) for one in SHORT)] for name, figures in named.items()]
+    extra = {"flip_rate": "flips"} if any("flip_rate" in metrics for metrics in named.values()) else {}
+    starred = any(metrics.get("against_all") for metrics in named.values())
+    return {
+        "title": title,
+        "header": [first, *SHORT.values(), *extra.values()],
+        "rows": [[printable(name), *(_short_cell(metrics, one) for one in [*SHORT, *extra])] for name, metrics in named.items()],
+        "note": AGAINST_ALL if starred else None,
+    }
 
 
-def _short_cell(figures, name):
-    against = figures.get("against_all") or {}
-    if figures[name] is None and against.get(name) is not None:
+def _short_cell(metrics, name):
+    against = metrics.get("against_all") or {}
+    if metrics.get(name) is None and against.get(name) is not None:
         return f"{cell(against, (name,), False)}*"
-    return cell(figures, (name,), name == "accuracy")
+    text = cell(metrics, (name,), name == "accuracy")
+    if name in ("fakes_caught", "real_called_fake") and text != "none":
+        counts = metrics["verdict_counts"]["Fake" if name == "fakes_caught" else "Real"]
+        text += f" ({counts['Fake']:,}/{sum(counts.values()):,})"
+    return text
 
 
-def footnote(named):
-    """Return the line that explains the stars of `short_rows`, or None where there are none."""
-    stars = any(figures.get("against_all") for figures in named.values())
-    return "* of a group of one class: against all images of the other class" if stars else None
+def summary_table(split, summary):
+    """Return {title, header, rows, note} of the macro averages over groups."""
+    rows = []
+    for name, label in SUMMARY.items():
+        found = summary[name]
+        if found:
+            errors = f" ({found['errors']:,}/{found['images']:,} wrong)" if "errors" in found else ""
+            spread = [f"{found[key]:.4f}" for key in ("mean", "std", "min", "max")]
+            rows.append([label, f"{found['groups']:,}", *spread, f"{printable(found['worst'])}{errors}"])
+    pooled = " and ".join(
+        f"{plural(few['images'], f'{name} image')} of {plural(few['groups'], 'group')}"
+        for name, few in summary["pooled"].items() if few["groups"]
+    )  # fmt: skip
+    note = f"each group counts the same; fewer than {summary['min_images']} images of a class are pooled"
+    return {
+        "title": f"Macro average over groups, {split}",
+        "header": [f"groups of {split}", "groups", "mean", "std", "min", "max", "worst group"],
+        "rows": rows,
+        "note": f"{note}: {pooled}" if pooled else note,
+    }
 
 
-def short_header(first):
-    """Return the header of `short_rows`."""
-    return [first, *SHORT.values()]
+def tier_summary_table(split, tiers):
+    """Return {title, header, rows, note} of the macro averages over groups in each delivery tier."""
+    rows = []
+    for name, metrics in tiers.items():
+        summary, cells = metrics["group_summary"], []
+        for metric, keys in (("auc", ("mean", "min")), ("balanced_accuracy", ("mean",)), ("real_called_fake", ("mean", "max")),
+                             ("fakes_caught", ("mean",)), ("abstention_rate", ("mean",))):  # fmt: skip
+            cells += [f"{summary[metric][key]:.4f}" if summary[metric] else "none" for key in keys]
+        rows.append([name, *cells])
+    header = ["AUC", "lowest AUC", "balanced acc.", "false positives", "highest", "fakes caught", "abstention"]
+    title = f"Macro average over groups by delivery tier, {split}"
+    return {"title": title, "header": [f"tiers of {split}", *header], "rows": rows, "note": None}
 
 
-def comparison_rows(versus, figures):
-    """Return the rows of the table that compares two models: figure, this, other, difference with its interval."""
+def tables(split, metrics):
+    """Return the tables of one split: groups, delivery tiers and corruptions, as far as they were evaluated."""
+    found = []
+    if metrics["groups"]:
+        found.append(short_table(f"Groups, {split}", f"groups of {split}", {row["group"]: row for row in metrics["groups"]}))
+        found.append(summary_table(split, metrics["group_summary"]))
+    if metrics["tiers"]:
+        found.append(short_table(f"Delivery tiers, {split}", f"tiers of {split}", metrics["tiers"]))
+        if metrics["groups"]:
+            found.append(tier_summary_table(split, metrics["tiers"]))
+    if metrics["damage"]:
+        found.append(short_table(f"Corrupted images, {split}", f"corrupted {split}", metrics["damage"]))
+    return found
+
+
+def comparison_rows(versus, metrics):
+    """Return the rows of the table that compares two models: metric, this, other, difference with its interval."""
     return [
-        [FIGURES[path], cell(figures, path, False), cell(versus["figures"], path, False), _difference(versus, path)]
+        [LABELS[path], cell(metrics, path, False), cell(versus["figures"], path, False), _difference(versus, path)]
         for path in COMPARED
     ]
 
 
 def _difference(versus, path):
-    value, interval = at(versus["difference"], path), at(versus["intervals"], path)
+    value, interval = metric_at(versus["difference"], path), metric_at(versus["intervals"], path)
     return "none" if value is None else f"{value:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f})"
 
 
@@ -147,153 +172,116 @@ def mcnemar_sentence(versus):
     test = versus["mcnemar"]
     p = f"p = {test['p']:.2g}" if test["p"] >= 1e-300 else "p < 1e-300"
     only, others = (f"{test[name]:,}" for name in ("only_this_right", "only_other_right"))
-    return f"only this model is right on {only} images, only {versus['model']} on {others} (McNemar's exact test: {p})"
+    return f"{only} images only this model classifies correctly, {others} only {versus['model']} (McNemar's exact test: {p})"
 
 
-def headline(model, split, figures, counts):
-    """Return the sentence that a person can quote; `counts` is {class: n}."""
+# --- sentences -----------------------------------------------------------------------------------------------------------
+def headline(model, split, metrics, counts):
+    """Return the main result as a sentence; `counts` is {class: n}."""
 
     def percent(name):
-        low, high = figures["intervals"][name]
-        return f"{100 * figures[name]:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+        low, high = metrics["intervals"][name]
+        return f"{100 * metrics[name]:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
 
     numbers = " and ".join(f"{n:,} {name}" for name, n in counts.items())
-    low, high = figures["intervals"]["auc"]
-    where = "images" if split == "all" else f"{split} images"
+    low, high = metrics["intervals"]["auc"]
+    kind = "images" if split == "all" else f"{split} images"
     sentence = (
-        f"On {numbers} {where}, {model} has an accuracy of {percent('accuracy')} and an AUC of {figures['auc']:.4f} "
+        f"On {numbers} {kind}, {model} has an accuracy of {percent('accuracy')} and an AUC of {metrics['auc']:.4f} "
         f"({low:.4f} to {high:.4f}); it calls {percent('real_called_fake')} of the Real images Fake and is uncertain about "
-        f"{100 * figures['uncertain_share']:.2f} % of all (in brackets 95 % intervals)."
+        f"{100 * metrics['abstention_rate']:.2f} % of all images (95 % intervals in brackets)."
     )
-    clean = figures["without_leaks"]
+    clean = metrics["without_leaks"]
     if clean and clean["accuracy"] is not None:
         auc = "none" if clean["auc"] is None else f"{clean['auc']:.4f}"
         wrong = "none" if clean["real_called_fake"] is None else f"{100 * clean['real_called_fake']:.2f} %"
         sentence += (
-            f" Without the {figures['leaks']['either']:,} of them that stand in a train set: "
+            f" Without the {metrics['leaks']['either']:,} images that are also train images: "
             f"accuracy {100 * clean['accuracy']:.2f} %, AUC {auc}, "
-            f"Real called Fake {wrong}, uncertain {100 * clean['uncertain_share']:.2f} %."
+            f"Real called Fake {wrong}, uncertain {100 * clean['abstention_rate']:.2f} %."
         )
     return sentence
 
 
 def notes(report):
-    """Return [(kind, line)], kind 'warning' or 'clean': what a reader of the figures has to know."""
+    """Return [(kind, line)], kind 'warning' or 'clean': what a reader of the metrics has to know."""
     lines = []
-    for split, figures in report["splits"].items():
-        lines += [("warning", line) for line in _warnings(split, figures)]
+    for split, metrics in report["splits"].items():
+        lines += [("warning", line) for line in _warnings(split, metrics)]
         if split == "validation":
-            fitted = "temperature and thresholds were fitted on the validation split of the model's training"
-            lines.append(("warning", f"validation: {fitted}; where it is this one, the figures flatter the model"))
-        lines += [("clean", line) for line in _clean(split, figures["leaks"])]
-        if figures["leaks"] and figures["leaks"]["in_train_of_model"] is None:
-            older = "the model, of an older version, holds no digests of its train images: it may have seen some of these"
+            lines.append(("warning", "validation: if the model was calibrated on these images, the metrics are too optimistic"))
+        lines += [("clean", line) for line in _clean(split, metrics["leaks"])]
+        if metrics["leaks"] and metrics["leaks"]["in_train_of_model"] is None:
+            older = "the model file, of an older version, has no digests of its train images: some images may be among them"
             lines.append(("warning", older))
     return list(dict.fromkeys(lines))
 
 
-def _warnings(split, figures):
-    leaks = figures["leaks"] or {}
+def _warnings(split, metrics):
+    leaks = metrics["leaks"] or {}
     if leaks.get("in_train"):
         yield f"{split}: {plural(leaks['in_train'], 'image')} also in the train folder, byte for byte"
     if leaks.get("in_train_of_model"):
-        yield f"{split}: {plural(leaks['in_train_of_model'], 'image')} among those the model was trained on"
-    theirs = (figures["versus"] or {}).get("in_train_of_other")
+        yield f"{split}: {plural(leaks['in_train_of_model'], 'image')} among the train images of the model"
+    theirs = (metrics["versus"] or {}).get("in_train_of_other")
     if theirs:
-        yield f"{split}: {plural(theirs, 'image')} among those {figures['versus']['model']} was trained on: its figures flatter it"
-    if figures["unreadable"]:
-        were = "was" if figures["unreadable"] == 1 else "were"
-        yield f"{split}: {plural(figures['unreadable'], 'image')} could not be read and {were} not scored"
-    if figures["unlike_seen"]:
-        number = plural(figures["unlike_seen"], "image")
-        yield f"{split}: {number} unlike any that the model has seen; app.py says uncertain to these"
+        other = metrics["versus"]["model"]
+        yield f"{split}: {plural(theirs, 'image')} among the train images of {other}: its metrics are too optimistic"
+    if metrics["unreadable"]:
+        yield f"{split}: {plural(metrics['unreadable'], 'image')} could not be read and not scored"
+    if metrics["unlike_seen"]:
+        number = plural(metrics["unlike_seen"], "image")
+        yield f"{split}: {number} outside the training range of sizes and shapes; app.py answers uncertain for these"
 
 
 def _clean(split, leaks):
     if leaks and leaks["in_train"] == 0:
         yield f"{split}: no image is in the train folder"
     if leaks and leaks["in_train_of_model"] == 0:
-        yield f"{split}: no image is among those the model was trained on"
+        yield f"{split}: no image is among the train images of the model"
 
 
 # --- the page ------------------------------------------------------------------------------------------------------------
-def render(report, folder, pictures):
-    """Return the page of a report as text.
+def render_page(report, folder, plots):
+    """Return the page of a report as HTML text.
 
     Args:
-        report: what metrics.json holds.
-        folder: pathlib.Path that the pictures lie in.
-        pictures: {split: {file name: alternative text}}; a name that begins with 'damage' or 'mistakes' is shown across the page.
+        report: dict, as metrics.json holds it.
+        folder: pathlib.Path of the folder with the plots.
+        plots: {split: {file name: alternative text}}.
     """
     from detector.evaluation.intervals import RESAMPLES
 
-    sections = [section(split, figures, folder, pictures[split]) for split, figures in report["splits"].items()]
-    kinds = {"warning": "warn", "clean": "good"}
-    return PAGE.substitute(
-        model=text(PurePath(report["model"]).name), headline=text(report["headline"][0]),
-        notes="".join(f"<li><b class={kinds[kind]}>{kind}</b> {text(line)}" for kind, line in notes(report))
-        + "".join(f"<li>{text(line)}" for line in report["headline"][1:]),
-        figures=html_table(figure_rows(report), ["", *columns(report)]), sections="\n".join(sections),
-        fake_from=f"{report['thresholds']['fake']:.4f}", real_to=f"{report['thresholds']['real']:.4f}",
-        made=html_table(made_rows(report)), resamples=f"{RESAMPLES:,}",
+    return render(
+        "evaluation.html", tool="evaluate.py", title=f"Evaluation of {PurePath(report['model']).name}",
+        headlines=report["headline"], lines=[*notes(report), *((None, line) for line in report["headline"][1:])],
+        resamples=RESAMPLES, thresholds=report["thresholds"], made=_made_rows(report),
+        metrics={"rows": metric_rows(report), "header": ["", *columns(report)]},
+        splits=[_section(split, metrics, folder, plots[split]) for split, metrics in report["splits"].items()],
     )  # fmt: skip
 
 
-def html_table(rows, header=None):
-    """Return rows of text as the rows of an HTML table."""
-    lines = ["<tr>" + "".join(f"<th>{text(str(name))}" for name in header)] if header else []
-    lines += ["<tr>" + "".join(f"<td>{text(str(value))}" for value in row) for row in rows]
-    return "\n".join(lines)
-
-
-def made_rows(report):
-    """Return the rows of the table on the model and the engine."""
+def _made_rows(report):
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return [
-        ["images", report["data"]], ["model", report["model"]], ["its SHA-256", report["model_sha256"]],
+        ["images", report["data"]], ["model", report["model"]], ["SHA-256 of the model", report["model_sha256"]],
         ["engine", report["device"]], ["temperature", f"{report['temperature']:.4f}"], ["versions", versions],
     ]  # fmt: skip
 
 
-def section(split, figures, folder, pictures):
-    """Return the pictures and tables of one split."""
-    broad = {name: alt for name, alt in pictures.items() if name.startswith(("damage", "mistakes"))}
-    parts = [f"<h2>Pictures, {text(split)}</h2><div class=pictures>"]
-    parts += [picture(folder / name, alt) for name, alt in pictures.items() if name not in broad]
-    parts.append("</div>")
-    groups = {row["group"]: row for row in figures["groups"] or []}
-    parts += [_table(f"Groups, {split}", groups, "group, worst first")] if groups else []
-    parts += [_table(f"Damaged images, {split}", figures["damage"], "damage")] if figures["damage"] else []
-    parts += [picture(folder / name, alt, "broad") for name, alt in broad.items() if name.startswith("damage")]
-    parts += [_versus(split, figures)] if figures["versus"] else []
-    parts.append(f"<h2>Worst mistakes, {text(split)}</h2>")
-    parts += [picture(folder / name, alt, "broad") for name, alt in broad.items() if name.startswith("mistakes")] or ["<p>None."]
-    parts += [_unreadable(split, figures["unreadable_files"])] if figures["unreadable"] else []
-    return "\n".join(parts)
-
-
-def picture(file, alt, kind=""):
-    """Return a PNG file as a figure that holds it."""
-    data = base64.b64encode(file.read_bytes()).decode()
-    return f'<figure class="{kind}"><img src="data:image/png;base64,{data}" alt="{text(alt)}"></figure>'
-
-
-def _table(title, named, first):
-    note = footnote(named)
-    table = f"<h2>{text(title)}</h2><div class=wide><table>{html_table(short_rows(named), short_header(first))}</table></div>"
-    return table + (f"<p>{text(note)}." if note else "")
-
-
-def _versus(split, figures):
-    versus = figures["versus"]
-    rows = html_table(comparison_rows(versus, figures), ["", "this model", "the other", "difference"])
-    sentence = mcnemar_sentence(versus)
-    return (
-        f"<h2>Against {text(versus['model'])}, {text(split)}</h2><p>{text(sentence[0].upper() + sentence[1:])}. The images are in "
-        f"changed.csv.</p><div class=wide><table>{rows}</table></div>"
-    )
-
-
-def _unreadable(split, lines):
-    items = "".join(f"<li><code>{text(line)}</code>" for line in lines[:LISTED])
-    return f"<h2>Not scored, {text(split)}: {plural(len(lines), 'image')}</h2><ul class=paths>{items}</ul>"
+def _section(split, metrics, folder, plots):
+    """Return what the template shows of one split."""
+    images = {"plots": [], "corruptions": [], "mistakes": []}
+    for name, alt in plots.items():
+        kind = name.split("_")[0]
+        image = {"uri": data_uri((folder / name).read_bytes(), "png"), "alt": alt}
+        images[kind if kind in images else "plots"].append(image)
+    versus = metrics["versus"] and {
+        "model": metrics["versus"]["model"], "mcnemar": mcnemar_sentence(metrics["versus"]),
+        "rows": comparison_rows(metrics["versus"], metrics), "header": ["", "this model", "the other", "difference"],
+    }  # fmt: skip
+    return {
+        "name": split, "plots": images["plots"], "corruption_plots": images["corruptions"], "mistakes": images["mistakes"],
+        "tables": tables(split, metrics), "versus": versus, "unreadable": metrics["unreadable_files"],
+        "shown": [(line, None) for line in metrics["unreadable_files"][:LISTED]],
+    }  # fmt: skip

@@ -138,27 +138,36 @@ def test_digests_of_another_kind_are_refused(tmp_path):
     )
 
 
-def test_damages_are_the_ones_asked_for_and_the_same_each_time():
+def test_corruptions_are_deterministic():
     image = np.asarray(draw(1, (40, 30)))
-    ways = dataset.damages()
-    assert list(ways) == [
+    functions = dataset.corruption_functions()
+    assert list(functions) == [
         "JPEG 90", "JPEG 70", "JPEG 50", "JPEG 30", "blur 1", "blur 2", "blur 3", "noise 0.05", "noise 0.10",
         "scale 1/2", "scale 1/4", "WebP 50", "flip",
     ]  # fmt: skip
-    once, again = ([way(image) for way in ways.values()] for _ in range(2))
+    once, again = ([corrupt(image) for corrupt in functions.values()] for _ in range(2))
     assert all((one == two).all() for one, two in zip(once, again, strict=True))
     assert {(one.shape, one.dtype.name) for one in once} == {((30, 40, 3), "uint8")}
     exact = {
         "JPEG 30": corruptions.jpeg(image, 30), "blur 2": corruptions.blur(image, 2), "scale 1/2": corruptions.scale(image, 0.5),
         "scale 1/4": corruptions.scale(image, 0.25), "WebP 50": corruptions.webp(image, 50), "flip": np.fliplr(image),
     }  # fmt: skip
-    assert [name for name, expected in exact.items() if (ways[name](image) != expected).any()] == []
-    harm = {name: np.abs(one.astype(float) - image).mean() for name, one in zip(ways, once, strict=True)}
+    assert [name for name, expected in exact.items() if (functions[name](image) != expected).any()] == []
+    harm = {name: np.abs(one.astype(float) - image).mean() for name, one in zip(functions, once, strict=True)}
     for kind in (["JPEG 90", "JPEG 70", "JPEG 50", "JPEG 30"], ["blur 1", "blur 2", "blur 3"], ["scale 1/2", "scale 1/4"]):
         assert sorted(kind, key=harm.get) == kind and harm[kind[0]] > 0
     for sigma in (0.05, 0.10):
         grey = np.full((64, 64, 3), 128, np.uint8)
-        assert ways[f"noise {sigma:.2f}"](grey).std() == pytest.approx(255 * sigma, rel=0.05)
+        assert functions[f"noise {sigma:.2f}"](grey).std() == pytest.approx(255 * sigma, rel=0.05)
     other = np.asarray(draw(2, (40, 30)))
-    noise = [ways["noise 0.10"](one).astype(int) - one for one in (image, other)]
+    noise = [functions["noise 0.10"](one).astype(int) - one for one in (image, other)]
     assert (noise[0] != noise[1]).mean() > 0.9  # each image has a noise of its own
+
+
+def test_delivery_tiers_are_those_of_the_documentation():
+    large = np.zeros((900, 2160, 3), np.uint8)
+    tiers = dataset.tier_functions()
+    assert {name: deliver(large).shape for name, deliver in tiers.items()} == {"web": (450, 1080, 3), "hard": (213, 512, 3)}
+    small = np.asarray(draw(1, (40, 30)))
+    assert (tiers["web"](small) == corruptions.jpeg(small, 80)).all()
+    assert (tiers["hard"](small) == corruptions.jpeg(small, 40)).all()

@@ -146,3 +146,10 @@ def test_random_sharing_draws_both_formats_all_filters_and_the_qualities(monkeyp
     assert 300 < len(drawn) < 420 and 50 < kinds.count("WEBP") < 100  # one or two encodings of each
     assert min(quality for _, quality, _ in drawn) >= 40 and max(quality for _, quality, _ in drawn) <= 97
     assert {subsampling for kind, _, subsampling in drawn if kind == "JPEG"} == {0, 2}
+
+
+def test_delivery_shrinks_the_longer_side_and_encodes_as_jpeg(image):
+    small = corruptions.deliver(image, 32, 80)
+    assert (small.shape, small.dtype) == ((24, 32, 3), np.uint8)
+    assert (corruptions.deliver(image, 64, 40) == corruptions.jpeg(image, 40)).all()
+    assert corruptions.deliver(np.zeros((2000, 1, 3), np.uint8), 100, 80).shape == (100, 1, 3)
