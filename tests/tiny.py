@@ -1,5 +1,6 @@
 """Networks of a few hundred parameters, `--architecture tiny` and `tiny_backbone`: training takes seconds, not minutes."""
-from detector.model.architectures import ARCHITECTURES, Architecture, load_files
+from detector.model.architectures import ARCHITECTURES, Architecture
+from detector.model.weights import load_files
 
 
 def tiny(image_size, weights, l2):

@@ -1,22 +1,21 @@
-"""The networks that model_training.py can train. A further one is one function and one line in ARCHITECTURES.
+"""The networks that model_training.py can train: those in ARCHITECTURES, and `keras:NAME`, any network of keras.applications.
 
 Every network takes (n, s, s, 3) float32, RGB, 0-255, and holds its own normalisation. `weights` is 'imagenet', 'none' or a list
-of weights files of the backbone, as `load_files` takes them. Keras is imported on use.
+of weights files of the backbone, as `weights.load_files` takes them. A further network is one function and one line in
+ARCHITECTURES. Keras is imported on use.
 """
-import json
-import warnings
+import difflib
+import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from detector.console import InputError
-from detector.model import file as model_file
-from detector.model.backend import undistributed
+from detector.model import efficientnet_lite
+from detector.model.weights import FLIP_LAYER, load_files, network_name
 
 SMALL_INPUT = 96  # pixels; below, --stem auto takes the small stem
-STEMS = ("standard", "small")  # and 'small_7x7', which follows from pretrained weights
-FLIP_LAYER = "mean_of_image_and_mirror_image"
+STEMS = ("standard", "medium", "small")  # and 'small_7x7', which follows from pretrained weights
 
 
 def resnet101(image_size, weights, l2, stem="standard"):
@@ -66,7 +65,7 @@ def compact(image_size, weights, l2):
     Four stages of 32 to 256 channels with one residual block each; `weights` must be 'none'.
     """
     import keras
-    from keras import layers, regularizers
+    from keras import layers
 
     def convolution(x, channels, size=3, strides=1):
         x = layers.Conv2D(channels, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
@@ -89,23 +88,17 @@ def compact(image_size, weights, l2):
     x = layers.ReLU()(convolution(x, 32))
     for channels, strides in [(32, 1), (64, 2), (128, 2), (256, 2)]:
         x = residual_block(x, channels, strides)
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(0.2)(x)
-    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
-    return keras.Model(image, x, name="compact")
+    return keras.Model(image, _head(layers.GlobalAveragePooling2D()(x), l2), name="compact")
 
 
 def mobilenetv2(image_size, weights, l2):
     """Build MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381) with pooling, Dropout(0.2) and softmax(2)."""
     import keras
-    from keras import layers, regularizers
+    from keras import layers
 
     image = keras.Input((image_size, image_size, 3), name="image")
     x = backbone(keras.applications.MobileNetV2, image_size, weights)(layers.Rescaling(1 / 127.5, offset=-1)(image))
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(0.2)(x)
-    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
-    return keras.Model(image, x, name="mobilenetv2")
+    return keras.Model(image, _head(layers.GlobalAveragePooling2D()(x), l2), name="mobilenetv2")
 
 
 def mobilenetv2_early(image_size, weights, l2):
@@ -116,7 +109,7 @@ def mobilenetv2_early(image_size, weights, l2):
     A weights file is that of the whole backbone.
     """
     import keras
-    from keras import layers, regularizers
+    from keras import layers
 
     image = keras.Input((image_size, image_size, 3), name="image")
     whole = backbone(keras.applications.MobileNetV2, image_size, weights)
@@ -124,9 +117,59 @@ def mobilenetv2_early(image_size, weights, l2):
     x = early(layers.Rescaling(1 / 127.5, offset=-1)(image))
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.BatchNormalization(momentum=0.9, center=False, scale=False)(x)  # channels differ a hundredfold in their range
+    return keras.Model(image, _head(x, l2), name="mobilenetv2_early")
+
+
+def efficientnet_lite0(image_size, weights, l2):
+    """Build the first 11 blocks of EfficientNet-Lite0 (detector.model.efficientnet_lite): the means of the channels of three of
+    them, standardisation, Dropout(0.2) and softmax(2).
+
+    Weights files: a .npz as in detector.model.efficientnet_lite.assign, or a .weights.h5 that Keras wrote of the backbone.
+    """
+    import keras
+    from keras import layers
+
+    image = keras.Input((image_size, image_size, 3), name="image")
+    network = efficientnet_lite.backbone(image_size)
+    if weights == "imagenet":
+        efficientnet_lite.assign(network, efficientnet_lite.imagenet_arrays())
+    elif weights != "none":
+        load_files(network, weights)
+    x = network(layers.Rescaling(1 / 128, offset=-127 / 128)(image))
+    x = layers.BatchNormalization(momentum=0.9, epsilon=efficientnet_lite.EPSILON, center=False, scale=False,
+                                  name="standardisation")(x)  # fmt: skip
+    return keras.Model(image, _head(x, l2), name="efficientnet_lite0")
+
+
+def application(name, image_size, weights, l2):
+    """Build a network of keras.applications by its name there, with pooling, Dropout(0.2) and softmax(2).
+
+    Raises:
+        InputError: there is none of that name, or its normalisation is not known.
+    """
+    import keras
+    from keras import layers
+
+    names = [one for one in dir(keras.applications) if one[0].isupper()]
+    if name not in names:
+        similar = ", ".join(difflib.get_close_matches(name, names, 3, 0.3))
+        raise InputError(f"--architecture {KERAS}{name}: expected a network of keras.applications (similar: {similar or 'none'})")
+    build = getattr(keras.applications, name)
+    family = build.__module__.rsplit(".", 1)[-1]
+    if family not in NORMALISATIONS:
+        raise InputError(f"--architecture {KERAS}{name}: expected a family of {', '.join(NORMALISATIONS)}; choose another network")
+    image = keras.Input((image_size, image_size, 3), name="image")
+    network = _with_core_layers(backbone(build, image_size, weights))
+    x = network(NORMALISATIONS[family](image))
+    return keras.Model(image, _head(layers.GlobalAveragePooling2D()(x), l2), name=network_name(f"{KERAS}{name}"))
+
+
+def _head(x, l2):
+    """Apply Dropout(0.2) and a softmax(2) with an L2 penalty on its kernel."""
+    from keras import layers, regularizers
+
     x = layers.Dropout(0.2)(x)
-    x = layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
-    return keras.Model(image, x, name="mobilenetv2_early")
+    return layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
 
 
 @dataclass(frozen=True)
@@ -134,7 +177,7 @@ class Architecture:
     """How to build a network, and what it is trained with where nothing else is asked for.
 
     Attributes:
-        build: function of image_size, weights, l2 and, where it has stems, stem.
+        build: function of image_size, weights, l2 and, if it has stems, stem.
         output: what the last layer gives, 'softmax' or 'sigmoid_real'.
         weights: 'imagenet' or 'none'.
         learning_rate: of the first step.
@@ -159,7 +202,22 @@ ARCHITECTURES = {
     "compact": Architecture(compact, weights="none", learning_rate=3e-3, has_backbone=False),
     "mobilenetv2": Architecture(mobilenetv2),
     "mobilenetv2_early": Architecture(mobilenetv2_early, learning_rate=3e-4),
+    "efficientnet_lite0": Architecture(efficientnet_lite0),
 }
+KERAS = "keras:"  # prefix of the name of a network of keras.applications
+
+
+def find(name):
+    """Return the Architecture of that name: one of ARCHITECTURES, or 'keras:' and the name of a network of keras.applications.
+
+    Raises:
+        InputError: there is none. Whether keras.applications has a network shows when it is built.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if name.startswith(KERAS):
+        return Architecture(functools.partial(application, name.removeprefix(KERAS)))
+    raise InputError(f"--architecture {name}: expected {', '.join(ARCHITECTURES)}, or {KERAS}NAME; choose one of them")
 
 
 def backbone(application, image_size, weights, stem="standard"):
@@ -169,7 +227,7 @@ def backbone(application, image_size, weights, stem="standard"):
         application: such as keras.applications.ResNet101.
         image_size: side of the input, in pixels.
         weights: 'imagenet' (downloaded and cached by Keras), 'none', or a list of weights files.
-        stem: 'standard', or 'small' or 'small_7x7', for which see `with_small_stem`.
+        stem: 'standard', or another, for which see `with_stem`.
 
     Raises:
         InputError: the download is impossible or the file does not fit.
@@ -181,7 +239,9 @@ def backbone(application, image_size, weights, stem="standard"):
         network = application(weights=None, **arguments)
         if weights != "none":
             load_files(network, weights)
-    return network if stem == "standard" else with_small_stem(network, weights != "none" or stem == "small_7x7")
+    if stem == "small" and weights != "none":
+        stem = "small_7x7"
+    return network if stem == "standard" else with_stem(network, stem)
 
 
 def _with_imagenet_weights(application, arguments):
@@ -201,114 +261,62 @@ def _with_imagenet_weights(application, arguments):
         ) from None
 
 
-def with_small_stem(network, pretrained):
-    """Return a ResNet of keras.applications that does not shrink a small image at once: stride 1 and no max-pool.
+def with_stem(network, stem):
+    """Return a ResNet of keras.applications with another stem, for images that the standard stem would shrink too far.
 
-    At 32 px the standard stem leaves the last stage a map of one pixel, this one of four by four. From scratch the first
-    convolution is 3x3 (He et al. 2016, section 4.2); with weights its 7x7 kernel is kept.
+    - 'small': a 3x3 convolution with stride 1 (He et al. 2016, section 4.2), no max-pooling. At 32 px the last stage has 4x4
+      positions, with the standard stem one.
+    - 'small_7x7': the same with the standard 7x7 kernel, so that the network's weights are kept.
+    - 'medium': the standard 7x7 convolution with stride 2, no max-pooling: 2x2 positions at a quarter of the cost of 'small'. The
+      network's weights are kept.
     """
     import keras
     from keras import layers
 
     def changed(layer):
         settings = layer.get_config()
-        if layer.name == "conv1_pad" and not pretrained:
+        if layer.name == "conv1_pad" and stem == "small":
             settings["padding"] = ((1, 1), (1, 1))
-        if layer.name == "conv1_conv":
-            settings |= {"strides": (1, 1), "kernel_size": (7, 7) if pretrained else (3, 3)}
+        if layer.name == "conv1_conv" and stem != "medium":
+            settings |= {"strides": (1, 1), "kernel_size": (3, 3) if stem == "small" else (7, 7)}
         if layer.name in ("pool1_pad", "pool1_pool"):
             return layers.Activation("linear", name=layer.name)
         return type(layer).from_config(settings)
 
-    small = keras.models.clone_model(network, clone_function=changed)
-    if pretrained:
-        small.set_weights(network.get_weights())
-    return small
+    changed_network = keras.models.clone_model(network, clone_function=changed)
+    if stem != "small":
+        changed_network.set_weights(network.get_weights())
+    return changed_network
 
 
-def backbone_of(model):
-    """Return the network of keras.applications inside a model, or None."""
+def _with_core_layers(network):
+    """Return a network of keras.applications without layers and operations of its own, which a .h5 cannot bring back."""
     import keras
+    from keras import layers
 
-    return next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
+    if not {type(layer).__name__ for layer in network.operations} & {"LayerScale", "CustomScaleLayer"}:
+        return network
 
+    def clone(layer):
+        if type(layer).__name__ == "LayerScale":  # of ConvNeXt: a factor for each channel
+            return layers.DepthwiseConv2D(1, use_bias=False, name=layer.name)
+        if type(layer).__name__ == "CustomScaleLayer":  # of InceptionResNetV2: x + scale * y
+            return layers.Rescaling(layer.scale, name=layer.name)
+        if type(layer).__name__ == "Add":
+            return layers.Add(name=layer.name)
+        return type(layer).from_config(layer.get_config())
 
-def is_detector(path):
-    """Tell whether a file is a whole detector, as model_training.py writes it, and not the weights of a network."""
-    import h5py
+    def call(layer, *inputs, **more):
+        if isinstance(layer, layers.Rescaling) and isinstance(inputs[0], list | tuple):
+            return layers.Add(name=f"{layer.name}_sum")([inputs[0][0], layer(inputs[0][1])])
+        if isinstance(layer, layers.Add) and len(inputs) == 2:
+            return layer(list(inputs))
+        return layer(*inputs, **more)
 
-    try:
-        with h5py.File(path, "r") as file:
-            return "detector" in file.attrs
-    except OSError:
-        return False
-
-
-def stem_of(path):
-    """Return the stem of a detector with a ResNet: 'standard', 'small', or 'small_7x7'."""
-    import h5py
-
-    def first_convolution(part):
-        if isinstance(part, dict):
-            if part.get("class_name") == "Conv2D" and part["config"].get("name") == "conv1_conv":
-                return part["config"]
-            part = list(part.values())
-        found = (first_convolution(inside) for inside in part) if isinstance(part, list) else ()
-        return next((one for one in found if one), None)
-
-    with h5py.File(path, "r") as file:
-        settings = first_convolution(json.loads(file.attrs["model_config"])) or {}
-    if settings.get("strides") != [1, 1]:
-        return "standard"
-    return "small" if settings.get("kernel_size") == [3, 3] else "small_7x7"
-
-
-def load_files(model, paths):
-    """Give a model the weights in some files, of several their mean.
-
-    The mean of networks that were trained from the same weights is often better than each of them ("model soup", Wortsman
-    et al. 2022, arXiv 2203.05482).
-
-    Args:
-        model: a Keras model.
-        paths: list of names of weights files (.weights.h5, or a .h5 with the same layers) or detectors (.h5) of the same network.
-
-    Raises:
-        InputError: there is no such file, or its layers are not the model's.
-    """
-    sums = [np.zeros(weight.shape, np.float64) for weight in model.weights]
-    for path in paths:
-        for total, weight in zip(sums, _weights_in(path, model), strict=True):
-            total += weight
-    model.set_weights([(total / len(paths)).astype(np.float32) for total in sums])
-
-
-def _weights_in(path, model):
-    """Return the weights in a file as a list of arrays in the order of the model's; these may have changed then."""
-    if not Path(path).is_file():
-        raise InputError(f"--weights {path}: expected imagenet, none or a weights file, found nothing of that name; check the path")
-    try:
-        if not is_detector(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that find nothing in the file
-                model.load_weights(path)
-            return model.get_weights()
-        made_as = model_file.read_metadata(path)["architecture"]
-        if made_as != model.name:
-            raise ValueError(f"a detector of {made_as}")
-        with undistributed():
-            weights = without_test_time_flip(model_file.load(path)[0]).get_weights()
-        shapes, others = [tuple(mine.shape) for mine in model.weights], [other.shape for other in weights]
-        if shapes != others:
-            different = sum(a != b for a, b in zip(shapes, others, strict=False))
-            raise ValueError(f"{len(others)} arrays where it has {len(shapes)}, {different} of another shape")
-        return weights
-    except (ValueError, OSError, KeyError, UserWarning) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"--weights {path}: expected weights of {model.name}, found others ({reason}); "
-            "choose its own file"
-        ) from None
+    core = keras.models.clone_model(network, clone_function=clone, call_function=call)
+    arrays = zip(network.get_weights(), core.weights, strict=True)
+    core.set_weights([array.reshape(weight.shape) for array, weight in arrays])
+    return core
 
 
 def with_test_time_flip(model):
@@ -332,11 +340,6 @@ def with_test_time_flip(model):
     return keras.Model(image, layers.Activation(activation, dtype="float32", name="verdict")(logits), name=f"{model.name}_flip")
 
 
-def without_test_time_flip(model):
-    """Return the network inside one of `with_test_time_flip`, without its last activation; any other as it is."""
-    return (any(layer.name == FLIP_LAYER for layer in model.layers) and backbone_of(model)) or model
-
-
 def _caffe_normalisation(image):
     """Apply what ResNet's ImageNet weights were trained with, RGB to BGR minus the channel means, as a frozen 1x1 Conv2D.
 
@@ -350,3 +353,32 @@ def _caffe_normalisation(image):
     swap.set_weights([kernel, -np.array([103.939, 116.779, 123.68], np.float32)])
     swap.trainable = False
     return normalised
+
+
+def _torch_normalisation(image):
+    """Subtract ImageNet's channel means and divide by its standard deviations, as keras.applications' mode 'torch'."""
+    from keras import layers
+
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    return layers.Normalization(mean=(255 * mean).tolist(), variance=((255 * deviation) ** 2).tolist())(image)
+
+
+def _tf_normalisation(image):
+    """Scale to -1 to 1."""
+    from keras import layers
+
+    return layers.Rescaling(1 / 127.5, offset=-1)(image)
+
+
+def _no_normalisation(image):
+    """Return the image as it is: the network of keras.applications holds its own normalisation."""
+    return image
+
+
+NORMALISATIONS = {  # by module of keras.applications
+    "convnext": _no_normalisation, "densenet": _torch_normalisation, "efficientnet": _no_normalisation,
+    "efficientnet_v2": _no_normalisation, "inception_resnet_v2": _tf_normalisation, "inception_v3": _tf_normalisation,
+    "mobilenet": _tf_normalisation, "mobilenet_v2": _tf_normalisation, "mobilenet_v3": _no_normalisation,
+    "nasnet": _tf_normalisation, "resnet": _caffe_normalisation, "resnet_v2": _tf_normalisation, "vgg16": _caffe_normalisation,
+    "vgg19": _caffe_normalisation, "xception": _tf_normalisation,
+}  # fmt: skip

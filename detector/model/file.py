@@ -45,11 +45,12 @@ LIMITS = ("fake", "real", "max_error", "real_called_fake_bound", "fake_called_re
 MAX_PATCHES = 256  # of an image
 PREPROCESSING = ("resize", "patches", "views")
 OUTPUTS = ("softmax", "sigmoid_real")
-# Only what the project's own architectures are made of: a model from a stranger cannot bring code.
+# Only layers of Keras itself that the architectures consist of: a model from a stranger cannot bring code.
 _LAYERS = {
-    "Functional", "InputLayer", "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense",
-    "DepthwiseConv2D", "Dropout", "Flatten", "GaussianNoise", "GlobalAveragePooling2D", "MaxPooling2D", "Normalization", "Permute",
-    "ReLU", "Rescaling", "ZeroPadding2D",
+    "Functional", "InputLayer", "Sequential", "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization",
+    "Concatenate", "Conv2D", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GaussianNoise",
+    "GlobalAveragePooling2D", "LayerNormalization", "MaxPooling2D", "Multiply", "Normalization", "Permute", "ReLU", "Rescaling", "Reshape", "SeparableConv2D",
+    "ZeroPadding2D",
 }  # fmt: skip
 _HELPERS = {
     "DTypePolicy", "GlorotUniform", "HeNormal", "L2", "Ones", "VarianceScaling", "Zeros", "__keras_tensor__", "__tensor__",

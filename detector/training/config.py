@@ -15,7 +15,7 @@ from detector.console import (
     seed,
 )
 from detector.images.pixels import NATIVE_POSITIONS, VIEW_KINDS
-from detector.model.architectures import ARCHITECTURES, SMALL_INPUT, STEMS
+from detector.model.architectures import ARCHITECTURES, KERAS, SMALL_INPUT, STEMS, find
 
 PLACEMENT = ("coordinator", "process_id", "join_timeout")  # how a run was started, not what it computes
 # Options that a run's result does not follow from: another value does not make it another run.
@@ -93,7 +93,7 @@ class TrainingConfig:
     @property
     def network(self):
         """The architectures.Architecture."""
-        return ARCHITECTURES[self.architecture]
+        return find(self.architecture)
 
     @property
     def weight_files(self):
@@ -121,7 +121,7 @@ class TrainingConfig:
 def parse(argv=None):
     """Return the TrainingConfig that a command line asks for. Raises InputError if its options contradict one another."""
     values = vars(make_parser().parse_args(argv))
-    network = ARCHITECTURES[values["architecture"]]
+    network = find(values["architecture"])
     for name in ("weights", "learning_rate", "stop_rule", "stop_patience"):
         if values[name] is None:
             values[name] = getattr(network, name)
@@ -149,7 +149,7 @@ def _starting_weights(names):
 
 def detectors_among(weights):
     """Return which of the starting weights are files of whole detectors."""
-    from detector.model.architectures import is_detector
+    from detector.model.weights import is_detector
 
     return [path for path in weights if is_detector(path)] if isinstance(weights, tuple) else []
 
@@ -160,12 +160,14 @@ def starts_whole(config):
 
 
 def _starts_whole(weights, network):
+    from detector.model.weights import holds_head
+
     if not isinstance(weights, tuple):
         return False
-    whole = detectors_among(weights)
+    whole = [path for path in weights if holds_head(path)]
     if network.has_backbone and 0 < len(whole) < len(weights):
         other = next(path for path in weights if path not in whole)
-        raise InputError(f"--weights {other}: expected a detector as {whole[0]}, found another kind of file; give one kind")
+        raise InputError(f"--weights {other}: expected a network with a head as {whole[0]}, found another kind; give one kind")
     return bool(whole) or not network.has_backbone
 
 
@@ -203,16 +205,17 @@ def for_images(config, sizes):
         sizes: (n, 2) array, width and height of the train images.
     """
     from detector.images import pixels
-    from detector.model import architectures
+    from detector.model.weights import stem_of
 
     size = config.image_size or pixels.choose_size(sizes)
     if not config.network.has_stems:
         return dataclasses.replace(config, image_size=size)
     if starts_whole(config):
-        stem = architectures.stem_of(config.weights[0])
-        short = stem.removesuffix("_7x7")
-        if config.stem not in ("auto", stem, short):
-            raise InputError(f"--stem {config.stem}: expected that of {config.weights[0]}, {short}; leave it out")
+        stem = stem_of(config.weights[0])
+        if config.stem not in ("auto", stem):
+            if stem == "small":  # the only one with a 3x3 kernel: its weights do not fit the others
+                raise InputError(f"--stem {config.stem}: expected that of {config.weights[0]}, {stem}; leave it out")
+            stem = "small_7x7" if config.stem == "small" else config.stem
     else:
         stem = config.stem
         if stem == "auto":
@@ -240,6 +243,13 @@ def shareable(config):
 
 
 # --- command line ----------------------------------------------------------------------------------------------------------
+def architecture_name(text):
+    """Return the name of an architecture. Raises ArgumentTypeError if there is none."""
+    if text not in ARCHITECTURES and not text.startswith(KERAS):
+        raise argparse.ArgumentTypeError(f"expected {', '.join(ARCHITECTURES)}, or {KERAS}NAME, found {text}")
+    return text
+
+
 def make_parser():
     """Return the parser of model_training.py."""
     parser = argparse.ArgumentParser(
@@ -271,10 +281,12 @@ def _add_files(add):
 def _add_network(add):
     from detector.model.file import MAX_IMAGE_SIZE, MAX_PATCHES, PREPROCESSING
 
-    add("--architecture", choices=list(ARCHITECTURES), default="resnet101", help="the network")
+    add("--architecture", type=architecture_name, default="resnet101", metavar="NAME",
+        help=f"the network: {', '.join(ARCHITECTURES)}, or {KERAS}NAME, any network of keras.applications")  # fmt: skip
     add("--weights", nargs="+", metavar=("imagenet|none|FILE", "FILE"),
         help="what to start from; FILE: a detector (.h5) of the same architecture, with its head, or backbone weights as "
-             "keras.applications saves them; several files are averaged (default: none for compact, else imagenet)")  # fmt: skip
+             "keras.applications saves them (for efficientnet_lite0 also .npz); several files are averaged (default: none for "
+             "compact, else imagenet)")  # fmt: skip
     add("--image-size", type=number_type(int, at_least=1, at_most=MAX_IMAGE_SIZE),
         help="side of the input (default: 32 if the median shorter side is <= 64, else 224)")  # fmt: skip
     add("--preprocessing", "--fitting", choices=PREPROCESSING, default="resize",
@@ -289,7 +301,8 @@ def _add_network(add):
     add("--training-range", "--judge-sides", type=positive_int, nargs=2, metavar=("LOW", "HIGH"),
         help="shorter sides, in pixels, that the detector gives verdicts for (default: those of the train images)")  # fmt: skip
     add("--stem", choices=("auto", *STEMS), default="auto",
-        help="of a resnet; small: stride 1 and no max-pooling (auto: small below 96 px; slow without a GPU)")  # fmt: skip
+        help="of a resnet; small: stride 1 and no max-pooling (slow without a GPU); medium: stride 2 and no max-pooling "
+             "(auto: small below 96 px)")  # fmt: skip
 
 
 def _add_recipe(add):

@@ -8,7 +8,8 @@ from detector.training.schedules import make_schedule
 
 def build_network(config):
     """Build the network that the config names, with its starting weights, in the precision it asks for."""
-    from detector.model import architectures, backend
+    from detector.model import backend
+    from detector.model.weights import load_files
 
     keras = backend.import_keras()
     keras.config.set_dtype_policy(f"mixed_{config.mixed_precision}" if config.mixed_precision else "float32")
@@ -23,7 +24,7 @@ def build_network(config):
             f"--image-size {config.image_size}: expected a size that {config.architecture} can be built for ({reason})"
         ) from None
     if whole:
-        architectures.load_files(model, list(config.weight_files))
+        load_files(model, list(config.weight_files))
     return model
 
 
@@ -52,7 +53,7 @@ def compile_network(model, phase, config, steps_per_epoch, ignores_rows=False):
     """
     import keras
 
-    from detector.model.architectures import backbone_of
+    from detector.model.weights import backbone_of
     from detector.training.metrics import fake_metrics
 
     if backbone := backbone_of(model):

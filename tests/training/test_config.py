@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detector.console import InputError
-from detector.model import architectures
+from detector.model import weights
 from detector.training.config import for_images, parse, resume_key, shareable
 
 SMALL, LARGE = np.full((3, 2), 32), np.full((3, 2), 500)
@@ -69,17 +69,19 @@ def test_the_input_size_and_the_stem_follow_from_the_images():
 
 
 def test_a_detector_to_start_from_keeps_its_stem(monkeypatch):
-    monkeypatch.setattr(architectures, "is_detector", lambda path: True)
-    monkeypatch.setattr(architectures, "stem_of", lambda path: "small_7x7")
+    monkeypatch.setattr(weights, "is_detector", lambda path: True)
+    monkeypatch.setattr(weights, "stem_of", lambda path: "small_7x7")
     given = ["--architecture", "resnet50v2", "--weights", "a.h5"]
     assert parse(given).head_epochs == 0
     assert for_images(parse(given), SMALL).stem == for_images(parse([*given, "--stem", "small"]), LARGE).stem == "small_7x7"
+    assert for_images(parse([*given, "--stem", "medium"]), SMALL).stem == "medium"  # its kernel has the same shape
+    monkeypatch.setattr(weights, "stem_of", lambda path: "small")
     with pytest.raises(InputError, match=r"^--stem standard: .*a\.h5"):
         for_images(parse([*given, "--stem", "standard"]), SMALL)
 
 
 def test_a_detector_and_a_backbone_together_are_refused(monkeypatch):
-    monkeypatch.setattr(architectures, "is_detector", lambda path: path == "whole.h5")
+    monkeypatch.setattr(weights, "is_detector", lambda path: path == "whole.h5")
     with pytest.raises(InputError, match=r"^--weights backbone\.h5: .*whole\.h5"):
         parse(["--architecture", "mobilenetv2", "--weights", "backbone.h5", "whole.h5"])
 
@@ -95,7 +97,7 @@ def test_the_resume_key_follows_what_changes_a_result():
 
 
 def test_a_model_file_gets_no_folder_of_the_user(tmp_path, monkeypatch):
-    monkeypatch.setattr(architectures, "is_detector", lambda path: True)
+    monkeypatch.setattr(weights, "is_detector", lambda path: True)
     config = parse(["--architecture", "compact", "--data", str(tmp_path / "d"), "--weights", str(tmp_path / "w.h5")])
     values = shareable(config)
     assert (values["data"], values["weights"]) == ("d", ["w.h5"])

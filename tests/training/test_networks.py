@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from detector.console import InputError
-from detector.model.architectures import backbone_of
 from detector.model.backend import import_keras
+from detector.model.weights import backbone_of
 from detector.training.config import for_images, parse
 from detector.training.networks import build_network, compile_network
 from detector.training.schedules import Phase

