@@ -49,8 +49,8 @@ OUTPUTS = ("softmax", "sigmoid_real")
 _LAYERS = {
     "Functional", "InputLayer", "Sequential", "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization",
     "Concatenate", "Conv2D", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten", "GaussianNoise",
-    "GlobalAveragePooling2D", "LayerNormalization", "MaxPooling2D", "Multiply", "Normalization", "Permute", "ReLU", "Rescaling", "Reshape", "SeparableConv2D",
-    "ZeroPadding2D",
+    "GlobalAveragePooling2D", "LayerNormalization", "MaxPooling2D", "Multiply", "Normalization", "Permute", "ReLU",
+    "Rescaling", "Reshape", "SeparableConv2D", "ZeroPadding2D",
 }  # fmt: skip
 _HELPERS = {
     "DTypePolicy", "GlorotUniform", "HeNormal", "L2", "Ones", "VarianceScaling", "Zeros", "__keras_tensor__", "__tensor__",
