@@ -23,7 +23,7 @@ from detector.data import placing
 from detector.data import tree as data_tree
 from detector.data.splitting import plan_groups, plan_split, resolve_sizes
 from detector.data.tree import AUGMENTED, CLASSES, LEFT_OUT, SPLITS, counts_table
-from detector.files import file_facts, scan, without_case
+from detector.files import digests_and_formats, scan, without_case
 from detector.images import formats
 
 HELD_OUT = ("validation", "test")  # kept as published
@@ -158,7 +158,7 @@ def check_target(data, plan, digests):
     foreign = [path for path in there if without_case(path) not in known and not path.startswith(LEFT_OUT)]
     if not foreign:
         there = [path for path in there if without_case(path) in known]
-        facts = file_facts(data, there)
+        facts = digests_and_formats(data, there)
         foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != known[without_case(path)]]
     if foreign:
         raise InputError(

@@ -4,12 +4,12 @@
     python benchmarks/faults.py data/raw/cifake --only split     only the rows whose name begins with the word
 
 reads   a published data set with train and test folders; hard links to some of its files are made, it is not changed
-prints  for each stage: kills, how many of them hit while files were being changed, trees that came out the same of all trials
+prints  for each stage: kills, kills while files were being changed, and how many trees were the same as undisturbed
 
-Exit code 1 where trees differ or where fewer kills than asked for hit a stage before its end.
-Each trial starts from fresh inputs. SIGKILL goes to the stage's own process, in every other trial at a moment drawn evenly from
-the time that an undisturbed run takes, in the others from the time after its first change; then the same command runs to its
-end. Compared is everything below the folder: names, bytes and what is left of the inputs.
+Exit code 1 if trees differ, or if fewer kills than requested hit a stage before its end.
+Each trial starts from fresh inputs. SIGKILL goes to the stage's own process, at a moment drawn uniformly from the time of an
+undisturbed run, in every other trial from the time after its first change; then the same command runs to its end. Compared is
+everything below the folder: names, bytes and what is left of the inputs.
 """
 import hashlib
 import os
@@ -27,7 +27,7 @@ from measuring import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 TRANSFERS = ("hardlink", "copy", "move")
-RUNS = 3  # undisturbed ones; the median tells how long a stage takes
+RUNS = 3  # undisturbed; their median is how long a stage takes
 TRIALS = 10  # for each kill; some hit after the end
 
 
@@ -38,7 +38,7 @@ class Case:
     name: str
     inputs: tuple
     command: str
-    deletes: str = ""  # what the command removes: where it has gone, there is nothing to run again
+    deletes: str = ""  # what the command removes: if it is gone, there is nothing to run again
 
 
 MERGE = "data_merger.py {0}/more --into {0}/tree --on-conflict skip"  # in CIFAKE, train twins of the other part's test
@@ -54,24 +54,24 @@ CASES = [
 
 
 def start(command, *folders):
-    """Start a stage, with the folders in the place of {0}, {1} …"""
+    """Start a stage, with the folders for {0}, {1} …"""
     stage, *arguments = (part.format(*folders) for part in command.split())
     command = [sys.executable, ROOT / stage, *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(command, *folders):
-    """Run a stage to its end; returns the seconds it took."""
+    """Run a stage to its end; return the seconds it took."""
     began = time.perf_counter()
     process = start(command, *folders)
-    _, said = process.communicate()
+    _, error = process.communicate()
     if process.returncode:
-        raise SystemExit(f"error: {command}: {said.strip()}")
+        raise SystemExit(f"error: {command}: {error.strip()}")
     return time.perf_counter() - began
 
 
 def make_stock(source, stock, images):
-    """Make what trials start from: a published set, its zip, two split trees, one of them augmented."""
+    """Make the inputs of all trials: a published set, its zip, two split trees, one of them augmented."""
     for folder in sorted(folder for folder in source.glob("*/*") if folder.is_dir()):
         names = sorted(os.listdir(folder))
         for part, chosen in (("set", names[: images // 4]), ("other", names[-images // 8 :])):
@@ -112,27 +112,27 @@ def digest(folder):
 
 
 def state(here):
-    """Return what changes as soon as a stage changes anything in the folder or in the two levels below it."""
+    """Return the modification times of the folder and of the folders in two levels below it."""
     folders = [here, *(path for depth in ("*", "*/*") for path in here.glob(depth) if path.is_dir())]
     return [(folder, folder.stat().st_mtime_ns) for folder in folders if folder.exists()]
 
 
 def wait_for_change(process, here):
-    """Wait until the process has changed something, or has ended; returns the seconds that took."""
+    """Wait until the process has changed something, or has ended; return the seconds that took."""
     began, before = time.perf_counter(), state(here)
     while process.poll() is None:
         try:
             if state(here) != before:
                 break
-        except FileNotFoundError:  # a folder went while it was looked at
+        except FileNotFoundError:  # a folder was removed meanwhile
             break
     return time.perf_counter() - began
 
 
 def trial(case, here, stock, moment, changing, before, wanted):
-    """Kill once, run again: (killed, killed in the midst of changes, same tree as undisturbed).
+    """Kill once, run again: (killed, killed between changes, same tree as undisturbed).
 
-    The moment counts from the start, or from the first change where `changing`.
+    The moment counts from the start or, if `changing`, from the first change.
     """
     fresh(stock, here, case)
     process = start(case.command, here)
@@ -157,17 +157,17 @@ def run_undisturbed(case, here, stock):
     before, began = digest(here), time.perf_counter()
     process = start(case.command, here)
     until_change = wait_for_change(process, here)
-    _, said = process.communicate()
+    _, error = process.communicate()
     if process.returncode:
-        raise SystemExit(f"error: {case.command}: {said.strip()}")
+        raise SystemExit(f"error: {case.command}: {error.strip()}")
     return time.perf_counter() - began, until_change, before, digest(here)
 
 
 def kill_until(kills, spans, chance, once):
     """Call once(moment, changing) until `kills` of the trials hit before the end; return a list of what it returned.
 
-    Moments are drawn evenly from spans[0], in every other trial from spans[1], where `changing`. A miss tells that the stage is
-    faster now than it was measured: the span is made shorter. After TRIALS for each kill it gives up.
+    Moments are drawn uniformly from spans[0], in every other trial, with `changing`, from spans[1]. A miss means that the stage is
+    faster now than when it was measured, so the span is shortened. Gives up after TRIALS for each kill.
     """
     done, spans = [], list(spans)
     while sum(killed for killed, *_ in done) < kills and len(done) < TRIALS * kills:
@@ -180,7 +180,7 @@ def kill_until(kills, spans, chance, once):
 
 def run_case(case, work, stock, kills, chance):
     """Measure undisturbed runs, then kill; print the row and return what is wrong with it, a list of sentences."""
-    here = work / "here"  # one folder for all: what a stage writes may tell its path
+    here = work / "here"  # one folder for all, as a stage may write its path
     seconds, until_change, before, wanted = sorted(run_undisturbed(case, here, stock) for _ in range(RUNS))[RUNS // 2]
 
     def once(moment, changing):

@@ -5,8 +5,8 @@
 reads   an unpacked CIFAKE (train and test, FAKE and REAL); any published data set will do
 prints  times and ratios to `cp -al` + one pass of sha256sum (and to both in one Python process), start-up times
 
-The commands take turns, so that whatever else the machine does meets all alike; the median of the rounds is printed. CPU seconds
-(user and system, all processes of a command) are printed beside, for machines that are never quiet.
+The commands take turns, so that other load affects them equally. Printed are medians over the rounds: wall time, and
+CPU time (user and system, of all processes of a command), which depends less on other load.
 """
 import shutil
 import statistics

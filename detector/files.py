@@ -174,7 +174,7 @@ def lock(path):
 
 
 # --- content -----------------------------------------------------------------------------------------------------------
-SMALL = 1 << 24  # bytes; larger files are hashed piece by piece
+HASH_AT_ONCE = 1 << 24  # bytes; larger files are hashed piece by piece
 
 
 def read_bytes(path):
@@ -210,7 +210,7 @@ def _hash(path):
     handle = _open(path)
     try:
         size = os.fstat(handle).st_size
-        if size <= SMALL:
+        if size <= HASH_AT_ONCE:
             content = _read(handle, size)
             return hashlib.sha256(content).hexdigest(), content[:HEAD]
         head = os.read(handle, HEAD)
@@ -221,7 +221,7 @@ def _hash(path):
         os.close(handle)
 
 
-def _facts(root, path):
+def _digest_and_format(root, path):
     """Return (SHA-256, image format or None) of one file; a file that may not be read has neither."""
     try:
         digest, head = _hash(os.path.join(root, path))
@@ -230,7 +230,7 @@ def _facts(root, path):
     return digest, image_format(head)
 
 
-def file_facts(root, paths, unit="image"):
+def digests_and_formats(root, paths, unit="image"):
     """Hash every file and look at its header, on all cores.
 
     Args:
@@ -240,7 +240,7 @@ def file_facts(root, paths, unit="image"):
     Returns:
         List of (SHA-256 hex digest, image format or None), in the order of `paths`; (None, None) for a file that may not be read.
     """
-    return parallel(functools.partial(_facts, os.fspath(root)), paths, unit)
+    return parallel(functools.partial(_digest_and_format, os.fspath(root)), paths, unit)
 
 
 def parallel(function, items, unit="image", chunk=256):

@@ -209,17 +209,16 @@ def test_usage(tmp_path, run):
 # --- faults ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transfer", ["hardlink", "copy", "move"])
-def test_killed_at_any_moment_and_run_again_it_finishes(make_files, tmp_path, kill_three_times, contents, transfer):
+def test_killed_at_any_moment_and_run_again_it_finishes(make_files, tmp_path, kill_three_times, contents):
     folders = [f"{split}/{name}" for split in ("train", "test") for name in ("FAKE", "REAL")]
     files = {f"{folder}/{i}.jpg": f"{folder}{i}" for folder in folders for i in range(50)}
     files |= {f"train/FAKE/twin{i}.jpg": f"test/FAKE{i}" for i in range(5)}
     source, twin = make_files(tmp_path / "a", files), make_files(tmp_path / "b", files)
     data, undisturbed = tmp_path / "data", tmp_path / "undisturbed"
-    how = ("--transfer", transfer)
+    how = ("--transfer", "move")  # the hardest case; test_data_merger.py has the copies
     assert kill_three_times("data_split.py", (source, "--data", data, *how), undisturbed=(twin, "--data", undisturbed, *how)) == 0
     assert contents(data) == contents(undisturbed)
-    assert len(contents(source)) == (0 if transfer == "move" else len(files))
+    assert not contents(source)
     assert len(contents(data)) == len(files)
 
 

@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 from detector.console import InputError, reason_line, table
 from detector.data.placing import refuse_unfinished
-from detector.files import counts_as_file, file_facts, folders_above, is_junk, names_for, require_folder, scan, without_case
+from detector.files import (
+    counts_as_file,
+    digests_and_formats,
+    folders_above,
+    is_junk,
+    names_for,
+    require_folder,
+    scan,
+    without_case,
+)
 
 SPLITS = ("train", "validation", "test")
 CLASSES = ("Fake", "Real")  # the index is the label
@@ -248,7 +257,7 @@ def find_images(layout, links=None, ignored=None):
         for label, folders in classes.items()
         for folder, path, inside in _apart(folders, links, ignored)
     ]
-    facts = file_facts("", [path for path, *_ in found])
+    facts = digests_and_formats("", [path for path, *_ in found])
     return [Image(*file, digest, kind) for file, (digest, kind) in zip(found, facts, strict=True)]
 
 

@@ -161,7 +161,7 @@ def count_trained_on(data, paths, model):
 
 def hash_files(data, paths):
     """Return the SHA-256 of each file as hex digits, None if it cannot be read."""
-    return [digest for digest, _ in files.file_facts(data, paths)]
+    return [digest for digest, _ in files.digests_and_formats(data, paths)]
 
 
 def label_of(item):

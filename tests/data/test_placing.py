@@ -1,0 +1,195 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detector.console import InputError
+from detector.data import placing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def two(make_files, tmp_path):
+    make_files(tmp_path, {"a.jpg": "a"})
+    return tmp_path / "a.jpg", tmp_path / "new/folder/b.jpg"
+
+
+@pytest.mark.parametrize("transfer", placing.TRANSFERS)
+def test_place_and_place_again(two, transfer):
+    source, destination = two
+    content = source.read_bytes()
+    assert placing.place(source, destination, transfer) is True
+    assert placing.place(source, destination, transfer) is False
+    assert destination.read_bytes() == content
+    assert source.exists() is (transfer != "move")
+    assert source.exists() is False or source.samefile(destination) is (transfer == "hardlink")
+    assert os.listdir(destination.parent) == ["b.jpg"]
+
+
+@pytest.mark.parametrize("transfer", placing.TRANSFERS)
+def test_nothing_is_overwritten(two, transfer):
+    source, destination = two
+    destination.parent.mkdir(parents=True)
+    destination.write_text("mine")
+    with pytest.raises(InputError) as error:
+        placing.place(source, destination, transfer)
+    assert str(error.value) == (f"{destination}: another file of that name exists; move it away and run the same command again")
+    assert (destination.read_text(), source.exists()) == ("mine", True)
+
+
+@pytest.mark.parametrize("transfer", placing.TRANSFERS)
+def test_a_link_is_placed_as_what_it_leads_to(two, transfer):
+    source, destination = two
+    link = source.parent / "link.jpg"
+    link.symlink_to("a.jpg")
+    placing.place(link, destination, transfer)
+    placing.place(source, source.parent / "c.jpg", "hardlink")
+    assert not destination.is_symlink()
+    assert destination.read_bytes() == source.read_bytes()
+    assert link.is_symlink() is (transfer != "move")
+
+
+@pytest.mark.parametrize("transfer", ["hardlink", "move"])
+def test_without_hard_links_it_copies(two, transfer, monkeypatch):
+    def no_links(source, destination):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_links)
+    source, destination = two
+    content = source.read_bytes()
+    assert placing.place(source, destination, transfer) is True
+    assert destination.read_bytes() == content
+    assert source.exists() is (transfer == "hardlink")
+
+
+@pytest.mark.parametrize("transfer", placing.TRANSFERS)
+@pytest.mark.parametrize("stands", ["folder", "link", "file"])
+def test_what_is_in_the_way_is_named(two, transfer, stands):
+    source, destination = two
+    if stands == "file":
+        destination.parent.parent.mkdir()
+        destination.parent.write_text("mine")
+    elif stands == "folder":
+        destination.mkdir(parents=True)
+    else:
+        destination.parent.mkdir(parents=True)
+        destination.symlink_to("nowhere")
+    with pytest.raises(InputError) as error:
+        placing.place(source, destination, transfer)
+    said = {"file": f"{destination.parent}: expected a folder, found a file"}
+    otherwise = f"{destination}: something else of that name exists"
+    assert str(error.value) == f"{said.get(stands, otherwise)}; move it away and run the same command again"
+    assert source.exists()
+
+
+@pytest.mark.parametrize("transfer", ["hardlink", "move"])
+def test_copies_in_place_of_hard_links_are_told_once(make_files, tmp_path, monkeypatch, capsys, transfer):
+    def no_links(source, destination):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_links)
+    a, b = make_files(tmp_path / "a", {f"{i}.jpg": i for i in range(3)}), tmp_path / "b"
+    assert placing.carry_out([(str(a / f"{i}.jpg"), str(b / f"{i}.jpg")) for i in range(3)], transfer) == (3, [])
+    told = f"cannot hard-link {a} to {b}; copied 3 images instead\n"
+    assert capsys.readouterr().err == (told if transfer == "hardlink" else "")  # a move to another disk is a copy anyway
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder cannot be opened there")
+def test_a_move_to_another_disk_outlives_a_power_cut(two, monkeypatch):
+    """What has not been synced is gone after one: neither the content nor its name may be when the source is removed."""
+    source, destination = two
+    done = []
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "Invalid cross-device link")))
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(("sync", os.fstat(handle).st_ino)))
+    monkeypatch.setattr(os, "unlink", lambda path: done.append(("unlink", path)))
+    placing.place(source, destination, "move")
+    synced = [("sync", path.stat().st_ino) for path in (destination, destination.parent)]
+    assert done == [*synced, ("unlink", source)]
+
+
+def test_a_move_never_removes_the_only_copy(two):
+    source, _ = two
+    assert placing.place(source, source, "move") is False
+    assert placing.place(source, source.parent / "." / "a.jpg", "move") is False
+    assert source.exists()
+
+
+def test_a_source_that_is_nowhere(two):
+    source, destination = two
+    with pytest.raises(FileNotFoundError):
+        placing.place(source.parent / "none.jpg", destination, "hardlink")
+
+
+def test_an_interrupted_copy_leaves_nothing(two, monkeypatch):
+    source, destination = two
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(placing.shutil, "copystat", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        placing.place(source, destination, "copy")
+    assert os.listdir(destination.parent) == []
+
+
+def test_a_begun_plan_is_found_from_anywhere(two, monkeypatch, tmp_path):
+    source, _ = two
+    monkeypatch.chdir(source.parent)
+    monkeypatch.setattr(placing, "carry_out", lambda *_: ([], ["gone.jpg"]))
+    with pytest.raises(InputError, match=r"^1 image vanished before being placed \(first: gone.jpg\), the others are in data; "):
+        placing.finish("data", ["job"], {"left out": 3}, [("a.jpg", "data/Fake/\udcff.jpg")], "copy")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert placing.unfinished_plan("../data", ["job"]) == ({"left out": 3}, [(str(source), "../data/Fake/\udcff.jpg")])
+    (tmp_path / "data" / placing.JOURNAL).write_text("{")
+    with pytest.raises(InputError, match=r"\.unfinished\.jsonl: expected an interrupted plan, found something else; "):
+        placing.unfinished_plan("../data", ["job"])
+
+
+# --- one stage at a time -----------------------------------------------------------------------------------------------
+
+
+HOLD = """
+import sys, time
+from detector.data import placing
+with placing.unfinished_while(sys.argv[1], ["data_x.py", "a b"]):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_stage_in_the_same_folder_is_told(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "data"], stdout=subprocess.PIPE, cwd=ROOT)
+    assert holder.stdout.readline() == b"in\n"
+    with pytest.raises(InputError) as error, placing.alone_in(tmp_path / "data"):
+        pass
+    assert str(error.value) == (
+        f"{tmp_path}/data: another command is working there now (data_x.py 'a b'); run this one when it has ended"
+    )
+    with placing.alone_in(tmp_path / "other"):
+        pass
+    holder.kill()
+    holder.wait()
+    with placing.alone_in(tmp_path / "data"), pytest.raises(InputError, match="was interrupted here"):
+        placing.refuse_unfinished(tmp_path / "data")
+
+
+def test_being_alone_leaves_nothing_behind(tmp_path):
+    with pytest.raises(KeyError), placing.alone_in(tmp_path / "data"):
+        raise KeyError
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "data").mkdir()
+    with placing.alone_in(tmp_path / "data"):
+        pass
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_without_locks_it_works_all_the_same(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
+    with placing.alone_in(tmp_path), placing.alone_in(tmp_path):
+        pass
