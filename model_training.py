@@ -99,7 +99,7 @@ def prepare(config, group, devices):
 
 def save_result(model, validation, config, data, outcome, digests, sources, unreadable):
     """Calibrate the best weights, and write the model file, the history and the summary."""
-    from detector.evaluation.thresholds import calibrate
+    from detector.evaluation.thresholds import calibrate, calibrate_from_scores
     from detector.model import backend
     from detector.model import file as model_file
     from detector.model.architectures import with_test_time_flip
@@ -118,8 +118,12 @@ def save_result(model, validation, config, data, outcome, digests, sources, unre
         model = with_test_time_flip(model)
     rows, logits = result.validation_logits(model, validation)
     is_fake = np.array(validation.split.labels)[rows] == 0
-    groups = np.array(validation.split.sources())[rows] if config.threshold_groups else None
-    temperature, thresholds = calibrate(is_fake, logits, config.max_error, groups, config.worst_error)
+    if config.calibration_scores:
+        limits = config.max_error, config.worst_error, config.worst_error_except
+        temperature, thresholds = calibrate_from_scores(config.calibration_scores, *limits)
+    else:
+        groups = np.array(validation.split.sources())[rows] if config.threshold_groups else None
+        temperature, thresholds = calibrate(is_fake, logits, config.max_error, groups, config.worst_error)
     run = {"best_epoch": rule.best_epoch, "epochs_run": len(epochs), "strict_stop_epoch": history.strict_stop_epoch(epochs)}
     run |= {"run": outcome.checkpoint.run}
     metadata = result.make_metadata(config, data, sources, run, temperature, thresholds)

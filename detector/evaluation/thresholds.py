@@ -3,10 +3,12 @@
 Everywhere: `is_fake` is (n,) bool, the truth; `p_fake` is (n,) float64 in 0..1, the score; Fake is the positive class.
 """
 import bisect
+import csv
 import functools
 
 import numpy as np
 
+from detector.console import InputError
 from detector.model.scores import p_fake_of
 
 SMALL_GROUP = 50  # images of a class; smaller groups are pooled, since their error rates say little
@@ -20,6 +22,41 @@ def calibrate(is_fake, logits, max_error=0.01, groups=None, worst_error=0.08):
     if groups is None:
         return temperature, fit_thresholds(is_fake, p_fake, max_error)
     return temperature, fit_group_thresholds(is_fake, p_fake, groups, max_error, worst_error)
+
+
+def calibrate_from_scores(path, max_error=0.02, worst_error=0.08, exempt=()):
+    """Return (temperature, thresholds) from a table of logits of images that the network, or one like it, was not trained on.
+
+    With cross-validation, all images of a data set get such a logit, and the network itself can be trained on all of them.
+
+    Args:
+        path: CSV with the columns label ('Fake' or 'Real'), source, logit (of Fake) and, if images were scored in several
+            delivery tiers, tier. Thresholds must hold in every tier; bounds and error rates are those of the first.
+        max_error, worst_error, exempt: as in `fit_group_thresholds`, with the sources as groups.
+
+    Raises:
+        InputError: the file is no such table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        table = [(row["label"], row["source"], float(row["logit"]), row.get("tier", "")) for row in rows]
+        labels, groups, logits, tiers = map(np.array, zip(*table, strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: expected a CSV with the columns label, source, logit, found another table ({error})") from None
+    is_fake = labels == "Fake"
+    if set(labels) != {"Fake", "Real"}:
+        raise InputError(f"{path}: expected labels Fake and Real, found {', '.join(sorted(set(labels)))}")
+    temperature = fit_temperature(is_fake, logits, groups)
+    p_fake, limits = p_fake_of(logits, temperature), {}
+    names = list(dict.fromkeys(tiers.tolist()))
+    for tier in names:
+        here = tiers == tier
+        limits[tier] = fit_group_thresholds(is_fake[here], p_fake[here], groups[here], max_error, worst_error, exempt=exempt)
+    fake, real = max(one["fake"] for one in limits.values()), min(one["real"] for one in limits.values())
+    here = tiers == names[0]
+    errors = _errors_by_group(is_fake[here], p_fake[here], groups[here], {"fake": fake, "real": real}, worst_error)
+    return temperature, {**limits[names[0]], "fake": fake, "real": real, **errors}
 
 
 def fit_temperature(is_fake, logits, groups=None):
@@ -74,7 +111,7 @@ def fit_thresholds(is_fake, p_fake, max_error=0.01):
     }
 
 
-def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.08, small=SMALL_GROUP):
+def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.08, small=SMALL_GROUP, exempt=()):
     """Choose the thresholds of the three-way verdict so that they hold on average over groups, and nearly in each of them.
 
     t_F is the smallest threshold at which the false-positive rate (Real called Fake) is at most `max_error` on average over the
@@ -85,6 +122,7 @@ def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.
 
     Args:
         groups: (n,) names, such as the source of each image.
+        exempt: names of groups that `worst_error` does not apply to, such as one with wrong labels.
 
     Returns:
         as `fit_thresholds`, and 'groups': {'worst_error', 'small', 'real', 'fake'}, the last two with {'n', 'mean_error',
@@ -95,18 +133,20 @@ def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.
     is_fake, p_fake, groups = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64), np.asarray(groups, str)
     real = _by_group(p_fake[~is_fake], groups[~is_fake], small)
     fake = _by_group(1 - p_fake[is_fake], groups[is_fake], small)  # of 1 - P(Fake), so that both errors are high scores
-    upper = _group_threshold(real, max_error, worst_error, small)
-    lower = 1 - _group_threshold(fake, max_error, worst_error, small)
+    upper = _group_threshold(real, max_error, worst_error, small, exempt)
+    lower = 1 - _group_threshold(fake, max_error, worst_error, small, exempt)
     limits = _uncrossed(is_fake, p_fake, upper, lower)
-    real_bound, of_real = _group_errors(real, limits["fake"])
-    fake_bound, of_fake = _group_errors(fake, 1 - limits["real"])
+    errors = _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small)
+    return {**limits, "max_error": max_error, **errors, "n_real": int((~is_fake).sum()), "n_fake": int(is_fake.sum())}
+
+
+def _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small=SMALL_GROUP):
+    """Return {'real_called_fake_bound', 'fake_called_real_bound', 'groups'} at two thresholds, as `fit_group_thresholds`."""
+    real_bound, of_real = _group_errors(_by_group(p_fake[~is_fake], groups[~is_fake], small), limits["fake"])
+    fake_bound, of_fake = _group_errors(_by_group(1 - p_fake[is_fake], groups[is_fake], small), 1 - limits["real"])
     return {
-        **limits,
-        "max_error": max_error,
         "real_called_fake_bound": real_bound,
         "fake_called_real_bound": fake_bound,
-        "n_real": int((~is_fake).sum()),
-        "n_fake": int(is_fake.sum()),
         "groups": {"worst_error": worst_error, "small": small, "real": of_real, "fake": of_fake},
     }
 
@@ -118,14 +158,14 @@ def _by_group(scores, groups, small):
     return {str(name): np.sort(scores[pooled == name]) for name in np.unique(pooled)}
 
 
-def _group_threshold(by_group, max_error, worst_error, small):
+def _group_threshold(by_group, max_error, worst_error, small, exempt):
     """Return the smallest threshold at which the mean and the highest of the groups' rates of scores above it are low enough."""
     scores = np.unique(np.concatenate(list(by_group.values())))
-    large = np.array([len(some) >= small for some in by_group.values()])
+    limited = np.array([len(some) >= small and name not in exempt for name, some in by_group.items()])
 
     def holds(index):
         rates = np.array([(some > scores[index]).mean() for some in by_group.values()])
-        return rates.mean() <= max_error and (rates[large] <= worst_error).all()
+        return rates.mean() <= max_error and (rates[limited] <= worst_error).all()
 
     return _middle(scores[bisect.bisect_left(range(len(scores) - 1), True, key=holds)], scores, 1)
 

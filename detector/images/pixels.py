@@ -25,7 +25,7 @@ MAX_BYTES = 1 << 30  # of a file
 SMALL = 64  # data sets whose median shorter side is at most this are judged at 32 px, others at 224 px
 VIEW_MARGIN = 8 / 7  # shorter side of a scaled image by the side of the view cut out of it: 256 for 224 px
 VIEW_KINDS = ("whole", "between", "native")
-NATIVE_POSITIONS = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))  # of views: parts of what is left over
+NATIVE_POSITIONS = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.75, 0.25), (0.25, 0.75))  # of views: parts of what is left over
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 ORIENTATIONS = {  # the EXIF tag's values that are not upright, and what makes them so
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -281,12 +281,21 @@ def view_boxes(height, width, size, kinds):
     positions = iter(NATIVE_POSITIONS)
     boxes = []
     for kind in kinds:
-        side, (x, y) = size / scales[kind], next(positions) if kind == "native" else (0.5, 0.5)
-        left, top = x * (width - side), y * (height - side)
-        if scales[kind] == 1:
-            left, top = round(left), round(top)  # whole pixels, so that nothing is interpolated
-        boxes.append((left, top, left + side, top + side))
+        if kind == "native":  # at whole pixels of the image or of the enlarged one, so that the former is not interpolated
+            x, y = next(positions)
+            spans = [_native_span(width, scales[kind], size, x), _native_span(height, scales[kind], size, y)]
+        else:
+            side = size / scales[kind]
+            spans = [((length - side) / 2, (length + side) / 2) for length in (width, height)]
+        boxes.append(tuple(edge for edges in zip(*spans, strict=True) for edge in edges))
     return boxes
+
+
+def _native_span(length, scale, size, place):
+    """Return where a native view begins and ends on one axis of an image, in pixels."""
+    enlarged = max(round(VIEW_MARGIN * size), round(length * scale)) if scale > 1 else length
+    start = round(place * (enlarged - size))
+    return start * length / enlarged, (start + size) * length / enlarged
 
 
 def views(image, size, kinds):

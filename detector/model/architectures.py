@@ -14,6 +14,7 @@ from detector.console import InputError
 from detector.model import efficientnet_lite
 from detector.model.weights import FLIP_LAYER, load_files, network_name
 
+HIDDEN_UNITS = 256  # of the head of efficientnet_lite0
 SMALL_INPUT = 96  # pixels; below, --stem auto takes the small stem
 STEMS = ("standard", "medium", "small")  # and 'small_7x7', which follows from pretrained weights
 
@@ -120,9 +121,11 @@ def mobilenetv2_early(image_size, weights, l2):
     return keras.Model(image, _head(x, l2), name="mobilenetv2_early")
 
 
-def efficientnet_lite0(image_size, weights, l2):
+def efficientnet_lite0(image_size, weights, l2, hidden_units=HIDDEN_UNITS):
     """Build the first 11 blocks of EfficientNet-Lite0 (detector.model.efficientnet_lite): the means of the channels of three of
-    them, standardisation, Dropout(0.2) and softmax(2).
+    them, standardisation, a hidden layer, dropout and softmax(2).
+
+    `hidden_units` is the size of the hidden layer; 0 leaves it out.
 
     Weights files: a .npz as in detector.model.efficientnet_lite.assign, or a .weights.h5 that Keras wrote of the backbone.
     """
@@ -138,7 +141,9 @@ def efficientnet_lite0(image_size, weights, l2):
     x = network(layers.Rescaling(1 / 128, offset=-127 / 128)(image))
     x = layers.BatchNormalization(momentum=0.9, epsilon=efficientnet_lite.EPSILON, center=False, scale=False,
                                   name="standardisation")(x)  # fmt: skip
-    return keras.Model(image, _head(x, l2), name="efficientnet_lite0")
+    if hidden_units:
+        x = layers.Dense(hidden_units, activation="relu", name="hidden")(layers.Dropout(0.1)(x))
+    return keras.Model(image, _head(x, l2, dropout=0.6 if hidden_units else 0.2), name="efficientnet_lite0")
 
 
 def application(name, image_size, weights, l2):
@@ -164,11 +169,11 @@ def application(name, image_size, weights, l2):
     return keras.Model(image, _head(layers.GlobalAveragePooling2D()(x), l2), name=network_name(f"{KERAS}{name}"))
 
 
-def _head(x, l2):
-    """Apply Dropout(0.2) and a softmax(2) with an L2 penalty on its kernel."""
+def _head(x, l2, dropout=0.2):
+    """Apply dropout and a softmax(2) with an L2 penalty on its kernel."""
     from keras import layers, regularizers
 
-    x = layers.Dropout(0.2)(x)
+    x = layers.Dropout(dropout)(x)
     return layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
 
 
@@ -195,6 +200,7 @@ class Architecture:
     stop_patience: int = 1
     has_stems: bool = False
     has_backbone: bool = True
+    has_hidden_units: bool = False
 
 ARCHITECTURES = {
     "resnet101": Architecture(resnet101, has_stems=True),
@@ -202,7 +208,7 @@ ARCHITECTURES = {
     "compact": Architecture(compact, weights="none", learning_rate=3e-3, has_backbone=False),
     "mobilenetv2": Architecture(mobilenetv2),
     "mobilenetv2_early": Architecture(mobilenetv2_early, learning_rate=3e-4),
-    "efficientnet_lite0": Architecture(efficientnet_lite0),
+    "efficientnet_lite0": Architecture(efficientnet_lite0, has_hidden_units=True),
 }
 KERAS = "keras:"  # prefix of the name of a network of keras.applications
 

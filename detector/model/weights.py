@@ -41,24 +41,39 @@ def holds_head(path):
     return is_detector(path) or efficientnet_lite.holds_head(path)
 
 
-def stem_of(path):
-    """Return the stem of a detector with a ResNet: 'standard', 'medium', 'small' or 'small_7x7'."""
+def _model_config(path):
     import h5py
 
-    def find_layer(part, name):
-        if isinstance(part, dict):
-            if "class_name" in part and isinstance(part.get("config"), dict) and part["config"].get("name") == name:
-                return part
-            part = list(part.values())
-        found = (find_layer(inside, name) for inside in part) if isinstance(part, list) else ()
-        return next((one for one in found if one), None)
-
     with h5py.File(path, "r") as file:
-        config = json.loads(file.attrs["model_config"])
-    convolution, pooling = (find_layer(config, name) for name in ("conv1_conv", "pool1_pool"))
+        return json.loads(file.attrs["model_config"])
+
+
+def _find_layer(config, name):
+    """Return the part of a model's configuration that describes the layer of that name, or None."""
+    if isinstance(config, dict):
+        if "class_name" in config and isinstance(config.get("config"), dict) and config["config"].get("name") == name:
+            return config
+        config = list(config.values())
+    found = (_find_layer(part, name) for part in config) if isinstance(config, list) else ()
+    return next((layer for layer in found if layer), None)
+
+
+def stem_of(path):
+    """Return the stem of a detector with a ResNet: 'standard', 'medium', 'small' or 'small_7x7'."""
+    config = _model_config(path)
+    convolution, pooling = (_find_layer(config, name) for name in ("conv1_conv", "pool1_pool"))
     if convolution is None or convolution["config"].get("strides") != [1, 1]:
         return "medium" if pooling and pooling["class_name"] == "Activation" else "standard"
     return "small" if convolution["config"].get("kernel_size") == [3, 3] else "small_7x7"
+
+
+def hidden_units_of(path):
+    """Return the number of units of the layer 'hidden' in a detector or a .npz with a head; 0 if it has none."""
+    if Path(path).suffix == ".npz":
+        kernel = efficientnet_lite.read_npz(path).get(efficientnet_lite.HIDDEN[0])
+        return 0 if kernel is None else int(kernel.shape[-1])
+    layer = _find_layer(_model_config(path), "hidden")
+    return layer["config"]["units"] if layer else 0
 
 
 def load_files(model, paths):

@@ -15,12 +15,13 @@ from detector.console import (
     seed,
 )
 from detector.images.pixels import NATIVE_POSITIONS, VIEW_KINDS
-from detector.model.architectures import ARCHITECTURES, KERAS, SMALL_INPUT, STEMS, find
+from detector.model.architectures import ARCHITECTURES, HIDDEN_UNITS, KERAS, SMALL_INPUT, STEMS, find
 
 PLACEMENT = ("coordinator", "process_id", "join_timeout")  # how a run was started, not what it computes
 # Options that a run's result does not follow from: another value does not make it another run.
 _WITHOUT_EFFECT = {
-    *PLACEMENT, "data", "output", "log_dir", "description", "max_error", "worst_error", "threshold_groups", "overwrite",
+    *PLACEMENT, "data", "output", "log_dir", "description", "max_error", "worst_error", "threshold_groups",
+    "calibration_scores", "worst_error_except", "overwrite",
     "no_cache", "tensorboard", "test_time_flip", "checkpoint_minutes", "devices", "processes",
 }  # fmt: skip
 
@@ -29,8 +30,8 @@ _WITHOUT_EFFECT = {
 class TrainingConfig:
     """Everything that a run is asked to do. The fields are the options of the command line, without their defaults.
 
-    `weights` is 'imagenet', 'none' or a tuple of files. `image_size` is None and `stem` may be 'auto' until `for_images` sets
-    them, since they depend on the train images.
+    `weights` is 'imagenet', 'none' or a tuple of files. `image_size` and `hidden_units` may be None, and `stem` 'auto',
+    until `for_images` sets them, since they depend on the train images and the weights.
     """
 
     data: Path
@@ -44,6 +45,7 @@ class TrainingConfig:
     views: tuple
     resize_range: tuple
     training_range: tuple | None
+    hidden_units: int | None
     stem: str
     epochs: int
     head_epochs: int
@@ -66,6 +68,8 @@ class TrainingConfig:
     stop_after_epoch: int
     test_time_flip: bool
     max_error: float
+    calibration_scores: Path | None
+    worst_error_except: tuple
     worst_error: float
     threshold_groups: str | None
     overwrite: bool
@@ -126,7 +130,7 @@ def parse(argv=None):
         if values[name] is None:
             values[name] = getattr(network, name)
     if values["max_error"] is None:
-        values["max_error"] = 0.02 if values["threshold_groups"] else 0.01
+        values["max_error"] = 0.02 if values["threshold_groups"] or values["calibration_scores"] else 0.01
     values["weights"] = _starting_weights(values["weights"])
     if values["head_epochs"] is None:
         partial = values["weights"] != "none" and network.has_backbone and not _starts_whole(values["weights"], network)
@@ -205,9 +209,12 @@ def for_images(config, sizes):
         sizes: (n, 2) array, width and height of the train images.
     """
     from detector.images import pixels
-    from detector.model.weights import stem_of
+    from detector.model.weights import hidden_units_of, stem_of
 
     size = config.image_size or pixels.choose_size(sizes)
+    if config.network.has_hidden_units and config.hidden_units is None:
+        units = hidden_units_of(config.weights[0]) if starts_whole(config) else HIDDEN_UNITS
+        config = dataclasses.replace(config, hidden_units=units)
     if not config.network.has_stems:
         return dataclasses.replace(config, image_size=size)
     if starts_whole(config):
@@ -300,6 +307,8 @@ def _add_network(add):
         help="factor by which a train image is resized, at random, before a square is cut out of it")  # fmt: skip
     add("--training-range", "--judge-sides", type=positive_int, nargs=2, metavar=("LOW", "HIGH"),
         help="shorter sides, in pixels, that the detector gives verdicts for (default: those of the train images)")  # fmt: skip
+    add("--hidden-units", type=number_type(int, at_least=0, at_most=8192),
+        help="size of the hidden layer in efficientnet_lite0's head; 0: none (default: as in the weights, else 256)")  # fmt: skip
     add("--stem", choices=("auto", *STEMS), default="auto",
         help="of a resnet; small: stride 1 and no max-pooling (slow without a GPU); medium: stride 2 and no max-pooling "
              "(auto: small below 96 px)")  # fmt: skip
@@ -343,6 +352,10 @@ def _add_stopping(add):
              "for images like the validation images (default: 0.01; with --threshold-groups 0.02, mean over groups)")  # fmt: skip
     add("--threshold-groups", choices=("folder",),
         help="fit temperature and thresholds by groups of validation images: the folders in the class folders")  # fmt: skip
+    add("--calibration-scores", type=Path, metavar="FILE.csv",
+        help="fit temperature and thresholds by sources on these logits, such as those of a cross-validation, instead of on the "
+             "validation images: columns label, source, logit and, for several delivery tiers, tier")  # fmt: skip
+    add("--worst-error-except", nargs="+", default=[], metavar="SOURCE", help="sources that --worst-error does not apply to")
     add("--worst-error", type=number_type(at_least=0, below=0.5), default=0.08,
         help="with --threshold-groups: the fraction that may be on the wrong side in the worst group")  # fmt: skip
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from detector.console import InputError
 from detector.evaluation import metrics, thresholds
 from detector.model.scores import p_fake_of
 
@@ -171,3 +172,31 @@ def test_calibrate_by_groups_uses_both():
     assert temperature == thresholds.fit_temperature(is_fake, logits, groups)
     assert limits == thresholds.fit_group_thresholds(is_fake, p_fake_of(logits, temperature), groups, 0.03, 0.2)
     assert "groups" not in thresholds.calibrate(is_fake, logits, 0.03)[1]
+
+
+def test_calibration_from_a_table_of_scores_holds_in_every_tier(tmp_path):
+    is_fake, p_fake, groups = grouped(5, [200, 200, 60], [0, 0.5, 2])
+    logits = np.log(p_fake / (1 - p_fake))
+    rows = [(("Real", "Fake")[fake], name, tier, logit + shift) for tier, shift in (("plain", 0), ("hard", 1))
+            for fake, name, logit in zip(is_fake, groups, logits, strict=True)]  # fmt: skip
+    path = tmp_path / "scores.csv"
+    path.write_text("label,source,tier,logit\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    temperature, limits = thresholds.calibrate_from_scores(path)
+    by_tier = {
+        shift: thresholds.fit_group_thresholds(is_fake, p_fake_of(logits + shift, temperature), groups) for shift in (0, 1)
+    }
+    assert limits["fake"] == by_tier[1]["fake"] > by_tier[0]["fake"] and limits["real"] == by_tier[0]["real"] < by_tier[1]["real"]
+    plain = p_fake_of(logits, temperature)
+    found = rates(plain[~is_fake], limits["fake"], groups[~is_fake])
+    assert limits["groups"]["real"]["mean_error"] == pytest.approx(np.mean([*found.values()]))
+    assert limits["n_real"] == 460
+    lower = thresholds.calibrate_from_scores(path, worst_error=0.03)[1]["fake"]
+    assert thresholds.calibrate_from_scores(path, worst_error=0.03, exempt=["g2"])[1]["fake"] < lower
+
+
+def test_a_table_that_holds_no_scores_is_one_line(tmp_path):
+    path = tmp_path / "scores.csv"
+    for text in ("", "a,b\n1,2\n", "label,source,logit\nFake,a,x\n", "label,source,logit\nFake,a,1\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"scores\.csv: expected "):
+            thresholds.calibrate_from_scores(path)
