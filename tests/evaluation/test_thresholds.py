@@ -177,7 +177,7 @@ def test_calibrate_by_groups_uses_both():
 def test_calibration_from_a_table_of_scores_holds_in_every_tier(tmp_path):
     is_fake, p_fake, groups = grouped(5, [200, 200, 60], [0, 0.5, 2])
     logits = np.log(p_fake / (1 - p_fake))
-    rows = [(("Real", "Fake")[fake], name, tier, logit + shift) for tier, shift in (("plain", 0), ("hard", 1))
+    rows = [(("Real", "Fake")[int(fake)], name, tier, logit + shift) for tier, shift in (("plain", 0), ("hard", 1))
             for fake, name, logit in zip(is_fake, groups, logits, strict=True)]  # fmt: skip
     path = tmp_path / "scores.csv"
     path.write_text("label,source,tier,logit\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
