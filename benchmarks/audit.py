@@ -1,12 +1,12 @@
-"""Time of the audit for exact duplicates against hashing every file once in Python.
+"""Time of the audit for exact duplicates, compared with hashing every file once in Python.
 
     python benchmarks/audit.py data/raw/cifake
 
-reads   FOLDER, a split tree or an unpacked archive; prints tables, writes nothing that stays
+reads   FOLDER, a split tree or an unpacked archive; prints tables, leaves no files
 
-Hashing is SHA-256 over the bytes of every file, in one process, after a walk through the folders. Both run in turn, each in
-an interpreter of its own, timed from its start to its end; the median of --runs counts. Before, all files are read once, so
-that none of them comes from the disk. Target: --quick in at most 1.5 times the time of hashing.
+Hashing is SHA-256 over the bytes of every file, in one process. Both run alternately, each in a new interpreter, timed from start
+to end; the median of --runs counts. All files are read once before, so that none of them comes from the disk. Target: --quick takes
+at most 1.5 times as long as hashing.
 """
 import statistics
 import subprocess
@@ -37,7 +37,7 @@ def compare(folder, runs, report):
     """Print the table of hashing against --quick and return the ratio of the medians."""
     audit = (sys.executable, ROOT / "data_audit.py", folder, "--report", report, "--quick")
     hashing = [sys.executable, "-c", HASHING, folder]
-    measure(hashing)  # warms the page cache
+    measure(hashing)  # fills the page cache
     times = [(measure(hashing)[0], measure(audit, may_end_with=(1,), stderr=subprocess.DEVNULL)[0]) for _ in range(runs)]
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
     rows = [(f"{i + 1}", *(f"{seconds:.2f}" for seconds in row)) for i, row in enumerate(times)]
@@ -47,10 +47,10 @@ def compare(folder, runs, report):
 
 @stage
 def main(argv=None):
-    """Measure and print; exit code 1 where the target is missed."""
+    """Measure and print; exit code 1 if the target is missed."""
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, help="split tree or unpacked archive")
-    parser.add_argument("--runs", type=int, default=5, help="of each, in turn")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each")
     args = parser.parse_args(argv)
     require_folder(args.folder, holding="class folders")
     find_layout(args.folder)

@@ -1,12 +1,12 @@
-"""Peak memory of every data stage at 1,000, 10,000 and 120,000 images.
+"""Peak memory of each data stage at 1,000, 10,000 and 120,000 images.
 
     python benchmarks/memory.py data/raw/cifake
 
 reads   an unpacked CIFAKE (train and test, FAKE and REAL); any published data set will do
 prints  for each stage the largest resident size of one of its processes, in MB, and the seconds it took
 
-The stages run one after the other, as a user runs them, on hard links to the first images of each folder. What grows is the list
-of names, and what a stage notes of each; no stage holds images.
+The stages run one after the other, on hard links to the first images of each folder. Memory grows with the list of names and the
+results for each file; no stage holds images.
 """
 import os
 import shutil
@@ -21,7 +21,7 @@ SIZES = (1_000, 10_000, 120_000)
 
 
 def stages(images):
-    """Return {name: command} in the order they run; {0} is the folder they work in."""
+    """Return {name: command} in the order of the stages; {0} is the working folder."""
     return {
         "zip": "data_zipper.py {0}/set {0}/set.zip",
         "unzip": "data_unzipper.py {0}/set.zip --to {0}/raw",
@@ -34,7 +34,7 @@ def stages(images):
 
 
 def make_set(source, folder, images):
-    """Link the first images of each folder of the source, so many together; all of them where that is fewer."""
+    """Link the first images of each folder of the source, `images` in all, or all of them if there are fewer."""
     parts = [part for part in sorted(source.glob("*/*")) if part.is_dir()]
     for part in parts:
         there = folder / part.relative_to(source)
@@ -48,7 +48,7 @@ def main(argv=None):
     """Run all stages at all sizes."""
     parser = make_parser(__doc__)
     parser.add_argument("source", type=Path, help="unpacked data set with train and test; only read")
-    parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: beside the source)")
+    parser.add_argument("--work", type=Path, help="working folder on the same disk (default: the folder that holds the source)")
     args = parser.parse_args(argv)
     found = {}
     with tempfile.TemporaryDirectory(dir=args.work or args.source.resolve().parent, prefix="memory-") as work:

@@ -11,7 +11,7 @@ from tests.sample_files import MEGABYTE, bare_exif, drawn, exif, png
 
 
 def tags(entries, number, place):
-    """A TIFF directory, behind whatever tags, with `number` more that all name the megabyte at `place`."""
+    """A TIFF directory of entries and `number` more that all name the megabyte at `place`."""
     same = b"".join(struct.pack("<HHII", 50_000 + i, 7, MEGABYTE, place) for i in range(number))
     return struct.pack("<H", len(entries) // 12 + number) + entries + same + bytes(4)
 
