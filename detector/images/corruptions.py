@@ -9,15 +9,23 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFilter
 
+LONGEST_JPEG, LONGEST_WEBP = 65_500, 16_383  # pixels, as libjpeg and libwebp encode
+
 
 def jpeg(image, quality):
-    """Encode as JPEG of a quality from 1 to 95 (libjpeg's scale, 4:2:0 chroma) and decode again."""
-    return _through_a_file(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
+    """Encode as JPEG of a quality from 1 to 95 (libjpeg's scale, 4:2:0 chroma) and decode again.
+
+    An image with a side over LONGEST_JPEG pixels cannot be encoded; it is returned unchanged.
+    """
+    return _through_a_file(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality) if max(image.shape) <= LONGEST_JPEG else image
 
 
 def webp(image, quality):
-    """Encode as lossy WebP of a quality from 1 to 100 and decode again."""
-    return _through_a_file(image, ".webp", cv2.IMWRITE_WEBP_QUALITY, quality)
+    """Encode as lossy WebP of a quality from 1 to 100 and decode again.
+
+    An image with a side over LONGEST_WEBP pixels cannot be encoded; it is returned unchanged.
+    """
+    return _through_a_file(image, ".webp", cv2.IMWRITE_WEBP_QUALITY, quality) if max(image.shape) <= LONGEST_WEBP else image
 
 
 def _through_a_file(image, kind, flag, quality):

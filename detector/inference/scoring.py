@@ -95,12 +95,20 @@ def _score_some(sources, choose, degradations, select, concurrency):
             scores[i] = score._replace(logit=logits[i], p_fake=p_fake)
     if not degradations:
         return scores
-    chosen = [i for i, score in enumerate(scores) if score.error is None and select(score)]
-    detectors, stacks = [], []
-    for i in chosen:
-        image = pixels.read_image(sources[i]) if images[i] is None else images[i]
-        stacks += [pixels.preprocess(degrade(image), scores[i].detector.metadata) for degrade in degradations]
-        detectors += [scores[i].detector] * len(degradations)
+    chosen, detectors, stacks = [], [], []
+    for i, score in enumerate(scores):
+        if score.error is not None or not select(score):
+            continue
+        try:
+            with one_file(sources[i]):
+                image = pixels.read_image(sources[i]) if images[i] is None else images[i]
+                degraded = [pixels.preprocess(degrade(image), score.detector.metadata) for degrade in degradations]
+        except InputError as error:
+            scores[i] = Score(sources[i], error=str(error))
+            continue
+        chosen.append(i)
+        stacks += degraded
+        detectors += [score.detector] * len(degradations)
     logits = _logits_of(detectors, stacks, concurrency)
     for place, i in enumerate(chosen):
         scores[i] = scores[i]._replace(degraded=tuple(logits[place * len(degradations) : (place + 1) * len(degradations)]))

@@ -153,3 +153,10 @@ def test_delivery_shrinks_the_longer_side_and_encodes_as_jpeg(image):
     assert (small.shape, small.dtype) == ((24, 32, 3), np.uint8)
     assert (corruptions.deliver(image, 64, 40) == corruptions.jpeg(image, 40)).all()
     assert corruptions.deliver(np.zeros((2000, 1, 3), np.uint8), 100, 80).shape == (100, 1, 3)
+
+
+def test_images_too_long_to_encode_are_returned_unchanged():
+    long = np.zeros((1, corruptions.LONGEST_JPEG + 1, 3), np.uint8)
+    assert corruptions.jpeg(long, 50) is long and corruptions.webp(long, 50) is long
+    assert corruptions.jpeg(long[:, :-1], 50).shape == (1, corruptions.LONGEST_JPEG, 3)
+    assert corruptions.webp(long[:, : corruptions.LONGEST_WEBP], 50).shape == (1, corruptions.LONGEST_WEBP, 3)
