@@ -18,17 +18,12 @@ import numpy as np
 
 from detector.console import InputError, plural, require_packages, stage
 from detector.files import digest_of, require_folder
-from detector.training import config as training_config
-from detector.training import distributed
+from detector.training.config import TrainingConfig, for_images, parse, resume_key
+from detector.training.distributed import Devices, ProcessGroup, check_backend, find_topology
 
 
-def train_detector(config, group):
-    """Train as configured, and write the model file and the history; of several processes, rank 0 writes.
-
-    Args:
-        config: training_config.TrainingConfig.
-        group: distributed.ProcessGroup.
-    """
+def train_detector(config: TrainingConfig, group: ProcessGroup) -> None:
+    """Train as configured, and write the model file and the history; of several processes, rank 0 writes."""
     from detector.model import backend
 
     backend.import_keras()  # if that fails, it does so before all images are read
@@ -50,18 +45,18 @@ def train_detector(config, group):
     save_result(model, validation, config, data, outcome, digests, sources, train.images.unreadable)
 
 
-def join_processes(config, group):
-    """Wait for the other processes, check that all have the same configuration, and return the distributed.Devices."""
+def join_processes(config: TrainingConfig, group: ProcessGroup) -> Devices:
+    """Wait for the other processes, check that all have the same configuration, and return the devices."""
     import keras
 
     from detector.model import backend
 
-    distributed.check_backend(group.topology, keras.backend.backend())
+    check_backend(group.topology, keras.backend.backend())
     group.join(config.join_timeout)
     versions = {name: version for name, version in backend.versions().items() if name != "date"}
-    same = {**training_config.resume_key(config, keras.backend.backend()), "--overwrite": config.overwrite, **versions}
+    same = {**resume_key(config, keras.backend.backend()), "--overwrite": config.overwrite, **versions}
     group.check_equal(same, "start all with the same command, each with its own --process-id")
-    devices = distributed.Devices(group, config.devices)
+    devices = Devices(group, config.devices)
     devices.check_batch_size(config.batch_size)
     if len(devices) > 1:
         if config.whole_images:
@@ -73,7 +68,7 @@ def join_processes(config, group):
     return devices
 
 
-def prepare(config, group, devices):
+def prepare(config: TrainingConfig, group: ProcessGroup, devices: Devices) -> tuple:
     """Read the data and build the network.
 
     Returns:
@@ -87,7 +82,7 @@ def prepare(config, group, devices):
     files = [digest_of(path) for path in config.weight_files if Path(path).is_file()]
     group.check_equal({"the images": data.fingerprint, "the weights": files}, "give every process the same --data and --weights")
     print(data.table(), flush=True)
-    config = training_config.for_images(config, data.sizes)
+    config = for_images(config, data.sizes)
     backend.import_keras().utils.set_random_seed(config.seed)
     with devices.scope():
         model = build_network(config)
@@ -136,7 +131,7 @@ def save_result(model, validation, config, data, outcome, digests, sources, unre
     remove_checkpoint(config.log_dir)
 
 
-def check_outputs(config):
+def check_outputs(config: TrainingConfig) -> None:
     """Create the folders to write to. Raises InputError if something would be overwritten that --overwrite does not cover."""
     if config.output.suffix != ".h5":
         raise InputError(f"--output {config.output}: expected a name that ends in .h5")
@@ -154,11 +149,11 @@ def check_outputs(config):
 @stage
 def main(argv=None):
     """Train a detector."""
-    config = training_config.parse(argv)
+    config = parse(argv)
     require_folder(config.data, holding="train, validation and test")
     require_packages("cv2", "h5py", "matplotlib", "sklearn", *(("tensorflow", "tensorboard") if config.tensorboard else ()))
-    topology = distributed.find_topology(config.coordinator, config.processes, config.process_id)
-    group = distributed.ProcessGroup(topology)
+    topology = find_topology(config.coordinator, config.processes, config.process_id)
+    group = ProcessGroup(topology)
     if group.rank == 0:
         check_outputs(config)
     with contextlib.redirect_stdout(io.StringIO()) if group.rank else contextlib.nullcontext(), group:

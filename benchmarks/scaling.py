@@ -1,15 +1,15 @@
-"""Images per second of training in 1 and in 2 processes with one core each, and what the exchange of the gradients costs.
+"""Images per second of training in 1 and in 2 processes with one core each, and the cost of exchanging gradients.
 
     python benchmarks/scaling.py data                                                     compact, 32 px
     python benchmarks/scaling.py data --architecture resnet101 --batch-size 16 --steps 4
 
 reads   a data tree; keeps decoded images in its .decoded/, as training does; writes nothing else that stays
 
-Each process trains on --batch-size images a step, on JAX, pinned to a core of its own: the same work a process, twice as much in
-all. The exchange is timed by itself too: a sum, over the processes, of as many float32 numbers as the network has gradients, and
-one of 64. BatchNormalization over the whole batch takes such small sums in each of its layers, forward and backward, one after the
-other; the rows with "fixed" do without: its averages are those of the start, and only the gradients are exchanged. All are on one
-machine, and exchange through its memory: a network between machines is slower. Linux alone pins a process to a core.
+Each process trains on --batch-size images per step, on JAX, pinned to its own core: two processes do twice the work. The exchange
+is also timed alone: a sum over the processes of as many float32 numbers as the network has gradients, and one of 64 numbers.
+BatchNormalization over the whole batch needs such small sums in each of its layers, forward and backward, one after the other; in
+the rows "fixed" it is frozen, and only gradients are exchanged. All processes run on one machine and exchange through its memory;
+a network between machines is slower. Linux only: other systems cannot pin a process to a core.
 """
 import argparse
 import json
@@ -37,7 +37,7 @@ SMALL = 64  # numbers of a sum, as many as BatchNormalization's have
 
 
 def work(args):
-    """Be one of the processes: train and exchange; the first prints the seconds of each step and exchange as JSON."""
+    """Run one of the processes: train and exchange; rank 0 prints the seconds of each step and exchange as JSON."""
     topology = distributed.Topology(args.coordinator, args.processes, args.process) if args.processes > 1 else None
     command = ["--data", str(args.data), "--architecture", args.architecture, "--weights", "none", "--flip"]
     config = parse([*command, "--batch-size", str(args.batch_size * args.processes)])
@@ -68,7 +68,7 @@ def layers(model):
 
 
 def time_steps(model, batches, number):
-    """Return the seconds of so many steps of `fit`; two before them warm up."""
+    """Return the seconds of `number` steps of `fit`, after two warm-up steps."""
     import keras
 
     class Clock(keras.callbacks.Callback):
@@ -84,7 +84,7 @@ def time_steps(model, batches, number):
 
 
 def time_exchange(numbers, rounds):
-    """Return the seconds of sums, over the processes, of so many float32 numbers."""
+    """Return the seconds of sums over the processes, each of `numbers` float32 numbers."""
     import jax
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -102,7 +102,7 @@ def time_exchange(numbers, rounds):
 
 
 def measure(args, processes, fixed):
-    """Run so many processes, each on a core of its own; return what the first prints."""
+    """Run the processes, each on its own core; return what rank 0 prints."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         coordinator = f"127.0.0.1:{server.getsockname()[1]}"
     cores, started = sorted(os.sched_getaffinity(0)), []
@@ -124,9 +124,9 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("data", type=Path, help="data tree with train and validation")
     parser.add_argument("--architecture", default="compact", help="network to train")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a step of each process")
-    parser.add_argument("--steps", type=int, default=20, help="besides two that warm up")
-    parser.add_argument("--only", type=int, choices=(1, 2), help="measure this many processes alone")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per step of each process")
+    parser.add_argument("--steps", type=int, default=20, help="number of steps after two warm-up steps")
+    parser.add_argument("--only", type=int, choices=(1, 2), help="measure only this number of processes")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--fixed", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Images per second of training: fed from the data tree with damage augmentation, against the same step on one constant batch.
+"""Images per second of training from a data tree with degradation, compared with the same step on one constant batch.
 
     python benchmarks/training.py data                                                compact, 32 px
     python benchmarks/training.py photos --architecture mobilenetv2 --batch-size 16   224 px
@@ -6,13 +6,13 @@
 
 reads   a data tree; keeps decoded images in its .decoded/, as training does; writes nothing else that stays
 
-The constant batch lies in memory, and is given in two ways, as tf.data and as a PyDataset; the faster one counts. Another way is
-that of the original project, ImageDataGenerator.flow_from_directory in batches of 16, without any augmentation. All train the
-same network in turn, so many images each a round. The best rounds are compared, since those are disturbed least, and the medians.
+The constant batch is in memory and is passed as tf.data and as a PyDataset; the faster one counts. The original project's
+ImageDataGenerator.flow_from_directory, in batches of 16 without augmentation, is measured too. All sources train the same network
+in turn, with the same number of images per round. The best rounds, which are disturbed least, and the medians are compared.
 Target: at least 0.95 of the constant batch.
 
-Where another's work takes cores away, rounds of one way differ more than the ways do. So the processor time of a step and of
-feeding it is taken besides, apart from each other: the part of the step in both is what the feed leaves it on busy cores.
+On a busy machine, rounds differ more than the sources do. Therefore the CPU time of a step and of preparing its batch are measured
+separately, too: the step's fraction of both is the efficiency when all cores are busy.
 """
 import os
 import statistics
@@ -38,8 +38,8 @@ TARGET = 0.95
 ORIGINAL_BATCH = 16
 
 
-def prepared(args):
-    """Return (compiled model, feed) as model_training.py has them, all damages at work."""
+def prepare(args):
+    """Return (compiled model, train batches, input size) as in model_training.py, with every degradation."""
     command = ["--data", str(args.data), "--architecture", args.architecture, "--weights", "none", "--flip", "--degradation", "0.5"]
     command += ["--batch-size", str(args.batch_size), *args.more]
     group = distributed.ProcessGroup()
@@ -50,63 +50,63 @@ def prepared(args):
     return model, batches, config.image_size
 
 
-def ways_to_feed(feed, args, size):
-    """Return {name: (function that gives what `fit` is fed with, images a step)}."""
+def sources(batches, args, size):
+    """Return {name: (function that returns the input of `fit`, images per step)}."""
     import keras
     import tensorflow as tf
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-    batch = tuple(tf.constant(part) for part in feed[0])
+    batch = tuple(tf.constant(part) for part in batches[0])
 
     class Constant(keras.utils.PyDataset):
         def __len__(self):
-            return feed.steps
+            return batches.steps
 
         def __getitem__(self, index):
             return batch
 
     def original():
-        kind = "categorical" if feed.output == "softmax" else "binary"
+        kind = "categorical" if batches.output == "softmax" else "binary"
         given = {"target_size": (size, size), "classes": ["Fake", "Real"], "class_mode": kind, "batch_size": ORIGINAL_BATCH}
         return ImageDataGenerator().flow_from_directory(str(args.data / "train"), **given)
 
     return {
         "constant batch, tf.data": (lambda: tf.data.Dataset.from_tensors(batch).repeat(), len(batch[0])),
         "constant batch, PyDataset": (Constant, len(batch[0])),
-        "data tree": (lambda: feed, len(batch[0])),
+        "data tree": (lambda: batches, len(batch[0])),
         "ImageDataGenerator, batches of 16": (original, ORIGINAL_BATCH),
     }
 
 
-def compare(model, ways, images, rounds):
-    """Train on so many images in each way, in turn; return {name: [images per second]}. The first round warms up."""
-    rates = {name: [] for name in ways}
+def compare(model, found, images, rounds):
+    """Train on `images` images of each source in turn; return {name: [images per second]}. The first round is a warm-up."""
+    rates = {name: [] for name in found}
     for turn in range(rounds + 1):
-        for name, (source, batch) in ways.items():
+        for name, (source, batch) in found.items():
             steps = -(-images // batch)
-            fed = source()
+            data = source()
             began = time.perf_counter()
-            model.fit(fed, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
+            model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
             if turn:
                 rates[name].append(steps * batch / (time.perf_counter() - began))
     return rates
 
 
-def processor_time(model, feed, images):
-    """Return the seconds of processor time, of all threads, that an image takes in (a step on a constant batch, the feed)."""
-    batch = feed[0]
+def cpu_time(model, batches, images):
+    """Return the CPU time per image, in seconds of all threads, of (a step on a constant batch, preparing a batch)."""
+    batch = batches[0]
     model.train_on_batch(*batch)
     steps = -(-images // len(batch[0]))
     began = time.process_time()
     for _ in range(steps):
         model.train_on_batch(*batch)
     stepped = time.process_time()
-    fed = sum(len(feed[index % feed.steps][0]) for index in range(steps))
-    return (stepped - began) / (steps * len(batch[0])), (time.process_time() - stepped) / fed
+    prepared = sum(len(batches[index % batches.steps][0]) for index in range(steps))
+    return (stepped - began) / (steps * len(batch[0])), (time.process_time() - stepped) / prepared
 
 
 def starts(args):
-    """Run model_training.py --epochs 0 without and with decoded images kept; print seconds and peak memory."""
+    """Run model_training.py --epochs 0 without and with a cache of decoded images; print seconds and peak memory."""
     import resource
     import shutil
 
@@ -129,17 +129,17 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("data", type=Path, help="data tree with train and validation")
     parser.add_argument("--architecture", default="compact", help="network to train")
-    parser.add_argument("--batch-size", type=int, default=128, help="of the first two ways")
-    parser.add_argument("--images", type=int, default=3840, help="of each way and round")
-    parser.add_argument("--rounds", type=int, default=9, help="besides the first, which warms up")
+    parser.add_argument("--batch-size", type=int, default=128, help="of all sources but ImageDataGenerator")
+    parser.add_argument("--images", type=int, default=3840, help="of each source and round")
+    parser.add_argument("--rounds", type=int, default=9, help="number of rounds after the warm-up")
     parser.add_argument("--starts", action="store_true", help="time the start of whole runs instead, and their peak memory")
     parser.add_argument("--epochs", type=int, default=0, help="of those")
     args, args.more = parser.parse_known_args(argv)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if args.starts:
         return starts(args)
-    model, feed, size = prepared(args)
-    rates = compare(model, ways_to_feed(feed, args, size), args.images, args.rounds)
+    model, batches, size = prepare(args)
+    rates = compare(model, sources(batches, args, size), args.images, args.rounds)
     shown = {name: [*some, statistics.median(some), max(some)] for name, some in rates.items()}
     rows = [[name, *(f"{rate:.4g}" for rate in some)] for name, some in shown.items()]
     print(table(rows, ["images per second", *(f"round {i + 1}" for i in range(args.rounds)), "median", "best"]))
@@ -147,9 +147,9 @@ def main(argv=None):
         *constant, tree, original = (some[place] for some in shown.values())
         print(f"{what}: data tree / constant batch {tree / max(constant):.3f} (target: at least {TARGET}), ", end="")
         print(f"data tree / ImageDataGenerator {tree / original:.2f}")
-    step, fed = processor_time(model, feed, args.images)
-    part = step / (step + fed)
-    print(f"processor time of an image: step {step * 1e6:,.0f} µs, feed {fed * 1e6:,.0f} µs; the step's part {part:.3f}")
+    step, batch = cpu_time(model, batches, args.images)
+    efficiency = step / (step + batch)
+    print(f"CPU time per image: step {step * 1e6:,.0f} µs, batch {batch * 1e6:,.0f} µs; the step's fraction {efficiency:.3f}")
 
 
 if __name__ == "__main__":

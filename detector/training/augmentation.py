@@ -5,6 +5,7 @@ import numpy as np
 from PIL import Image
 
 from detector.images import corruptions, pixels, transforms
+from detector.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Augmentation:
         return corruptions.random_degradation(image, rng, **self.degradation) if self.degradation else image
 
 
-def make_augmentation(config):
+def make_augmentation(config: TrainingConfig) -> Augmentation | None:
     """Return the Augmentation that a TrainingConfig asks for, or None."""
     geometry = {"rotation": config.rotation, "shift": config.shift, "shear": config.shear, "zoom": config.zoom}
     degradation = {

@@ -168,13 +168,13 @@ class PooledScores:
         return np.array(rows), np.array(logits)
 
 
-def check_both_classes(labels):
+def check_both_classes(labels) -> None:
     """Raise InputError unless the labels of the readable validation images are of both classes."""
     if len(set(np.asarray(labels).tolist())) < 2:
         raise InputError("expected readable validation images of both classes, found those of one; run data_audit.py")
 
 
-def sample_weights(labels, sources=None):
+def sample_weights(labels, sources: list | None = None) -> np.ndarray:
     """Return (n,) float32 weights with mean 1 that give both classes the same total weight.
 
     With sources, a source of n images has a weight proportional to the square root of n within its class: a large source counts
@@ -195,7 +195,7 @@ def sample_weights(labels, sources=None):
     return weights.astype(np.float32)
 
 
-def targets_of(labels, output):
+def targets_of(labels, output: str) -> np.ndarray:
     """Return the targets of labels, float32: (n, 2) one-hot in the order Fake, Real for 'softmax', else (n, 1), 1 for Real."""
     labels = np.asarray(labels)
     return np.eye(2, dtype=np.float32)[labels] if output == "softmax" else labels[:, None].astype(np.float32)

@@ -111,7 +111,7 @@ class TrainingConfig:
 
     @property
     def whole_images(self):
-        """Whether an image is decoded whole, since what the network sees of it is cut out in every epoch anew."""
+        """Whether images are decoded whole, since each epoch cuts other inputs out of them."""
         return self.preprocessing != "resize"
 
 
@@ -122,7 +122,7 @@ class TrainingConfig:
         return {"preprocessing": self.preprocessing, **own[self.preprocessing], "image_size": self.image_size}
 
 
-def parse(argv=None):
+def parse(argv: list | None = None) -> TrainingConfig:
     """Return the TrainingConfig that a command line asks for. Raises InputError if its options contradict one another."""
     values = vars(make_parser().parse_args(argv))
     network = find(values["architecture"])
@@ -151,14 +151,14 @@ def _starting_weights(names):
     return words[0] if words else tuple(names)
 
 
-def detectors_among(weights):
+def detectors_among(weights: str | tuple) -> list:
     """Return which of the starting weights are files of whole detectors."""
     from detector.model.weights import is_detector
 
     return [path for path in weights if is_detector(path)] if isinstance(weights, tuple) else []
 
 
-def starts_whole(config):
+def starts_whole(config: TrainingConfig) -> bool:
     """Return whether the files of --weights hold the whole network and not only its backbone."""
     return _starts_whole(config.weights, config.network)
 
@@ -202,7 +202,7 @@ def _check(config):
         raise InputError(f"--stem {config.stem}: expected auto for {config.architecture}; only {with_stems} have a choice")
 
 
-def for_images(config, sizes):
+def for_images(config: TrainingConfig, sizes) -> TrainingConfig:
     """Return the config with the input size and the stem of the network.
 
     Args:
@@ -232,7 +232,7 @@ def for_images(config, sizes):
     return dataclasses.replace(config, image_size=size, stem=stem)
 
 
-def resume_key(config, backend):
+def resume_key(config: TrainingConfig, backend: str) -> dict:
     """Return {option: value as text} of everything that a run's result follows from: another key means another run.
 
     The number of processes is not part of it: a run may be continued by fewer.
@@ -242,7 +242,7 @@ def resume_key(config, backend):
     return {**key, "the backend": backend}
 
 
-def shareable(config):
+def shareable(config: TrainingConfig) -> dict:
     """Return the options for a model file: of files and folders only the name, since others need not know a user's folders."""
     values = {name: value.name if isinstance(value, Path) else value for name, value in dataclasses.asdict(config).items()}
     values["weights"] = [Path(name).name for name in config.weight_files] or config.weights
@@ -250,14 +250,14 @@ def shareable(config):
 
 
 # --- command line ----------------------------------------------------------------------------------------------------------
-def architecture_name(text):
+def architecture_name(text: str) -> str:
     """Return the name of an architecture. Raises ArgumentTypeError if there is none."""
     if text not in ARCHITECTURES and not text.startswith(KERAS):
         raise argparse.ArgumentTypeError(f"expected {', '.join(ARCHITECTURES)}, or {KERAS}NAME, found {text}")
     return text
 
 
-def make_parser():
+def make_parser() -> argparse.ArgumentParser:
     """Return the parser of model_training.py."""
     parser = argparse.ArgumentParser(
         prog="model_training.py", description="Train a detector: reads data/{train,validation}/{Fake,Real}, writes a model file.",

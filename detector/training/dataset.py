@@ -47,13 +47,13 @@ class Split:
     sizes: np.ndarray
     state: str
 
-    def sources(self):
+    def sources(self) -> list:
         """Return the source of each image: the folder below its class folder, or '' for a file directly in it."""
         parts = [path.split("/") for path in self.paths]
         return [names[2] if len(names) > 3 else "" for names in parts]
 
 
-def index_split(data, split, paths, labels):
+def index_split(data: Path, split: str, paths: list, labels: list) -> Split:
     """Return the Split of images of a data tree; unchanged files are not read again.
 
     Raises:

@@ -31,7 +31,7 @@ class Topology:
     rank: int
 
 
-def find_topology(coordinator, world_size, rank, environ=os.environ):
+def find_topology(coordinator: str | None, world_size: int | None, rank: int | None, environ=os.environ) -> Topology | None:
     """Return the Topology from the arguments or, if they are None, from a cluster's variables; None for a single process.
 
     JAX detects Slurm too, but then gives each process a single GPU; here a process uses all GPUs of its machine.
@@ -71,7 +71,7 @@ def _from_slurm(environ):
     return f"{first}:{port}", int(environ["SLURM_STEP_NUM_TASKS"]), int(environ["SLURM_PROCID"])
 
 
-def check_backend(topology, backend):
+def check_backend(topology: Topology | None, backend: str) -> None:
     """Raise InputError if several processes are to train on a backend that does not support it."""
     if topology and backend != "jax":
         raise InputError(
@@ -91,7 +91,7 @@ class ProcessGroup:
         rank, world_size: number of this process, counted from 0, and of all.
     """
 
-    def __init__(self, topology=None):
+    def __init__(self, topology: Topology | None = None):
         self.topology, self._joined = topology, False
         self.rank, self.world_size = (topology.rank, topology.world_size) if topology else (0, 1)
 
@@ -108,7 +108,7 @@ class ProcessGroup:
         else:
             atexit.register(_exit_now)  # JAX's own exit handler would wait for the others
 
-    def join(self, seconds):
+    def join(self, seconds: float) -> None:
         """Wait until all processes have started, and start JAX in them.
 
         Raises:
@@ -132,14 +132,14 @@ class ProcessGroup:
         self.barrier("start")
         late.cancel()
 
-    def barrier(self, name):
+    def barrier(self, name: str) -> None:
         """Wait until all processes have come here."""
         if self.world_size > 1:
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices(name)
 
-    def check_equal(self, values, cure):
+    def check_equal(self, values: dict, cure: str) -> None:
         """Raise InputError, in every process, unless all have the same values ({name: value for JSON}) as rank 0."""
         if self.world_size == 1:
             return
@@ -164,7 +164,7 @@ class ProcessGroup:
         return result
 
 
-def is_lost_process(error):
+def is_lost_process(error: Exception) -> bool:
     """Return whether an exception means that a collective operation failed because another process has ended."""
     return bool(re.search(r"gloo|nccl|coordination service|UNAVAILABLE|DEADLINE_EXCEEDED", str(error), re.IGNORECASE))
 
@@ -251,7 +251,7 @@ class Devices:
         names: list of the devices' names, of all processes.
     """
 
-    def __init__(self, group, limit=None):
+    def __init__(self, group: ProcessGroup, limit: int | None = None):
         import keras
 
         self.backend = keras.backend.backend()
@@ -279,7 +279,7 @@ class Devices:
         self.strategy = getattr(self, "strategy", None) or tf.distribute.MirroredStrategy(self.names)
         return self.strategy.scope()
 
-    def check_batch_size(self, size):
+    def check_batch_size(self, size: int) -> None:
         """Raise InputError if a batch cannot be divided evenly among the devices."""
         if size % len(self):
             nearest = max(1, round(size / len(self))) * len(self)

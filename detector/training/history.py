@@ -1,10 +1,11 @@
 """The history of a run: history.csv, its plots, and what is said about the end of training."""
 import csv
+from pathlib import Path
 
 PLOTTED = ("loss", "cross_entropy", "accuracy", "precision", "recall", "auc", "f1")
 
 
-def strict_stop_epoch(history):
+def strict_stop_epoch(history: list[dict]) -> int | None:
     """Return the first epoch, counted from 1, whose validation loss exceeds the training loss, or None.
 
     That is where the rule 'exceeds' with patience 1 ends a run; a run with another rule reports it for comparison.
@@ -12,7 +13,7 @@ def strict_stop_epoch(history):
     return next((row["epoch"] for row in history if row["val_loss"] > row["loss"]), None)
 
 
-def with_derived(history):
+def with_derived(history: list[dict]) -> list[dict]:
     """Return the history with f1 and val_f1 (of Fake), and `exceeds`: 1 if the validation loss exceeds the training loss."""
 
     def f1(precision, recall):
@@ -29,12 +30,12 @@ def with_derived(history):
     ]
 
 
-def write_history(history, folder):
+def write_history(history: list[dict], folder: Path) -> None:
     """Write history.csv and one plot per metric, train and validation together, with the best epoch marked.
 
     Args:
         history: list of dicts as callbacks.Checkpoint collects them, one per epoch; not empty.
-        folder: pathlib.Path.
+        folder: must exist.
     """
     import matplotlib
 
@@ -61,7 +62,7 @@ def write_history(history, folder):
         plt.close(figure)
 
 
-def draw_architecture(model, folder):
+def draw_architecture(model, folder: Path) -> None:
     """Write the summary of a network as text and, if Graphviz is installed, draw it."""
     import keras
 
@@ -74,7 +75,7 @@ def draw_architecture(model, folder):
         print("architecture.png not drawn: it needs Graphviz (https://graphviz.org/download); see architecture.txt")
 
 
-def stop_summary(rule, history, epochs, interrupted=False):
+def stop_summary(rule, history: list[dict], epochs: int, interrupted: bool = False) -> str:
     """Return lines on why training ended, which weights are kept, and where the rule 'exceeds' would have stopped.
 
     Args:

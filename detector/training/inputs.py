@@ -1,6 +1,7 @@
 """What a run reads: the images of train and validation, and the detectors that it starts from."""
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -8,7 +9,9 @@ from detector.console import InputError, plural
 from detector.data import tree as data_tree
 from detector.files import digest_of
 from detector.training.augmentation import make_augmentation
-from detector.training.config import detectors_among
+from detector.training.config import TrainingConfig, detectors_among
+from detector.training.dataset import DecodedImages, Split, index_split
+from detector.training.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,11 @@ class RunData:
     """The data of a run.
 
     Attributes:
-        splits: {'train': dataset.Split, 'validation': dataset.Split}.
+        splits: of train and validation.
         fingerprint: SHA-256 over names and contents of all images.
     """
 
-    splits: dict
+    splits: dict[str, Split]
     fingerprint: str
 
     @property
@@ -30,20 +33,18 @@ class RunData:
         return sizes[sizes.any(axis=1)]
 
     @property
-    def counts(self):
+    def counts(self) -> dict:
         """{split: {'Fake': n, 'Real': n}}."""
         return {name: {"Fake": split.labels.count(0), "Real": split.labels.count(1)} for name, split in self.splits.items()}
 
-    def table(self):
+    def table(self) -> str:
         """Return the counts as a table for people."""
         counts = {(split, name): n for split, by_class in self.counts.items() for name, n in by_class.items()}
         return data_tree.counts_table(counts)
 
 
-def read_data(data):
+def read_data(data: Path) -> RunData:
     """Index train and validation of a data tree: RunData."""
-    from detector.training.dataset import index_split
-
     tree = data_tree.read_tree(data, ("train", "validation"))
     splits = {split: index_split(data, split, paths, labels) for split, (paths, labels) in tree.items()}
     digest = hashlib.sha256()
@@ -53,7 +54,7 @@ def read_data(data):
     return RunData(splits, digest.hexdigest())
 
 
-def make_datasets(config, data, group, devices=1):
+def make_datasets(config: TrainingConfig, data: RunData, group: ProcessGroup, devices: int = 1):
     """Return (batches.ImageBatches of train, another or batches.PooledScores of validation).
 
     Args:
@@ -63,7 +64,6 @@ def make_datasets(config, data, group, devices=1):
         devices: number of devices of all processes.
     """
     from detector.training.batches import ImageBatches, PooledScores
-    from detector.training.dataset import DecodedImages
 
     whole = config.whole_images  # then validation images are decoded and scored as the app does it, and not kept
     size, cached = None if whole else config.image_size, ["train"] if whole else list(data.splits)
@@ -104,7 +104,7 @@ def _cache_summary(images, config):
     return f"decoded images: cache disabled ({reason}); each image is decoded in every epoch"
 
 
-def read_origins(config, data):
+def read_origins(config: TrainingConfig, data: RunData) -> tuple:
     """Return what the starting weights were trained on.
 
     Warns if they were trained on validation images: temperature and thresholds would promise too much.

@@ -4,7 +4,6 @@ from typing import NamedTuple
 import keras
 
 from detector.console import InputError, plural
-from detector.training import distributed
 from detector.training.batches import ImageBatches
 from detector.training.callbacks import (
     Checkpoint,
@@ -16,7 +15,8 @@ from detector.training.callbacks import (
     remove_checkpoint,
     save_weights,
 )
-from detector.training.config import resume_key
+from detector.training.config import TrainingConfig, resume_key
+from detector.training.distributed import ProcessGroup, is_lost_process
 from detector.training.networks import compile_network
 from detector.training.schedules import plan_phases
 
@@ -35,18 +35,16 @@ class Outcome(NamedTuple):
     interrupted: bool
 
 
-def run_phases(model, train, validation, config, fingerprint, group):
+def run_phases(
+    model, train: ImageBatches, validation, config: TrainingConfig, fingerprint: str, group: ProcessGroup
+) -> Outcome:
     """Train all phases, or continue an interrupted run from its checkpoint.
 
     Args:
         model: network, not compiled.
         train, validation: as inputs.make_datasets returns them.
-        config: TrainingConfig, with its image size and stem.
+        config: with its image size and stem.
         fingerprint: of the images; a checkpoint made with other images is not continued.
-        group: distributed.ProcessGroup.
-
-    Returns:
-        Outcome
     """
     rule, checkpoint, callbacks = make_callbacks(train, validation, config, fingerprint, group)
     resumed = _find_checkpoint(model, rule, checkpoint, config, group)
@@ -65,7 +63,7 @@ def run_phases(model, train, validation, config, fingerprint, group):
                 fit(model, train, validation, callbacks, start, phase.end, checkpoint.first_step)
     except (KeyboardInterrupt, Exception) as error:
         # If all processes were interrupted, another one may have ended before this one's step.
-        if not isinstance(error, KeyboardInterrupt) and not (interruption.asked and distributed.is_lost_process(error)):
+        if not isinstance(error, KeyboardInterrupt) and not (interruption.asked and is_lost_process(error)):
             raise
         if not checkpoint.history:
             raise KeyboardInterrupt from None
@@ -73,7 +71,7 @@ def run_phases(model, train, validation, config, fingerprint, group):
     return Outcome(rule, checkpoint, False)
 
 
-def make_callbacks(train, validation, config, fingerprint, group):
+def make_callbacks(train, validation, config: TrainingConfig, fingerprint: str, group: ProcessGroup) -> tuple:
     """Return (rule, checkpoint, list of all callbacks in the order in which they must be called)."""
     after = config.head_epochs + config.stop_after_epoch
     rule = StopTrainingOnValidationLoss(config.log_dir, config.stop_patience, after, config.stop_rule, writes=group.rank == 0)
@@ -112,7 +110,7 @@ def _check_own(config, checkpoint):
         raise InputError(f"{config.output}: the model of another run; give another --output, or --overwrite")
 
 
-def fit(model, train, validation, callbacks, first_epoch, end, first_step=0):
+def fit(model, train: ImageBatches, validation, callbacks: list, first_epoch: int, end: int, first_step: int = 0) -> None:
     """Call `fit` on a compiled model for the epochs `first_epoch` to before `end`, counted from 0. Only callbacks write files.
 
     Args:

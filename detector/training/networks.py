@@ -2,11 +2,11 @@
 import dataclasses
 
 from detector.console import InputError
-from detector.training.config import starts_whole
-from detector.training.schedules import make_schedule
+from detector.training.config import TrainingConfig, starts_whole
+from detector.training.schedules import Phase, make_schedule
 
 
-def build_network(config):
+def build_network(config: TrainingConfig):
     """Build the network that the config names, with its starting weights, in the precision it asks for."""
     from detector.model import backend
     from detector.model.weights import load_files
@@ -29,12 +29,12 @@ def build_network(config):
     return model
 
 
-def rebuild(config, **changes):
+def rebuild(config: TrainingConfig, **changes):
     """Build the network of a run again, for weights that exist already: the files of --weights are not read."""
     return build_network(dataclasses.replace(config, weights="none", **changes))
 
 
-def in_full_precision(model, config):
+def in_full_precision(model, config: TrainingConfig):
     """Return a trained network with all layers in float32, in which scores are computed."""
     if not config.mixed_precision:
         return model
@@ -43,7 +43,7 @@ def in_full_precision(model, config):
     return plain
 
 
-def compile_network(model, phase, config, steps_per_epoch, ignores_rows=False):
+def compile_network(model, phase: Phase, config: TrainingConfig, steps_per_epoch: int, ignores_rows: bool = False) -> None:
     """Compile with Adam (with decoupled weight decay AdamW, arXiv 1711.05101) and binary cross-entropy.
 
     For a softmax(2) that is 'categorical_crossentropy' on one-hot targets. Keras 3's 'binary_crossentropy' would treat the two

@@ -3,10 +3,11 @@ import numpy as np
 
 from detector.console import plural
 from detector.data import tree as data_tree
-from detector.training.config import shareable
+from detector.training.config import TrainingConfig, shareable
+from detector.training.inputs import RunData
 
 
-def validation_logits(model, validation):
+def validation_logits(model, validation) -> tuple:
     """Compute the logits of the validation images with the model's current weights.
 
     Args:
@@ -37,12 +38,12 @@ def validation_logits(model, validation):
     return np.asarray(rows), logits
 
 
-def make_metadata(config, data, sources, run, temperature, thresholds):
+def make_metadata(
+    config: TrainingConfig, data: RunData, sources: list, run: dict, temperature: float, thresholds: dict
+) -> dict:
     """Return the metadata that detector.model.file stores in the .h5.
 
     Args:
-        config: TrainingConfig.
-        data: inputs.RunData.
         sources: the detectors that the run started from, as inputs.read_origins returns them.
         run: dict on this run, for 'made'.
     """
@@ -74,7 +75,7 @@ def _prediction_range(config, sizes):
     return {**sizes, "shorter_side": list(config.training_range or shorter)}
 
 
-def trained_on(config, counts, sizes, sources):
+def trained_on(config: TrainingConfig, counts: dict, sizes: dict, sources: list) -> str:
     """Return a sentence on what a detector was trained on, and what those that it started from were trained on.
 
     Args:
@@ -92,7 +93,7 @@ def trained_on(config, counts, sizes, sources):
     return "; before that: ".join([now, *(text for text in before if text != now)]) if config.epochs else now
 
 
-def print_result(config, is_fake, logits, metadata, unreadable):
+def print_result(config: TrainingConfig, is_fake, logits, metadata: dict, unreadable: dict) -> None:
     """Print the metrics on validation, the thresholds, and which images could not be read."""
     from detector.evaluation import metrics
     from detector.model import scores

@@ -1,6 +1,8 @@
 """The phases of a run and their learning rates."""
 from dataclasses import dataclass
 
+from detector.training.config import TrainingConfig
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -13,7 +15,7 @@ class Phase:
     head_only: bool = False
 
 
-def plan_phases(config):
+def plan_phases(config: TrainingConfig) -> list[Phase]:
     """Return the Phases of a run: the head alone if the config asks for it, then all layers."""
     phases = [
         Phase(0, config.head_epochs, config.head_learning_rate, config.head_learning_rate, head_only=True),
@@ -22,7 +24,7 @@ def plan_phases(config):
     return [phase for phase in phases if phase.end > phase.start]
 
 
-def make_schedule(phase, config, steps_per_epoch):
+def make_schedule(phase: Phase, config: TrainingConfig, steps_per_epoch: int):
     """Return a phase's Keras schedule: polynomial decay, or half a cosine wave after a warm-up, down to the end rate."""
     import keras
 
