@@ -46,7 +46,8 @@ class Summary:
 
     def __init__(self, fail_on=None):
         self.conclusions, self.detectors, self.failed, self.total = {}, {}, 0, 0
-        self.alarm, self._field, self._values = False, *FAIL_ON.get(fail_on, ("verdict", set()))
+        self.alarm = False
+        self._field, self._values = FAIL_ON.get(fail_on, ("verdict", set()))
 
     def watch(self, rows):
         """Yield the rows and count them."""

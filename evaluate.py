@@ -380,7 +380,9 @@ def evaluate(args):
     """Score and evaluate the splits of the command line; return (report, {split: Scored}, rows of changed.csv or None)."""
     from detector.reports import evaluation_page
 
-    splits, train = dataset.list_items(args.data, args.split, args.group_by)
+    skipped = []
+    splits, train = dataset.list_items(args.data, args.split, args.group_by, skipped)
+    print("".join(f"{line}\n" for line in skipped), end="")
     detector = open_engine(args.model, args.engine)
     other = open_engine(args.versus, args.engine) if args.versus else None
     corruptions = dataset.corruption_functions() if args.corruptions else {}

@@ -22,13 +22,14 @@ class Item(NamedTuple):
     group: str | None
 
 
-def list_items(data, splits=None, group_by=None):
+def list_items(data, splits=None, group_by=None, skipped=None):
     """List the images to evaluate, and the images of the train folder in the same tree.
 
     Args:
         data: folder with class folders, or with split folders that hold them.
         splits: names of the splits; None for test, or for a tree without splits.
         group_by: 'folder', or a regular expression, or None.
+        skipped: list that takes a line for each reason why files in the folders are not evaluated.
 
     Returns:
         ({split: [Item]}, [paths of the train images, relative to data] or None)
@@ -41,35 +42,37 @@ def list_items(data, splits=None, group_by=None):
     if None in layout:
         if splits:
             raise InputError(f"{data}: expected the split {splits[0]}, found class folders without splits; leave --split out")
-        return {ALL: _items_of(data, layout[None], group_by)}, None
+        return {ALL: _items_of(data, layout[None], group_by, skipped)}, None
     found = {}
     for split in splits or ["test"]:
         if split not in layout:
             there = ", ".join(name for name in data_tree.SPLITS if name in layout)
             raise InputError(f"{data}: expected the split {split}, found {there}; name another with --split")
-        found[split] = _items_of(data, layout[split], group_by)
+        found[split] = _items_of(data, layout[split], group_by, skipped)
     train = [path for folders in layout.get("train", {}).values() for folder in folders for path, _ in _files(data, folder)]
     return found, train or None
 
 
-def _files(data, folder):
+def _files(data, folder, links=None, ignored=None):
     """Yield (path relative to data, path inside the class folder) of each file."""
     prefix = folder.relative_to(data).as_posix()
-    for inside in files.scan(folder):
+    for inside in files.scan(folder, links, ignored):
         yield f"{prefix}/{inside}", inside
 
 
-def _items_of(data, classes, group_by):
-    items = []
+def _items_of(data, classes, group_by, skipped):
+    items, links, ignored = [], [], []
     group_of = data_tree.make_grouping(group_by)
     for name, folders in classes.items():
         before = len(items)
         for folder in folders:
-            for path, inside in _files(data, folder):
+            for path, inside in _files(data, folder, links, ignored):
                 group = group_of(path, inside) or NO_GROUP if group_by is not None else None
                 items.append(Item(path, name == data_tree.CLASSES[0], group))
         if len(items) == before:
             raise InputError(f"{folders[0]}: expected images of class {name}, found an empty folder; fill it")
+    if skipped is not None:
+        skipped += data_tree.report_skipped(links=links, ignored=ignored)
     groups = len({item.group for item in items})
     if groups > MOST_GROUPS:
         raise InputError(f"--group-by: expected at most {MOST_GROUPS} groups, found {groups:,}; give another expression")

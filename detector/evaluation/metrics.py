@@ -176,7 +176,7 @@ def group_metrics(groups, is_fake, p_fake, thresholds, min_images: int = 30) -> 
     groups, is_fake, p_fake = np.asarray(groups), np.asarray(is_fake, bool), np.asarray(p_fake, np.float64)
     names = list(dict.fromkeys(groups.tolist()))
     parts, pooled = {}, {name: np.zeros(len(groups), bool) for name in CLASSES}
-    found = {"min_images": min_images, "pooled": {name: {"groups": 0, "images": 0} for name in CLASSES}}
+    found: dict = {"min_images": min_images, "pooled": {name: {"groups": 0, "images": 0} for name in CLASSES}}
     for group in names:
         for name, truth in zip(CLASSES, (is_fake, ~is_fake), strict=True):
             which = (groups == group) & truth

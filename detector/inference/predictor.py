@@ -278,7 +278,8 @@ def _row(name, score, force, threshold, provenance):
 
 def error_row(name: str, error: str, provenance: dict | None = None) -> Row:
     """Return the Row of an image that cannot be read."""
-    return dict.fromkeys(COLUMNS) | {"path": name, "provenance": provenance, "error": error}
+    row: Any = dict.fromkeys(COLUMNS) | {"path": name, "provenance": provenance, "error": error}
+    return row
 
 
 def _name(source):
@@ -318,10 +319,10 @@ def describe(row: Row, predictor: Predictor, force: bool = False, threshold: flo
         return [f"unreadable: {printable(row['error'])}", *_provenance_lines(row)]
     detector = f"  Detector {printable(row['detector'])}: {row['verdict']}"
     if row["gated"] and not force:
-        notes = f"{row['note']}. (--force predicts anyway.)"
+        notes: str | None = f"{row['note']}. (--force predicts anyway.)"
     else:
         notes = f"{row['note']}." if row["note"] else None
-        thresholds = describe_thresholds(predictor.find_detector(row["detector"]).metadata, threshold)
+        thresholds = describe_thresholds(predictor.find_detector(str(row["detector"])).metadata, threshold)
         detector += f", P(Fake) = {row['p_fake']:.4f}. {thresholds}"
     lines = [f"{printable(row['path'])}: {row['conclusion']}"]
     lines += [f"  Basis: {printable(row['basis'])}"] if row["basis"] != "detector" else []

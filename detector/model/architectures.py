@@ -6,6 +6,7 @@ ARCHITECTURES. Keras is imported on use.
 """
 import difflib
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -192,7 +193,7 @@ class Architecture:
         has_backbone: whether a part of it is a network of keras.applications, for which there are weights.
     """
 
-    build: callable
+    build: Callable
     output: str = "softmax"
     weights: str = "imagenet"
     learning_rate: float = 1e-4

@@ -65,7 +65,7 @@ def read(source: str | os.PathLike | bytes | BinaryIO, trust_list: str | os.Path
         trust_list: path of a PEM file with the roots that a C2PA signer must descend from to be `trusted`
             (detector.provenance.trust_list); None trusts no signer.
     """
-    found = dict.fromkeys(KEYS)
+    found: dict = dict.fromkeys(KEYS)
     found.update(says="nothing", signed=False, has_c2pa=False, generator=[], notes=[])
     try:
         with _opened(source) as file:

@@ -69,7 +69,7 @@ def check_trust_list(path: str | os.PathLike) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
     except (OSError, ssl.SSLError) as error:
-        found = "a damaged certificate or another kind of file" if isinstance(error, ssl.SSLError) else error.strerror
+        found = "a damaged certificate or another kind of file" if isinstance(error, ssl.SSLError) else str(error.strerror)
         raise InputError(f"{path}: expected a trust list (certificates in PEM), found {found}; download the list again") from None
     if find_spec("c2pa") is None:
         raise InputError(f"{path}: a trust list needs the package c2pa-python, which is not installed; {INSTALL}")

@@ -5,7 +5,7 @@ from detector.console import plural, printable
 from detector.reports.render import data_uri, render
 
 LISTED = 60  # unreadable files on the page; metrics.json has them all
-LABELS = {  # path of a metric in metrics.json -> its label
+LABELS: dict[tuple[str, ...], str] = {  # path of a metric in metrics.json -> its label
     ("n",): "images",
     ("accuracy",): "accuracy",
     ("balanced_accuracy",): "balanced accuracy",

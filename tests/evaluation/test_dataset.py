@@ -31,6 +31,14 @@ def test_a_split_tree(sources):
     assert list(dataset.list_items(sources, ["train", "test"])[0]) == ["train", "test"]
 
 
+def test_skipped_files_are_reported(sources):
+    for name in ("Thumbs.db", ".hidden.jpg"):
+        (sources / "test/Real" / name).write_text("")
+    skipped = []
+    assert len(dataset.list_items(sources, skipped=skipped)[0]["test"]) == 5
+    assert len(skipped) == 1 and "2 entries" in skipped[0] and "Thumbs.db" in skipped[0]
+
+
 def test_class_folders_without_splits(make_tree, tmp_path):
     flat = make_tree(tmp_path / "x", {"real_images": 1, "GeneratedArt/a": 1})
     splits, train = dataset.list_items(flat)
