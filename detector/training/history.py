@@ -56,7 +56,7 @@ def write_history(history: list[dict], folder: Path) -> None:
         axes.plot(epochs, [row[f"val_{metric}"] for row in history], "s-", color="#0057b8", label="validation")
         axes.axvline(best, color="0.3", linestyle=":", label=f"lowest validation loss (epoch {best})")
         axes.set(xlabel="epoch", ylabel=name, title=f"{name} by epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.legend()
         figure.savefig(folder / f"{metric}.png", dpi=120)
         plt.close(figure)

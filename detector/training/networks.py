@@ -15,7 +15,7 @@ def build_network(config: TrainingConfig):
     keras.config.set_dtype_policy(f"mixed_{config.mixed_precision}" if config.mixed_precision else "float32")
     whole = starts_whole(config)
     weights = "none" if whole else list(config.weight_files) or config.weights
-    more = {"stem": config.stem} if config.network.has_stems else {}
+    more: dict = {"stem": config.stem} if config.network.has_stems else {}
     more |= {"hidden_units": config.hidden_units} if config.network.has_hidden_units else {}
     try:
         model = config.network.build(config.image_size, weights, config.l2, **more)
