@@ -2,6 +2,8 @@
 
 All functions take (h, w, 3) uint8 RGB, look at no more than the middle of a large image, and are deterministic.
 """
+import math
+
 import numpy as np
 
 WINDOW = 1024  # pixels; side of the square in the middle of a large image
@@ -22,14 +24,15 @@ def blockiness(image):
     """Return the mean luma step across the borders of 8 x 8 blocks divided by the mean step inside them.
 
     About 1 without compression; the more JPEG quantises, the larger. The grid may begin anywhere, as in a cropped image: the offset
-    with the largest steps counts, along rows and columns. NaN if the image is smaller than two blocks or has no steps.
+    with the largest steps counts, along rows and columns. Infinite if all steps are at the borders, as after enlarging by a whole
+    factor; NaN if the image is smaller than two blocks or has no steps.
     """
     luma = _luma(image)
     found = []
     for axis in (0, 1):
         steps = np.abs(np.diff(luma, axis=axis)).mean(axis=1 - axis)
         if len(steps) < 2 * BLOCK:
-            return float("nan")
+            return math.nan
         by_offset = np.array([steps[offset::BLOCK].mean() for offset in range(BLOCK)])
         border = by_offset.max()
         found.append(_ratio(border, (by_offset.sum() - border) / (BLOCK - 1)))
@@ -62,4 +65,6 @@ def _steps(luma, distance):
 
 
 def _ratio(above, below):
-    return float(above / below) if below else float("nan")
+    if below:
+        return float(above / below)
+    return math.inf if above else math.nan

@@ -36,6 +36,7 @@ def test_blocks_are_found_wherever_they_begin(offset):
     smooth = resized(NOISE[:6, :6], 256, Image.Resampling.BICUBIC)
     assert blockiness(jpeg(smooth, 3)[offset:, offset:]) > 3 > 1.5 > blockiness(smooth)
     assert blockiness(NOISE) == pytest.approx(1.05, abs=0.05)
+    assert blockiness(np.kron(NOISE[:12, :12], np.ones((8, 8, 1), np.uint8))[offset:]) == np.inf
 
 
 def test_flat_fraction():
