@@ -114,8 +114,7 @@ def save_result(model, validation, config, data, outcome, digests, sources, unre
     rows, logits = result.validation_logits(model, validation)
     is_fake = np.array(validation.split.labels)[rows] == 0
     if config.calibration_scores:
-        limits = config.max_error, config.worst_error, config.worst_error_except
-        temperature, thresholds = calibrate_from_scores(config.calibration_scores, *limits)
+        temperature, thresholds = calibrate_from_scores(config.calibration_scores, config.max_error, config.worst_error)
     else:
         groups = np.array(validation.split.sources())[rows] if config.threshold_groups else None
         temperature, thresholds = calibrate(is_fake, logits, config.max_error, groups, config.worst_error)

@@ -24,15 +24,16 @@ def calibrate(is_fake, logits, max_error=0.01, groups=None, worst_error=0.08):
     return temperature, fit_group_thresholds(is_fake, p_fake, groups, max_error, worst_error)
 
 
-def calibrate_from_scores(path, max_error=0.02, worst_error=0.08, exempt=()):
+def calibrate_from_scores(path, max_error=0.02, worst_error=0.08):
     """Return (temperature, thresholds) from a table of logits of images that the network, or one like it, was not trained on.
 
     With cross-validation, all images of a data set get such a logit, and the network itself can be trained on all of them.
 
     Args:
-        path: CSV with the columns label ('Fake' or 'Real'), source, logit (of Fake) and, if images were scored in several
-            delivery tiers, tier. Thresholds must hold in every tier; bounds and error rates are those of the first.
-        max_error, worst_error, exempt: as in `fit_group_thresholds`, with the sources as groups.
+        path: CSV with the columns label ('Fake' or 'Real'), source and logit (of Fake), and perhaps weight, of the source in
+            the mean error, and tier, if images were scored in several delivery tiers. Thresholds must hold in every tier; bounds
+            and error rates are those of the first.
+        max_error, worst_error: as in `fit_group_thresholds`, with the sources as groups.
 
     Raises:
         InputError: the file is no such table.
@@ -40,6 +41,7 @@ def calibrate_from_scores(path, max_error=0.02, worst_error=0.08, exempt=()):
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+        weights = {row["source"]: float(row.get("weight") or 1) for row in rows}
         table = [(row["label"], row["source"], float(row["logit"]), row.get("tier", "")) for row in rows]
         labels, groups, logits, tiers = map(np.array, zip(*table, strict=True))
     except (KeyError, TypeError, ValueError) as error:
@@ -52,10 +54,10 @@ def calibrate_from_scores(path, max_error=0.02, worst_error=0.08, exempt=()):
     names = list(dict.fromkeys(tiers.tolist()))
     for tier in names:
         here = tiers == tier
-        limits[tier] = fit_group_thresholds(is_fake[here], p_fake[here], groups[here], max_error, worst_error, exempt=exempt)
+        limits[tier] = fit_group_thresholds(is_fake[here], p_fake[here], groups[here], max_error, worst_error, weights=weights)
     fake, real = max(one["fake"] for one in limits.values()), min(one["real"] for one in limits.values())
     here = tiers == names[0]
-    errors = _errors_by_group(is_fake[here], p_fake[here], groups[here], {"fake": fake, "real": real}, worst_error)
+    errors = _errors_by_group(is_fake[here], p_fake[here], groups[here], {"fake": fake, "real": real}, worst_error, weights=weights)
     return temperature, {**limits[names[0]], "fake": fake, "real": real, **errors}
 
 
@@ -111,7 +113,7 @@ def fit_thresholds(is_fake, p_fake, max_error=0.01):
     }
 
 
-def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.08, small=SMALL_GROUP, exempt=()):
+def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.08, small=SMALL_GROUP, weights=None):
     """Choose the thresholds of the three-way verdict so that they hold on average over groups, and nearly in each of them.
 
     t_F is the smallest threshold at which the false-positive rate (Real called Fake) is at most `max_error` on average over the
@@ -122,7 +124,8 @@ def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.
 
     Args:
         groups: (n,) names, such as the source of each image.
-        exempt: names of groups that `worst_error` does not apply to, such as one with wrong labels.
+        weights: {group: weight in the average}, 1 if a group is not in it. `worst_error` does not apply to groups with a weight
+            below 1, such as one with wrong labels or a single subject.
 
     Returns:
         as `fit_thresholds`, and 'groups': {'worst_error', 'small', 'real', 'fake'}, the last two with {'n', 'mean_error',
@@ -133,17 +136,17 @@ def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.
     is_fake, p_fake, groups = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64), np.asarray(groups, str)
     real = _by_group(p_fake[~is_fake], groups[~is_fake], small)
     fake = _by_group(1 - p_fake[is_fake], groups[is_fake], small)  # of 1 - P(Fake), so that both errors are high scores
-    upper = _group_threshold(real, max_error, worst_error, small, exempt)
-    lower = 1 - _group_threshold(fake, max_error, worst_error, small, exempt)
+    upper = _group_threshold(real, max_error, worst_error, small, weights or {})
+    lower = 1 - _group_threshold(fake, max_error, worst_error, small, weights or {})
     limits = _uncrossed(is_fake, p_fake, upper, lower)
-    errors = _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small)
+    errors = _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small, weights or {})
     return {**limits, "max_error": max_error, **errors, "n_real": int((~is_fake).sum()), "n_fake": int(is_fake.sum())}
 
 
-def _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small=SMALL_GROUP):
+def _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small=SMALL_GROUP, weights=None):
     """Return {'real_called_fake_bound', 'fake_called_real_bound', 'groups'} at two thresholds, as `fit_group_thresholds`."""
-    real_bound, of_real = _group_errors(_by_group(p_fake[~is_fake], groups[~is_fake], small), limits["fake"])
-    fake_bound, of_fake = _group_errors(_by_group(1 - p_fake[is_fake], groups[is_fake], small), 1 - limits["real"])
+    real_bound, of_real = _group_errors(_by_group(p_fake[~is_fake], groups[~is_fake], small), limits["fake"], weights)
+    fake_bound, of_fake = _group_errors(_by_group(1 - p_fake[is_fake], groups[is_fake], small), 1 - limits["real"], weights)
     return {
         "real_called_fake_bound": real_bound,
         "fake_called_real_bound": fake_bound,
@@ -158,29 +161,37 @@ def _by_group(scores, groups, small):
     return {str(name): np.sort(scores[pooled == name]) for name in np.unique(pooled)}
 
 
-def _group_threshold(by_group, max_error, worst_error, small, exempt):
+def _group_threshold(by_group, max_error, worst_error, small, weights):
     """Return the smallest threshold at which the mean and the highest of the groups' rates of scores above it are low enough."""
     scores = np.unique(np.concatenate(list(by_group.values())))
-    limited = np.array([len(some) >= small and name not in exempt for name, some in by_group.items()])
+    weight = np.array([weights.get(name, 1) for name in by_group])
+    limited = np.array([len(some) >= small for some in by_group.values()]) & (weight >= 1)
 
     def holds(index):
         rates = np.array([(some > scores[index]).mean() for some in by_group.values()])
-        return rates.mean() <= max_error and (rates[limited] <= worst_error).all()
+        return np.average(rates, weights=weight) <= max_error and (rates[limited] <= worst_error).all()
 
     return _middle(scores[bisect.bisect_left(range(len(scores) - 1), True, key=holds)], scores, 1)
 
 
-def _group_errors(by_group, threshold):
-    """Return (upper 95 % confidence limit of the mean error rate, {'n', 'mean_error', 'worst_error', 'worst'}) at a threshold."""
+def _group_errors(by_group, threshold, weights):
+    """Return (upper 95 % confidence limit of the mean error rate, {'n', 'mean_error', 'worst_error', 'worst'}) at a threshold.
+
+    The mean and its limit are weighted; 'worst_error' and 'worst' are those among all groups.
+    """
     from scipy import stats
 
     rates = np.array([(some >= threshold).mean() for some in by_group.values()])
+    weight = np.array([(weights or {}).get(name, 1) for name in by_group])
+    weight = weight / weight.sum()
+    mean = float(weight @ rates)
     errors, n = sum(int((some >= threshold).sum()) for some in by_group.values()), sum(map(len, by_group.values()))
     bound = upper_bound(errors, n)
     if len(rates) > 1:
-        bound = max(bound, min(1.0, rates.mean() + stats.t.ppf(0.95, len(rates) - 1) * stats.sem(rates)))
+        deviation = np.sqrt(weight**2 @ (rates - mean) ** 2 * len(rates) / (len(rates) - 1))
+        bound = max(bound, min(1.0, mean + stats.t.ppf(0.95, len(rates) - 1) * deviation))
     worst = int(rates.argmax())
-    found = {"n": len(rates), "mean_error": float(rates.mean()), "worst_error": float(rates[worst]), "worst": [*by_group][worst]}
+    found = {"n": len(rates), "mean_error": mean, "worst_error": float(rates[worst]), "worst": [*by_group][worst]}
     return float(bound), found
 
 

@@ -21,7 +21,7 @@ PLACEMENT = ("coordinator", "process_id", "join_timeout")  # how a run was start
 # Options that a run's result does not follow from: another value does not make it another run.
 _WITHOUT_EFFECT = {
     *PLACEMENT, "data", "output", "log_dir", "description", "max_error", "worst_error", "threshold_groups",
-    "calibration_scores", "worst_error_except", "overwrite",
+    "calibration_scores", "overwrite",
     "no_cache", "tensorboard", "test_time_flip", "checkpoint_minutes", "devices", "processes",
 }  # fmt: skip
 
@@ -69,7 +69,6 @@ class TrainingConfig:
     test_time_flip: bool
     max_error: float
     calibration_scores: Path | None
-    worst_error_except: tuple
     worst_error: float
     threshold_groups: str | None
     overwrite: bool
@@ -354,8 +353,7 @@ def _add_stopping(add):
         help="fit temperature and thresholds by groups of validation images: the folders in the class folders")  # fmt: skip
     add("--calibration-scores", type=Path, metavar="FILE.csv",
         help="fit temperature and thresholds by sources on these logits, such as those of a cross-validation, instead of on the "
-             "validation images: columns label, source, logit and, for several delivery tiers, tier")  # fmt: skip
-    add("--worst-error-except", nargs="+", default=[], metavar="SOURCE", help="sources that --worst-error does not apply to")
+             "validation images: columns label, source, logit and, if wanted, tier and weight (docs/cli.md)")  # fmt: skip
     add("--worst-error", type=number_type(at_least=0, below=0.5), default=0.08,
         help="with --threshold-groups: the fraction that may be on the wrong side in the worst group")  # fmt: skip
 

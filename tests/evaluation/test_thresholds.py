@@ -190,8 +190,14 @@ def test_calibration_from_a_table_of_scores_holds_in_every_tier(tmp_path):
     found = rates(plain[~is_fake], limits["fake"], groups[~is_fake])
     assert limits["groups"]["real"]["mean_error"] == pytest.approx(np.mean([*found.values()]))
     assert limits["n_real"] == 460
-    lower = thresholds.calibrate_from_scores(path, worst_error=0.03)[1]["fake"]
-    assert thresholds.calibrate_from_scores(path, worst_error=0.03, exempt=["g2"])[1]["fake"] < lower
+    strict = thresholds.calibrate_from_scores(path, worst_error=0.03)[1]["fake"]
+    lines = path.read_text().splitlines()
+    weights = ["weight", *("0.5" if ",g2," in line else "1" for line in lines[1:])]
+    path.write_text("".join(f"{line},{weight}\n" for line, weight in zip(lines, weights, strict=True)))
+    weighted = thresholds.calibrate_from_scores(path, worst_error=0.03)[1]
+    found = rates(plain[~is_fake], weighted["fake"], groups[~is_fake])
+    assert weighted["fake"] < strict
+    assert weighted["groups"]["real"]["mean_error"] == pytest.approx((found["g0"] + found["g1"] + found["g2"] / 2) / 2.5)
 
 
 def test_a_table_that_holds_no_scores_is_one_line(tmp_path):
