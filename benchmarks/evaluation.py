@@ -1,16 +1,16 @@
-"""Images per second of scoring, against what its parts allow, and against Keras over a folder; memory of the whole stage.
+"""Images per second of scoring, compared with its parts and with Keras on a folder; peak memory of the whole stage.
 
     python benchmarks/evaluation.py models/compact.h5 data --split validation
     python benchmarks/evaluation.py models/compact.h5 data --split validation --memory
 
-reads   a detector and a data tree; writes nothing that stays
+Reads a detector and a data tree; keeps no output.
 
-What the parts allow is 1 / (engine seconds per image + decoding seconds per image / cores): the engine has images in memory and
-runs in the faster of two ways (one engine on all cores, or one for each core), decoding is timed in one thread, image by image.
-Beside them runs `model.predict` over `keras.utils.image_dataset_from_directory`, in batches as large as ours. All run in turn in
-one process, --rounds times besides the first, which warms up; so many images are scored each time. The ratio is taken within each
-round, so that what slows the machine down slows all parts; their median counts. Target: at least 0.9 of what the parts allow. With
---memory evaluate.py runs as a whole on a tenth of the images and on all of them.
+The parts set an upper limit of 1 / (engine seconds per image + decoding seconds per image / cores). The engine has its images in
+memory and runs in the faster of two ways (one engine on all cores, or one per core); decoding is timed in one thread.
+`model.predict` on `keras.utils.image_dataset_from_directory` runs with the same batch size. All of them take turns in one process,
+--rounds times after a warm-up round. The ratio is computed within each round, so that a slow phase of the machine affects all
+parts alike; the median is reported. Target: at least 0.9 of the limit. With --memory, evaluate.py runs as a whole on a tenth of
+the images and on all of them.
 """
 import itertools
 import os
@@ -31,8 +31,8 @@ from detector.evaluation.dataset import label_of, list_items  # noqa: E402
 TARGET = 0.9
 
 
-def ways(args, items):
-    """Return {name: (function, images it works on)}."""
+def timed_functions(args, items):
+    """Return {name: (function, number of images it processes)}."""
     from detector.model import export
     from detector.model import file as model_file
 
@@ -49,7 +49,7 @@ def ways(args, items):
 
 
 def folder_dataset(folder, size, batch):
-    """Return Keras's own data set of a split."""
+    """Return Keras's own dataset of a split."""
     import contextlib
     import io
 
@@ -78,26 +78,26 @@ def memory(args, images):
 
 
 def spread(items, number):
-    """Return about so many items, evenly from the whole list, so that both classes are there."""
+    """Return about `number` items, evenly spread over the list, so that both classes occur."""
     return items[:: max(1, len(items) // number)]
 
 
 @stage
 def main(argv=None):
-    """Run the benchmark; exit code 1 where the target is missed."""
+    """Run the benchmark; exit code 1 if the target is missed."""
     parser = make_parser(__doc__)
     parser.add_argument("model", type=Path, help="detector (.h5)")
     parser.add_argument("data", type=Path, help="data tree")
     parser.add_argument("--split", default="validation", help="split to use")
-    parser.add_argument("--images", type=int, default=20_000, help="at most")
-    parser.add_argument("--rounds", type=int, default=5, help="besides the first, which warms up")
+    parser.add_argument("--images", type=int, default=20_000, help="maximum number of images")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds after the warm-up")
     parser.add_argument("--memory", action="store_true", help="measure peak memory of whole runs instead")
     args = parser.parse_args(argv)
     items = list_items(args.data, [args.split])[0][args.split]
     items = spread(items, args.images)[: args.images]
     if args.memory:
         return memory(args, len(items))
-    timed = ways(args, items)
+    timed = timed_functions(args, items)
     ratio, rounds = against_parts(timed, "scoring", args.rounds)
     faster = statistics.median(one["predict over a folder"] / one["scoring"] for one in rounds)
     print(f"{plural(len(items), 'image')}, {plural(os.cpu_count() or 1, 'core')}: {ratio:.3f} of what the parts allow ", end="")

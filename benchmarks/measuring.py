@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # of a script, 
 
 
 def make_parser(description):
-    """Return the command line of a benchmark; --help shows the description as it is written, and all defaults."""
+    """Return the command line of a benchmark; --help shows the description unchanged, and all defaults."""
     from detector.console import HelpFormatter
 
     return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
@@ -29,18 +29,18 @@ def measure(command, may_end_with=(), **options):
 
 
 def _seconds_per_image(work, images):
-    """Call a function; return the seconds it took for each of so many images."""
+    """Call a function; return its time in seconds, divided by the number of images."""
     began = time.perf_counter()
     work()
     return (time.perf_counter() - began) / images
 
 
 def parts(detector, paths):
-    """Return {name: (function, images it works on)}: the engine with images in memory, in both ways, and decoding in one thread.
+    """Return {name: (function, number of images)}: the engine with images in memory, in both ways, and decoding in one thread.
 
     Args:
-        detector: detector.model.runtime.Detector, for 'resize'.
-        paths: of the images.
+        detector: detector.model.runtime.Detector whose preprocessing is 'resize'.
+        paths: list of image files.
     """
     import numpy as np
 
@@ -48,7 +48,7 @@ def parts(detector, paths):
 
     cores = os.cpu_count() or 1
     batch = np.stack([pixels.read_resized(path, detector.size) for path in paths[: detector.batch]])
-    turns = max(1, len(paths) // len(batch) // 4 // cores)  # a quarter of the images says as much
+    turns = max(1, len(paths) // len(batch) // 4 // cores)  # a quarter of the images is enough
 
     def engine_for_each_core():
         with ThreadPoolExecutor(cores) as pool:
@@ -62,14 +62,14 @@ def parts(detector, paths):
 
 
 def against_parts(timed, whole, number):
-    """Run the ways in turn, `number` rounds after one that warms up, and print the table.
+    """Run the functions in turn, `number` rounds after a warm-up round, and print the table.
 
     Args:
-        timed: {name: (function, images it works on)}: `parts`, and others.
-        whole: name of the way that is held against the parts.
+        timed: {name: (function, number of images)}: `parts`, and others.
+        whole: name of the function that is compared with the parts.
 
     Returns:
-        (median of the rounds' share of what the parts allow, [{name: seconds per image} of each round])
+        (median over the rounds of the fraction of the limit that the parts set, [{name: seconds per image} of each round])
     """
     from detector.console import table
 
@@ -80,12 +80,12 @@ def against_parts(timed, whole, number):
         times = [one[name] for one in rounds]
         middle = statistics.median(times)
         rows.append([name, *(f"{seconds * 1e6:.0f}" for seconds in times), f"{middle * 1e6:.0f}", f"{1 / middle:,.0f}"])
-    rows.append(["of what the parts allow", *(f"{one:.3f}" for one in ratios), f"{ratio:.3f}", ""])
+    rows.append(["fraction of the limit", *(f"{one:.3f}" for one in ratios), f"{ratio:.3f}", ""])
     print(table(rows, ["microseconds per image", *(f"round {i + 1}" for i in range(number)), "median", "images per second"]))
     return ratio, rounds
 
 
 def _allowed_by(times):
-    """Return the seconds per image that the parts allow: of the faster way to run the engine, and of decoding on all cores."""
+    """Return the lower limit of seconds per image: the faster way to run the engine, and decoding on all cores."""
     engine = min(times["engine on all cores"], times["engine for each core"])
     return engine + times["decoding"] / (os.cpu_count() or 1)
