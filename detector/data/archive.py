@@ -1,5 +1,6 @@
 """Safe extraction of zip and tar archives: names checked, bombs refused, litter left out, damage survived."""
 import contextlib
+import functools
 import io
 import os
 import re
@@ -135,6 +136,22 @@ def in_litter(path):
     return any(map(is_junk, path.split("/")))
 
 
+def checked_path(name):
+    """Return (`safe_path` of a name, whether it is in litter); folders are remembered, as most names differ in the file only."""
+    folder, _, base = name.rpartition("/")
+    if os.name == "nt" or base in ("", ".", "..") or not folder or "\\" in base or "\0" in base:
+        path = safe_path(name)
+        return path, in_litter(path)
+    inside, litter = _checked_folder(folder)
+    return f"{inside}/{base}" if inside else base, litter or is_junk(base)
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked_folder(name):
+    path = safe_path(name)
+    return path, in_litter(path)
+
+
 class Names:
     """The paths of the files of an archive: which repeat, and which cannot be in one folder."""
 
@@ -147,12 +164,11 @@ class Names:
 
         Raises InputError if the path is used both for a file and for a folder.
         """
-        for folder in folders_above(path):
-            if folder in self._folders:
-                break
-            if folder in self._files:
-                raise InputError(f"{printable(folder)} is both a file and a folder")
-            self._folders.add(folder)
+        if path.rpartition("/")[0] not in self._folders:
+            for folder in folders_above(path):
+                if folder in self._files:
+                    raise InputError(f"{printable(folder)} is both a file and a folder")
+                self._folders.add(folder)
         if path in self._folders:
             raise InputError(f"{printable(path)} is both a file and a folder")
         if path in self._files:
@@ -219,10 +235,10 @@ def read_directory(archive, result):
     entries, folders = {}, set()
     for info, name in zip(infos, decode_names(infos), strict=True):
         kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
-        path = safe_path(name)
+        path, litter = checked_path(name)
         if info.flag_bits & 0x41:
             raise InputError(f"the entry {printable(name)} is encrypted; unpack the archive with its password")
-        if in_litter(path):
+        if litter:
             result.skipped[JUNK].append(path)
         elif name.endswith("/") or kind == stat.S_IFDIR or (not kind and info.external_attr & 0x10 and not info.file_size):
             folders.add(path)
@@ -245,8 +261,8 @@ def read_directory(archive, result):
 
 def _check_together(entries, folders):
     """Return (entries, folders, clashes); an empty file whose name is that of a folder is an odd entry for the folder."""
-    for path in list(entries):
-        folders.update(folders_above(path))
+    for folder in {path.rpartition("/")[0] for path in entries} - {""}:
+        folders.update([folder, *folders_above(folder)])
     names, clashes, kept = Names(), [], []
     for entry in entries.values():
         if entry.path in folders and not entry.size:
@@ -269,7 +285,7 @@ def decode_names(infos):
     names, undecoded = [], {}
     for info in infos:
         name = info.orig_filename
-        if not info.flag_bits & 0x800:
+        if not info.flag_bits & 0x800 and not (name.isascii() and not info.extra):
             raw = name.encode("cp437")  # as zipfile has decoded it
             try:
                 name = _unicode_field(info.extra, raw) or raw.decode()
@@ -415,10 +431,10 @@ def extract_tar(archive, packing, root, max_size):
 
 
 def _extract_member(tar, member, root, names, result):
-    path = safe_path(member.name)
+    path, litter = checked_path(member.name)
     if member.type in (b"V", b"D"):  # a volume label; the list of a folder in an incremental backup
         return
-    if in_litter(path):
+    if litter:
         result.skipped[JUNK].append(path)
     elif member.isdir():
         os.makedirs(os.path.join(root, path), exist_ok=True)
@@ -450,7 +466,8 @@ def _make_way(path, root, names, result):
 
 def _extract_file(tar, member, path, root, result):
     try:
-        tar.extract(member.replace(name=path, deep=False), root, set_attrs=False, filter="data")
+        member.name = path
+        tar.extract(member, root, set_attrs=False, filter="data")
     except tarfile.FilterError as error:
         raise InputError(f"the entry {printable(member.name)} must not be unpacked: {error}") from None
     except BaseException as error:
