@@ -17,7 +17,7 @@ _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)  # an it
 _BOXES = 1 << 20  # bytes at the beginning of HEIF and AVIF among which the items are declared
 
 
-def strip_metadata(content, kind):
+def strip_metadata(content: bytes, kind: str) -> tuple[bytes, bytes | None]:
     """Return an image file without its metadata, and its EXIF.
 
     Args:
@@ -134,17 +134,17 @@ _SCAN, _END = bytes([0xFF, START_OF_SCAN]), bytes([0xFF, END_OF_IMAGE])
 _FILLER = b"\x5a\x3c\x96\xa7\x1e\x78" * 50  # decodes to anything but the grey that libjpeg puts in place of missing data
 
 
-def end_of_jpeg(content):
+def end_of_jpeg(content: bytes) -> int:
     """Return the position of the marker that ends the first image of a JPEG, -1 if it has no such marker."""
     return content.find(_END, content.find(_SCAN))
 
 
-def add_end(content):
+def add_end(content: bytes) -> bytes:
     """Return a JPEG without an end marker with one."""
     return content.rstrip(b"\xff") + _END
 
 
-def add_filler(content):
+def add_filler(content: bytes) -> bytes:
     """Return a JPEG with bytes inserted before its end marker.
 
     libjpeg ignores bytes between the last row and the end marker. If rows are missing, it decodes the inserted bytes instead: the

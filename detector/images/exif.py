@@ -8,6 +8,7 @@ import functools
 import io
 import struct
 import warnings
+from typing import BinaryIO
 
 FACTOR = 2  # bytes read for one directory, at most, per byte of the file: once, and once more for a value of damaged length
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
@@ -45,7 +46,7 @@ def limit_tags():
     TiffImagePlugin.ImageFileDirectory_v2.load = load
 
 
-def read_exif(source):
+def read_exif(source: bytes | BinaryIO) -> dict:
     """Read the tags of EXIF.
 
     Args:
@@ -69,7 +70,7 @@ def read_exif(source):
     return found
 
 
-def read_orientation(exif):
+def read_orientation(exif: bytes | None) -> int:
     """Return the orientation, 1 to 8, of EXIF bytes; 1 if they are None, damaged, or have another value or none."""
     try:
         with warnings.catch_warnings(action="ignore"):

@@ -7,7 +7,7 @@ _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 
 
-def image_format(head):
+def image_format(head: bytes) -> str | None:
     """Return the image format of a file, one of FORMATS, or None.
 
     A header that states a height or width of 0 is that of no image: such a file has no pixels to read.
@@ -19,7 +19,7 @@ def image_format(head):
     return None if is_empty_image(head) else container_format(head)
 
 
-def is_empty_image(head):
+def is_empty_image(head: bytes) -> bool:
     """Return whether a file begins like an image but its header, as far as it is known, states a height or width of 0."""
     kind = container_format(head)
     if kind == "JPEG":
@@ -35,7 +35,7 @@ def is_empty_image(head):
     return any(side and not any(side) for side in sides)
 
 
-def is_image(path):
+def is_image(path) -> bool:
     """Return whether a file begins like an image; False for a file without read permission."""
     try:
         with open(path, "rb") as file:
@@ -44,7 +44,7 @@ def is_image(path):
         return False
 
 
-def container_format(head):
+def container_format(head: bytes) -> str | None:
     """Return the format that a file's first bytes name, one of FORMATS, or None; the rest of the header is not checked."""
     if head[:3] == b"\xff\xd8\xff":
         return "JPEG"

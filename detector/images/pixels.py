@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -41,7 +42,7 @@ _SIGNED, _YCBCR = 2, 6  # a sample format, a photometric interpretation
 _NATIVE = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"}  # libtiff swaps the bytes already, which Pillow overlooks
 
 
-def read_image(source):
+def read_image(source: str | os.PathLike | bytes | BinaryIO) -> np.ndarray:
     """Decode an image file to RGB.
 
     EXIF orientation is applied; transparency is shown on white; palette, grey, CMYK, CIELAB, 16-bit, 32-bit and float images are
@@ -66,7 +67,7 @@ def read_image(source):
         return np.asarray(_upright(_to_rgb(image), read_orientation(exif)))
 
 
-def image_size(source):
+def image_size(source: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
     """Return (width, height) in pixels as a viewer shows the image, without decoding it.
 
     Raises:

@@ -13,7 +13,7 @@ NEAR = 2  # levels of luma
 MIN_STEP_RATIO, MAX_BLOCKINESS, MAX_DOMINANT_FRACTION = 0.52, 2.6, 0.6
 
 
-def step_ratio(image):
+def step_ratio(image: np.ndarray) -> float:
     """Return the mean luma step over one pixel divided by the mean step over two pixels, along rows and columns.
 
     In a photograph neighbouring pixels differ independently to some degree, and the ratio is about 0.6 to 0.8. In an image enlarged
@@ -23,7 +23,7 @@ def step_ratio(image):
     return _ratio(_steps(luma, 1), _steps(luma, 2))
 
 
-def blockiness(image):
+def blockiness(image: np.ndarray) -> float:
     """Return the mean luma step across the borders of 8 x 8 blocks divided by the mean step inside them.
 
     About 1 without compression; the more JPEG quantises, the larger. The grid may begin anywhere, as in a cropped image: the offset
@@ -42,7 +42,7 @@ def blockiness(image):
     return float(np.mean(found))
 
 
-def dominant_fraction(image):
+def dominant_fraction(image: np.ndarray) -> float:
     """Return the fraction of pixels within NEAR levels of the most frequent luma: 1 for a blank image.
 
     Charts, drawings and screenshots of text have a background of one colour that fills most of them; photographs rarely do.
@@ -51,7 +51,7 @@ def dominant_fraction(image):
     return float(np.convolve(counts, np.ones(2 * NEAR + 1), "same").max() / counts.sum())
 
 
-def quality_problem(image):
+def quality_problem(image: np.ndarray) -> str | None:
     """Return why a detector cannot judge an image, 'drawn', 'enlarged' or 'compressed', or None.
 
     'drawn' stands for charts, screenshots and blank images. An image enlarged and compressed may be called either.

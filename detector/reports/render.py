@@ -30,7 +30,7 @@ def _displayable(value):
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def render(template, **values):
+def render(template: str, **values) -> str:
     """Return a template of `templates/`, filled with the values, as text.
 
     Raises:
@@ -39,6 +39,6 @@ def render(template, **values):
     return environment().get_template(template).render(values)
 
 
-def data_uri(content, kind):
+def data_uri(content: bytes, kind: str) -> str:
     """Return bytes as a data URI for `src`; `kind` is the subtype of image/, such as 'png'."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
