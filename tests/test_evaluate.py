@@ -63,7 +63,7 @@ def scores_of(rows, split="test"):
     return np.array([row["label"] == "Fake" for row in rows]), np.array([float(row["p_fake"]) for row in rows]), rows
 
 
-def test_the_figures_are_those_of_the_predictions(report):
+def test_metrics_are_those_of_the_predictions(report):
     metrics, rows = read(report)
     is_fake, p_fake, rows = scores_of(rows)
     assert metrics["n"] == len(rows) == 65
@@ -98,7 +98,7 @@ def test_all_keys_are_documented(report):
 
     documented = (evaluate, functions.classification_metrics, functions.calibration, functions.per_class, functions.verdict_metrics,
                   functions.group_metrics, intervals.compare)  # fmt: skip
-    told = " ".join(some.__doc__ for some in documented)
+    text = " ".join(some.__doc__ for some in documented)
 
     def names(some):
         for name, value in some.items():
@@ -109,10 +109,10 @@ def test_all_keys_are_documented(report):
             for one in (value.values() if of_a_name and value else [value[0] if isinstance(value, list) and value else value]):
                 yield from names(one) if isinstance(one, dict) and name not in ("thresholds", "versions", "difference") else ()
 
-    assert {name for name in names(read(report)[0]) if not re.search(rf"\b{name}\b", told)} == set()
+    assert {name for name in names(read(report)[0]) if not re.search(rf"\b{name}\b", text)} == set()
 
 
-def test_the_first_line_gives_every_headline_figure_without_leaks(report):
+def test_the_headline_has_the_metrics_without_leaks(report):
     metrics, _ = read(report)
     clean = metrics["splits"]["test"]["without_leaks"]
     assert metrics["headline"][0].endswith(
@@ -129,7 +129,7 @@ def test_train_images_of_the_other_model_give_a_warning(report):
     assert ("warning", line) in evaluation_page.notes(metrics)
 
 
-def test_raw_figures_are_those_without_the_temperature(report):
+def test_raw_metrics_are_those_without_the_temperature(report):
     metrics, rows = read(report)
     is_fake, p_fake, _ = scores_of(rows)
     raw = scores.p_fake_of(np.log(p_fake / (1 - p_fake)) * metrics["temperature"], 1.0)
@@ -161,7 +161,7 @@ def test_the_scores_are_the_apps(report, trained, run):
         assert same["verdict"] == row["verdict"]
 
 
-def test_leaks_are_counted_and_the_figures_given_without_them(report):
+def test_leaks_are_counted_and_left_out_of_a_second_set_of_metrics(report):
     metrics, rows = read(report)
     assert metrics["splits"]["validation"]["without_leaks"] is None
     assert metrics["splits"]["validation"]["leaks"] == {"in_train": 0, "in_train_of_model": 0, "either": 0}
@@ -176,7 +176,7 @@ def test_leaks_are_counted_and_the_figures_given_without_them(report):
     assert without["intervals"]["auc"] != metrics["intervals"]["auc"]
 
 
-def test_groups_are_measured_each_by_itself_the_worst_first(report):
+def test_groups_are_sorted_by_accuracy(report):
     metrics, rows = read(report)
     groups = metrics["splits"]["test"]["groups"]
     is_fake, p_fake, rows = scores_of(rows)
@@ -238,7 +238,7 @@ def test_corruptions_change_the_scores(report):
     assert all({"auc", "ece", "raw", "per_class", "intervals", "flip_rate"} <= set(row) for row in damage.values())
 
 
-def test_damaged_figures_are_those_of_the_damaged_images(report, trained):
+def test_metrics_of_corruptions_are_those_of_the_corrupted_images(report, trained):
     from detector.evaluation import dataset
     from detector.evaluation.metrics import classification_metrics
     from detector.images import pixels
@@ -289,7 +289,7 @@ def test_plots_are_drawn_for_each_split(report):
     assert {path.name for path in report.iterdir()} - names == REPORT | {"changed.csv"}
 
 
-def test_the_page_holds_everything_and_needs_nothing(report):
+def test_the_page_is_complete_and_self_contained(report):
     page = (report / "report.html").read_text("utf-8")
     metrics, _ = read(report)
     body = page.split("<body>")[1]
@@ -297,12 +297,12 @@ def test_the_page_holds_everything_and_needs_nothing(report):
     assert metrics["headline"][0].startswith("On 33 Fake and 32 Real test images, detector.h5 has an accuracy of ")
     assert page.count("data:image/png;base64,") == len(list(report.glob("*.png")))
     assert not re.search(r"""(src|href)=(?!"data:)|url\(|<script|@import""", page)
-    told = ("4 images also in the train folder", "without train images", "Corrupted images, validation", "Groups, test", "McNemar",
-            "Delivery tiers, test", "by delivery tier, validation", "the metrics are too optimistic")  # fmt: skip
-    assert [line for line in told if line not in page] == []
+    expected = ("4 images also in the train folder", "without train images", "Corrupted images, validation", "Groups, test", "McNemar",
+                "Delivery tiers, test", "by delivery tier, validation", "the metrics are too optimistic")  # fmt: skip
+    assert [line for line in expected if line not in page] == []
 
 
-def test_names_become_harmless_text_on_the_page(trained, tmp_path, run, make_tree, no_plots):
+def test_names_are_escaped_on_the_page(trained, tmp_path, run, make_tree, no_plots):
     data = make_tree(tmp_path / "data", {"Fake": 3, "Real": 3})
     (data / "Fake" / "<img src=x>.jpg").write_text("no image")
     shutil.copy(data / "Fake" / "0.jpg", data / "Fake" / "<u>.jpg")
@@ -323,7 +323,7 @@ def test_a_folder_tree_without_splits_and_of_another_size(trained, tmp_path, run
     assert metrics["splits"]["all"]["leaks"] == {"in_train": None, "in_train_of_model": 0, "either": 0}
 
 
-def test_keras_is_named_and_agrees(report, trained, tmp_path, run, no_plots):
+def test_the_keras_engine_gives_the_same_scores(report, trained, tmp_path, run, no_plots):
     command = (evaluate.main, trained[0], "--data", report.parent / "data", "--report", tmp_path / "r", "--engine", "keras")
     assert run(*command)[0] == 0
     metrics, rows = read(tmp_path / "r")
@@ -357,7 +357,7 @@ def test_an_interrupted_report_is_replaced(report, trained, small_data, tmp_path
     assert (folder / "metrics.json").exists() and not list(folder.glob("*.part"))
 
 
-def test_a_file_of_another_is_not_overwritten(trained, small_data, tmp_path, run):
+def test_files_that_belong_to_no_report_are_not_overwritten(trained, small_data, tmp_path, run):
     (tmp_path / "predictions.csv").write_text("mine")
     assert run(evaluate.main, trained[0], "--data", small_data, "--report", tmp_path) == (
         1, "", f"error: {tmp_path}: found a predictions.csv that belongs to no report; give another --report, or --overwrite\n"
@@ -365,7 +365,7 @@ def test_a_file_of_another_is_not_overwritten(trained, small_data, tmp_path, run
     assert (tmp_path / "predictions.csv").read_text() == "mine"
 
 
-def test_where_a_report_cannot_go(trained, small_data, tmp_path, run):
+def test_folders_that_cannot_hold_a_report(trained, small_data, tmp_path, run):
     inside = small_data / "test" / "report"
     assert run(evaluate.main, trained[0], "--data", small_data, "--report", inside) == (
         1, "", f"error: {inside}: expected a folder outside of {small_data}, which is only read; choose another with --report\n"
@@ -377,7 +377,7 @@ def test_where_a_report_cannot_go(trained, small_data, tmp_path, run):
     )  # fmt: skip
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_scored(tmp_path, run, monkeypatch):
+def test_a_read_only_folder_is_reported_before_scoring(tmp_path, run, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK and path == tmp_path))
     assert run(evaluate.main, "d.h5", "--data", tmp_path / "data", "--report", tmp_path / "new" / "report") == (
         1, "", f"error: {tmp_path}: expected a folder that can be written to; choose another with --report\n"
@@ -432,7 +432,7 @@ def test_bad_input_is_one_line(trained, small_data, tmp_path, run):
     assert not (tmp_path / "r").exists()
 
 
-def test_a_model_without_facts(small_data, tmp_path, run):
+def test_a_model_without_metadata(small_data, tmp_path, run):
     from tests.model.test_file import bias_model
 
     path = tmp_path / "foreign.h5"
@@ -465,7 +465,7 @@ def test_the_worst_mistakes_come_first_and_are_of_one_kind():
     assert evaluate.worst_mistakes(scored, of_fake=False) == [("x/4.png", "0.7000\n4.png"), ("x/3.png", "0.5000\n3.png")]
 
 
-def test_train_is_not_held_against_itself(trained, small_data, tmp_path, run, no_plots):
+def test_train_is_not_compared_with_itself(trained, small_data, tmp_path, run, no_plots):
     code, out, _ = run(evaluate.main, trained[0], "--data", small_data, "--split", "train", "--report", tmp_path / "r")
     of_split = read(tmp_path / "r")[0]["splits"]["train"]
     assert (code, of_split["leaks"], of_split["without_leaks"]) == (0, None, None)

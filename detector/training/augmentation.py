@@ -100,7 +100,9 @@ def make_augmentation(config: TrainingConfig) -> Augmentation | None:
         "probability": config.degradation, "max_blur": config.max_blur, "min_scale": config.min_scale,
         "max_noise": config.max_noise, "min_quality": config.min_jpeg,
     }  # fmt: skip
-    crops: dict[str, Crop | View | None] = {"patches": Crop(config.image_size, *config.resize_range), "views": View(config.image_size), "resize": None}
+    crops: dict[str, Crop | View | None] = {
+        "patches": Crop(config.image_size, *config.resize_range), "views": View(config.image_size), "resize": None,
+    }  # fmt: skip
     augmentation = Augmentation(
         config.flip,
         geometry if any(geometry.values()) else None,
