@@ -297,8 +297,10 @@ def test_the_page_is_complete_and_self_contained(report):
     assert metrics["headline"][0].startswith("On 33 Fake and 32 Real test images, detector.h5 has an accuracy of ")
     assert page.count("data:image/png;base64,") == len(list(report.glob("*.png")))
     assert not re.search(r"""(src|href)=(?!"data:)|url\(|<script|@import""", page)
-    expected = ("4 images also in the train folder", "without train images", "Corrupted images, validation", "Groups, test", "McNemar",
-                "Delivery tiers, test", "by delivery tier, validation", "the metrics are too optimistic")  # fmt: skip
+    expected = (
+        "4 images also in the train folder", "without train images", "Corrupted images, validation", "Groups, test", "McNemar",
+        "Delivery tiers, test", "by delivery tier, validation", "the metrics are too optimistic",
+    )  # fmt: skip
     assert [line for line in expected if line not in page] == []
 
 
