@@ -23,9 +23,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring import make_parser
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measuring import make_parser  # noqa: E402
+
 TRANSFERS = ("hardlink", "copy", "move")
 RUNS = 3  # undisturbed; their median is how long a stage takes
 TRIALS = 10  # for each kill; some hit after the end
