@@ -69,13 +69,13 @@ def test_a_linear_score_is_found_with_its_size():
     detector = Stub(lambda image: float((worth * image[..., 0] / 255).sum() * 10 - 2))
     image = np.full((SIZE, SIZE, 3), 20, np.uint8)
     image[4:14, 6:18] = 235
-    masked = attribution._fills(image)
+    masked = attribution._baselines(image)
     heat = attribution.explain(detector, image)
     there = worth > 0
     # What the part costs when it alone is masked, with one fill or the other; the map says that of it by its own unit.
     drops = [detector.logit(image.astype(float)) - detector.logit(np.where(there[..., None], fill, image)) for fill in masked]
-    foretold = (heat[there].mean() - heat[~there].mean()) * there.mean() * (1 - there.mean())
-    assert foretold == pytest.approx(np.mean(drops), rel=0.35)
+    predicted = (heat[there].mean() - heat[~there].mean()) * there.mean() * (1 - there.mean())
+    assert predicted == pytest.approx(np.mean(drops), rel=0.35)
     assert np.corrcoef(heat.ravel(), there.ravel())[0, 1] > 0.8
 
 
@@ -93,7 +93,7 @@ def test_a_score_that_hangs_on_nothing_in_the_image_gives_a_flat_map():
     assert np.allclose(heat, -3, atol=1e-4)
     random = np.random.default_rng(0)
     heat = attribution.explain(Stub(lambda image: random.normal()), picture(2))
-    assert np.std(heat) < 1.5  # a fifth of noise: what masks do not foretell is not drawn as if they did
+    assert np.std(heat) < 1.5  # a fifth of noise: what masks do not predict is not drawn as if they did
 
 
 # --- what it is worth on a detector --------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def bomb(side=60_000):
 @pytest.fixture(autouse=True)
 def coarse_heat_maps(monkeypatch):
     """Make heat maps from few masked images: what they show is tested with detector.inference.attribution."""
-    monkeypatch.setattr(attribution, "SMALL_PASSES", attribution.FEWEST)
+    monkeypatch.setattr(attribution, "SMALL_PASSES", attribution.MIN_PASSES)
 
 
 @pytest.fixture(scope="package")
