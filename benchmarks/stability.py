@@ -6,9 +6,10 @@
 reads   folders of images, the detectors; writes nothing
 
 An equal number of images is drawn from each folder, as far as it has them. Each is classified as delivered, and again after being
-saved in each way, as app.py does it, without provenance. An image that the app cannot judge is left out; a copy that it cannot judge,
-because it became too small, counts as uncertain. Printed for each way, in percent of the images: flips (Fake to Real or back), any
-change of the verdict, and coverage (verdict not uncertain); for the detector alone, and with the check of detector.inference.stability.
+saved in each way, as app.py does it, without provenance. An image that the app cannot judge is left out; a copy that it cannot
+judge, because it became too small, counts as uncertain. Printed for each way, in percent of the images: flips (Fake to Real or
+back), any change of the verdict, and coverage (verdict not uncertain); for the detector alone, and with the check of
+detector.inference.stability.
 Target: at most 0.5 % flips with the check.
 """
 import argparse
@@ -102,7 +103,8 @@ def measure(found):
     rows += [
         [name, flips[:, i].mean(), changes[:, i].mean(), (copies[:, i] != "uncertain").mean()] for i, name in enumerate(WAYS)
     ]
-    return [*rows, ["any of them", flips.any(axis=1).mean(), changes.any(axis=1).mean(), (copies != "uncertain").all(axis=1).mean()]]
+    every = (copies != "uncertain").all(axis=1).mean()
+    return [*rows, ["any of them", flips.any(axis=1).mean(), changes.any(axis=1).mean(), every]]
 
 
 @stage
@@ -120,8 +122,8 @@ def main(argv=None):
         raise InputError("expected images that the detector can judge, found none; give other folders, or --model")
     before, after = measure(alone), measure(checked)
     header = ["percent of images", "flips", "changes", "coverage", "flips, checked", "changes, checked", "coverage, checked"]
-    print(table([[one[0], *(f"{100 * value:.1f}" for value in one[1:] + other[1:])] for one, other in zip(before, after, strict=True)],
-                header))  # fmt: skip
+    rows = [[one[0], *(f"{100 * value:.1f}" for value in one[1:] + other[1:])] for one, other in zip(before, after, strict=True)]
+    print(table(rows, header))
     print(f"{len(alone):,} images")
     if max(row[1] for row in after[:-1]) > TARGET:
         raise SystemExit(1)

@@ -1,19 +1,19 @@
 """Attribution: which parts of an image its score comes from, as a heat map made from forward passes of the whole network.
 
-Random parts of the network's input are masked, a fifth at a time, and the logit is recorded each time (RISE, arXiv 1806.07421). Ridge
-regression then fits a weight for each place to these logits, as LIME and KernelSHAP do (arXiv 1602.04938, 1705.07874), with a prior
-that neighbouring places have similar weights, because masks are few. Masked pixels are replaced by two baselines in turn: a blur,
-which removes fine traces, and noise, which replaces them by others. With one baseline alone, the map would depend on the baseline
-more than on the image.
+Random parts of the network's input are masked, a fifth at a time, and the logit is recorded each time (RISE, arXiv 1806.07421).
+Ridge regression then fits a weight for each place to these logits, as LIME and KernelSHAP do (arXiv 1602.04938, 1705.07874), with
+a prior that neighbouring places have similar weights, because masks are few. Masked pixels are replaced by two baselines in turn: a
+blur, which removes fine traces, and noise, which replaces them by others. With one baseline alone, the map would depend on the
+baseline more than on the image.
 
 Attributions are in logits of Fake:
 
 - Their mean is the logit of the image: mostly above 0 if the verdict is Fake, mostly below if it is Real.
-- Their differences are measured: if a part that covers a fraction a of the image is higher than the rest by d, masking it lowers the
-  logit by about a * d more than masking a part of the same size elsewhere.
+- Their differences are measured: if a part that covers a fraction a of the image is higher than the rest by d, masking it lowers
+  the logit by about a * d more than masking a part of the same size elsewhere.
 
-With the preprocessing 'patches' or 'views', each input of the network has a map whose mean is the logit of that input. Overlapping maps
-are averaged; where there is no input, the attribution is 0. Many inputs share the masked images between them; with fewer than
+With the preprocessing 'patches' or 'views', each input of the network has a map whose mean is the logit of that input. Overlapping
+maps are averaged; where there is no input, the attribution is 0. Many inputs share the masked images between them; with fewer than
 MIN_PASSES each, their maps are flat.
 """
 import functools
@@ -184,7 +184,8 @@ def overlay(image, heat):
     """
     image, heat = _to_picture_size(image, heat)
     limit = max(MIN_SCALE, float(np.quantile(np.abs(heat), 0.98)))
-    grey = 255 * (image @ np.array([0.299, 0.587, 0.114], np.float32) / 255)[..., None] ** 0.75  # darker images would hide the colours
+    # Darker images would hide the colours.
+    grey = 255 * (image @ np.array([0.299, 0.587, 0.114], np.float32) / 255)[..., None] ** 0.75
     picture = _tinted(grey, heat / limit)
     legend = _legend(max(picture.shape[1], SHORTEST))
     canvas = np.full((picture.shape[0] + legend.shape[0], legend.shape[1], 3), 255, np.uint8)
@@ -239,5 +240,5 @@ def _legend(width):
     words = ("towards Real", "neither", "towards Fake")
     for text, x, anchor in zip(words, (letter, width // 2, width - letter), ("la", "ma", "ra"), strict=True):
         draw.text((x, letter + line), text, "black", font, anchor)
-    draw.text((width // 2, 2 * letter + 2 * line), "The stronger the colour, the larger its effect on the score.", "black", font, "ma")
+    draw.text((width // 2, 2 * letter + 2 * line), "The stronger the colour, the larger the effect.", "black", font, "ma")
     return np.asarray(sheet)
