@@ -184,7 +184,7 @@ def test_within_a_patch_it_is_refined_unless_there_are_too_many(monkeypatch):
     detector = Stub(lambda patch: grain(patch, np.s_[:, :16]) - 2, "patches")
     assert attribution.explain(detector, image)[:, :32].std() > 0.1
     assert detector.seen == 4 + attribution.SMALL_PASSES // 4 * 4
-    monkeypatch.setattr(attribution, "FEWEST", attribution.SMALL_PASSES // 4 + 1)
+    monkeypatch.setattr(attribution, "MIN_PASSES", attribution.SMALL_PASSES // 4 + 1)
     detector.seen = 0
     heat = attribution.explain(detector, image)
     assert detector.seen == 4
@@ -193,7 +193,7 @@ def test_within_a_patch_it_is_refined_unless_there_are_too_many(monkeypatch):
 
 
 def test_of_views_the_maps_are_averaged_where_they_overlap(monkeypatch):
-    monkeypatch.setattr(attribution, "FEWEST", 10**6)  # flat maps, so that the mean can be computed by hand
+    monkeypatch.setattr(attribution, "MIN_PASSES", 10**6)  # flat maps, so that the mean can be computed by hand
     image = picture(4, (200, 100))
     detector = Stub(lambda view: view.mean(), "views")
     heat = attribution.explain(detector, image)
