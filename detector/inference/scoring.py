@@ -28,6 +28,7 @@ class Score(NamedTuple):
         blank: whether the image shows next to nothing: preprocessed, each channel spans fewer than BLANK grey levels.
         error: one line if the file cannot be read, otherwise None.
         degraded: logits of the degraded copies that were asked for.
+        inspected: what `inspect` returned for the decoded image.
         detector: the one that scored the image; None if it cannot be read.
     """
 
@@ -39,10 +40,11 @@ class Score(NamedTuple):
     blank: bool = False
     error: str | None = None
     degraded: tuple[float, ...] = ()
+    inspected: object = None
     detector: object = None
 
 
-def score_files(detector, sources, threads=None, degradations=(), batch=None, select=lambda score: True):
+def score_files(detector, sources, threads=None, degradations=(), batch=None, select=lambda score: True, inspect=None):
     """Yield a Score for each image file, in order; some threads decode files while others run the network.
 
     Each thread decodes some files and then scores them with an engine of its own: an engine with all cores would wait for the
@@ -56,6 +58,7 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
             preprocessing: so do degradations in the world.
         batch: inputs that a thread handles at a time; required if `detector` is a function.
         select: function Score -> whether this image's degraded copies are wanted; by default all are.
+        inspect: function from a decoded image, (h, w, 3) uint8, to what its Score holds as `inspected`.
     """
     threads = threads or os.cpu_count() or 1
     choose = detector if callable(detector) else lambda width, height: detector
@@ -69,7 +72,7 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
         waiting = deque()
         while True:
             while len(waiting) < 2 * threads and (some := list(islice(sources, at_a_stretch))):
-                waiting.append(pool.submit(_score_some, some, choose, degradations, select, concurrency))
+                waiting.append(pool.submit(_score_some, some, choose, degradations, select, inspect, concurrency))
             if not waiting:
                 return
             yield from waiting.popleft().result()
@@ -80,11 +83,11 @@ def images_at_a_stretch(detector):
     return max(1, detector.batch // pixels.most_inputs(detector.metadata))
 
 
-def _score_some(sources, choose, degradations, select, concurrency):
+def _score_some(sources, choose, degradations, select, inspect, concurrency):
     """Return a list of Score; the inputs of all images that go to the same detector are scored together."""
     scores, images, stacks = [], [], []
     for source in sources:
-        image, score, inputs = _decode(source, choose)
+        image, score, inputs = _decode(source, choose, inspect)
         scores.append(score)
         stacks.append(inputs)
         images.append(image if degradations and score.error is None and image.size <= KEPT_BYTES else None)
@@ -115,7 +118,7 @@ def _score_some(sources, choose, degradations, select, concurrency):
     return scores
 
 
-def _decode(source, choose):
+def _decode(source, choose, inspect):
     """Return (image, Score without its score, inputs of the network), or (None, Score with an error, None)."""
     try:
         with one_file(source):
@@ -123,10 +126,11 @@ def _decode(source, choose):
             height, width = image.shape[:2]
             detector = choose(width, height)
             inputs = pixels.preprocess(image, detector.metadata)
+            inspected = inspect(image) if inspect else None
     except InputError as error:
         return None, Score(source, error=str(error)), None
     blank = all(channel.max() - channel.min() < BLANK for channel in inputs.T)  # a wall may be red
-    return image, Score(source, width=width, height=height, blank=blank, detector=detector), inputs
+    return image, Score(source, width=width, height=height, blank=blank, detector=detector, inspected=inspected), inputs
 
 
 def _logits_of(detectors, stacks, concurrency):

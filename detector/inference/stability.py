@@ -9,7 +9,7 @@ LONGEST, QUALITY = 1280, 40  # a messenger's size, and the strongest compression
 
 
 def resaved(image):
-    """Return an image, (h, w, 3) uint8, as after a messenger: at most LONGEST pixels on the longer side, strong JPEG compression."""
+    """Return an image, (h, w, 3) uint8, after a messenger: at most LONGEST pixels on the longer side, strongly compressed."""
     small = Image.fromarray(image)
     small.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC)
     file = io.BytesIO()

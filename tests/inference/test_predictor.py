@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from detector.console import InputError
 from detector.images import pixels
@@ -141,7 +141,7 @@ def test_each_image_goes_to_the_detector_made_for_its_size(two, small_data, tmp_
     predictor, _ = two
     small = small_data / "test" / "Real" / "0.png"
     photo, poster = tmp_path / "photo.png", tmp_path / "poster.png"
-    draw(1, (400, 300)).save(photo)
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8)).save(photo)
     draw(2, (60, 60)).save(tmp_path / "nearer to 32.png")
     draw(3, (2100, 2400)).save(poster)
     rows = list(predictor.predict([small, photo, tmp_path / "nearer to 32.png", poster]))
@@ -153,6 +153,16 @@ def test_each_image_goes_to_the_detector_made_for_its_size(two, small_data, tmp_
     (named,) = predictor.predict([small], detector="large.h5")
     assert (named["detector"], named["verdict"]) == ("large.h5", "uncertain")
     assert refused(predictor.predict, [small], detector="x.h5") == "x.h5: expected one of the detectors detector.h5, large.h5"
+
+
+def test_an_image_of_poor_quality_is_gated_like_one_out_of_range(two, tmp_path):
+    predictor, _ = two
+    enlarged = tmp_path / "enlarged.png"
+    small = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 60, 3), np.uint8))
+    small.resize((480, 480), Image.Resampling.BICUBIC).save(enlarged)
+    (row,) = predictor.predict([enlarged])
+    assert (row["gated"], row["verdict"]) == (True, "uncertain") and "enlarged" in row["note"]
+    assert next(predictor.predict([enlarged], force=True, threshold=0))["verdict"] == "Fake"
 
 
 def test_the_most_special_of_several_detectors_is_taken():

@@ -12,7 +12,9 @@ def test_only_the_opposite_verdict_of_a_copy_counts(verdict, copies, stable):
     assert stability.is_stable(verdict, copies) == stable
 
 
-@pytest.mark.parametrize("size, expected", [((32, 40), (32, 40)), ((2560, 100), (1280, 50)), ((1, 1), (1, 1)), ((3000, 1), (1280, 1))])
+@pytest.mark.parametrize("size, expected", [
+    ((32, 40), (32, 40)), ((2560, 100), (1280, 50)), ((1, 1), (1, 1)), ((3000, 1), (1280, 1)),
+])  # fmt: skip
 def test_a_copy_is_compressed_and_no_larger_than_a_messenger_sends_it(size, expected):
     image = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
     copy = stability.resaved(image)
