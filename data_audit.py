@@ -221,14 +221,14 @@ def check_images(root, paths, places):
     return {
         "unreadable": [{"path": path, "reason": reason} for path, reason in zip(paths, reasons, strict=True) if reason],
         "odd": {kind: [path for path, its in zip(paths, kinds, strict=True) if kind in its] for kind in ODD},
-        "near": duplicates.nearly_identical(root, paths, places, hashes, usable),
+        "near": duplicates.near_duplicates(root, paths, places, hashes, usable),
         "shortcut": shortcuts.metadata_baseline(features[readable], is_fake[readable], content[readable]),
     } | find_identical(paths, digests, places)
 
 
 def find_identical(paths, digests, places):
     """Return the report's entry on identical content."""
-    groups, found = duplicates.identical(digests, places)
+    groups, found = duplicates.exact_duplicates(digests, places)
     return {"identical": {"pairs": duplicates.listed(found), "groups": [[paths[i] for i in group] for group in groups]}}
 
 

@@ -8,7 +8,7 @@ from detector import files
 from detector.console import InputError
 from detector.data import tree as data_tree
 
-# Two images count as nearly identical where the hashes differ in at most NEAR_BITS of 64 bits and the colour thumbnails
+# Two images count as near-duplicates if their hashes differ in at most NEAR_BITS of 64 bits and their colour thumbnails
 # correlate by ALIKE. Found by looking at pairs of different CIFAKE files (2,347 within 7 bits): from 0.9 on nearly all show
 # the same picture, at 0.85 many are two pictures of a kind. JPEG at quality 30 leaves 95 % of CIFAKE's images above 0.96.
 NEAR_BITS = 7
@@ -24,16 +24,16 @@ def relation(a, b):
 
 
 def is_leak(relation):
-    """Tell whether a pair crosses splits or labels."""
+    """Return whether a pair crosses splits or labels."""
     (a, b), conflicting = relation
     return a != b or conflicting
 
 
-def identical(digests, places):
+def exact_duplicates(digests, places):
     """Group files of the same content.
 
     Args:
-        digests: hex digest of each file, or None where it could not be read.
+        digests: hex digest of each file, or None if it could not be read.
         places: (split, class) of each file.
 
     Returns:
@@ -57,7 +57,7 @@ def identical(digests, places):
 
 
 def augmented(paths, places, insides):
-    """Find augmented images that leak. Their content is new, so only their names, which hold those of the originals, tell.
+    """Find augmented images that leak. Their content is new; only their names, which contain the names of the originals, tell.
 
     Args:
         paths: relative path of each file.
@@ -66,7 +66,7 @@ def augmented(paths, places, insides):
 
     Returns:
         {leaks, held_out}, the entry `augmented` of the audit's report: pairs of an augmented image in train and its original, for
-        which there is none in train but one in validation or test; and the augmented images that stand in these themselves.
+        which there is none in train but one in validation or test; and the augmented images that are in these themselves.
     """
     made = [i for i, inside in enumerate(insides) if data_tree.AUGMENTED in inside.rpartition("/")[2]]
     found = {"leaks": [], "held_out": [paths[i] for i in made if places[i][0] in HELD_OUT]}
@@ -83,7 +83,7 @@ def augmented(paths, places, insides):
     return found
 
 
-def nearly_identical(root, paths, places, hashes, usable):
+def near_duplicates(root, paths, places, hashes, usable):
     """Find pairs of different files that show the same picture.
 
     Args:

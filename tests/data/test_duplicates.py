@@ -13,7 +13,7 @@ PLACES = st.tuples(st.sampled_from(["train", "validation", "test"]), st.sampled_
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), PLACES), max_size=12))
 def test_counts_are_those_of_all_pairs_by_hand(files):
     digests, places = [digest for digest, _ in files], [place for _, place in files]
-    groups, counted = duplicates.identical(digests, places)
+    groups, counted = duplicates.exact_duplicates(digests, places)
     by_hand = Counter(
         duplicates.relation(places[i], places[j])
         for i, j in combinations(range(len(files)), 2)
