@@ -10,7 +10,7 @@ WINDOW = 1024  # pixels; side of the square in the middle of a large image
 BLOCK = 8  # pixels; side of JPEG's blocks
 NEAR = 2  # levels of luma
 # Chosen so that at most 1 % of photographs are beyond any of them.
-MIN_STEP_RATIO, MAX_BLOCKINESS, MAX_DOMINANT_FRACTION = 0.52, 2.6, 0.6
+MIN_STEP_RATIO, MAX_BLOCKINESS, MAX_DOMINANT_FRACTION = 0.52, 3.5, 0.6
 
 
 def step_ratio(image: np.ndarray) -> float:
