@@ -88,7 +88,8 @@ def bulk(args):
 
     paths = find_images([args.folder])
     with tempfile.TemporaryDirectory(prefix="app-") as work:
-        command = [str(args.folder), "--model", str(args.model), "--force", "--overwrite", "--csv", str(Path(work, "verdicts.csv"))]
+        command = [str(args.folder), "--model", str(args.model), "--force", "--no-provenance", "--threshold", "0.5",
+                   "--overwrite", "--csv", str(Path(work, "verdicts.csv"))]
 
         def whole():
             with contextlib.redirect_stdout(io.StringIO()):
