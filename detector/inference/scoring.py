@@ -145,9 +145,12 @@ def _logits_of(detectors, stacks, concurrency):
 
 
 def pooled_logits(detector, stack, concurrency=1):
-    """Return the logits, (n,) float64, of n images given by their inputs, (k, s, s, 3) uint8 each: the mean over the k."""
+    """Return the logits, (n,) float64, of n images given by their inputs, (k, s, s, 3) uint8 each: the mean over the k.
+
+    It is weighted if the detector's metadata have 'view_weights'.
+    """
     logits = detector.logits(np.concatenate(stack), concurrency)
     if len(logits) == len(stack):
         return logits
-    ends = np.cumsum([len(inputs) for inputs in stack])
-    return np.array([part.mean() for part in np.split(logits, ends[:-1])])
+    ends, weights = np.cumsum([len(inputs) for inputs in stack]), detector.metadata.get("view_weights")
+    return np.array([np.average(part, weights=weights) for part in np.split(logits, ends[:-1])])

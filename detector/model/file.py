@@ -11,6 +11,7 @@ The network takes (n, s, s, 3) float32, RGB, 0-255. The HDF5 attribute 'detector
                     The logit of an image is the mean over its inputs.
     patches         maximum number of squares; only with 'patches'
     views           list of the kind of each view, 'whole', 'between' or 'native'; only with 'views'
+    view_weights    list of the weight of each view in the mean of the logits; optional, with 'views'
     image_size      s, in pixels
     temperature     divides the logit of Fake before the sigmoid; fitted on validation
     thresholds      {'fake': t_F, 'real': t_R, ...} on the calibrated P(Fake); fitted on validation
@@ -135,6 +136,8 @@ def _sound(metadata):
             and metadata["preprocessing"] in PREPROCESSING
             and (metadata["preprocessing"] != "patches" or count(metadata["patches"], MAX_PATCHES))
             and (metadata["preprocessing"] != "views" or sound_views(metadata["views"]))
+            and (metadata.get("view_weights") is None or len(metadata["view_weights"]) == len(metadata["views"]))
+            and all(number(weight, 1e-3, 1e3) for weight in metadata.get("view_weights") or ())
             and count(metadata["image_size"], MAX_IMAGE_SIZE)
             and number(metadata["temperature"], 1e-3, 1e3)
             and all(number(limits[name], 0, 2) for name in LIMITS)

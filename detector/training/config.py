@@ -43,6 +43,7 @@ class TrainingConfig:
     preprocessing: str
     patches: int
     views: tuple
+    view_weights: tuple | None
     resize_range: tuple
     training_range: tuple | None
     hidden_units: int | None
@@ -117,7 +118,8 @@ class TrainingConfig:
     @property
     def preprocessing_metadata(self):
         """The part of a detector's metadata that says how an image becomes the network's inputs."""
-        own = {"patches": {"patches": self.patches}, "views": {"views": list(self.views)}, "resize": {}}
+        views = {"views": list(self.views), **({"view_weights": list(self.view_weights)} if self.view_weights else {})}
+        own = {"patches": {"patches": self.patches}, "views": views, "resize": {}}
         return {"preprocessing": self.preprocessing, **own[self.preprocessing], "image_size": self.image_size}
 
 
@@ -191,6 +193,9 @@ def _check(config):
     if config.views.count("native") > len(NATIVE_POSITIONS) or any(config.views.count(kind) > 1 for kind in ("whole", "between")):
         expected = f"whole and between once, native up to {len(NATIVE_POSITIONS)} times"
         raise InputError(f"--views {' '.join(config.views)}: expected {expected}; give fewer")
+    if config.view_weights and len(config.view_weights) != len(config.views):
+        found = f"--view-weights: expected {len(config.views)} numbers, found {len(config.view_weights)}"
+        raise InputError(f"{found}; give one for each of --views")
     if config.photo_degradation and not config.whole_images:
         raise InputError("--photo-degradation: expected --preprocessing patches or views, found resize; use --degradation")
     if config.warmup_epochs and config.schedule != "cosine":
@@ -300,6 +305,7 @@ def _add_network(add):
              "whole image and crops at its own resolution (views). The logits of several inputs are averaged")  # fmt: skip
     add("--views", nargs="+", choices=VIEW_KINDS, default=["whole", "between", "native", "native", "native"], metavar="KIND",
         help="kinds, for --preprocessing views: whole, native (up to five times), between (a scale between both)")  # fmt: skip
+    add("--view-weights", type=positive_float, nargs="+", metavar="W", help="weights of the views' logits (default: all the same)")
     add("--patches", type=number_type(int, at_least=1, at_most=MAX_PATCHES), default=9,
         help="maximum number of squares of an image, in validation and prediction")  # fmt: skip
     add("--resize-range", type=positive_float, nargs=2, default=(1.0, 1.0), metavar=("LOW", "HIGH"),

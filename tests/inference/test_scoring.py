@@ -191,3 +191,14 @@ def test_keras_computes_in_float32_on_gpus_too(trained):
     tf.config.experimental.enable_tensor_float_32_execution(True)
     KerasDetector(trained[0])
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+def test_views_are_pooled_with_their_weights():
+    class Brightness:
+        metadata, batch = {"preprocessing": "views", "view_weights": [1.0, 1.0, 0.5]}, 64
+
+        def logits(self, images, concurrency=1):
+            return images.mean(axis=(1, 2, 3))
+
+    stack = [np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels]) for levels in ((10, 20, 40), (0, 0, 5))]
+    assert scoring.pooled_logits(Brightness(), stack) == pytest.approx([50 / 2.5, 1.0])

@@ -364,7 +364,8 @@ def test_exporting_imports_nothing_from_the_current_folder(tmp_path, monkeypatch
 @pytest.mark.parametrize("change", [
     {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"training_range": {}}, {"output": "tanh"},
     {"preprocessing": "patches"}, {"preprocessing": "patches", "patches": 0}, {"preprocessing": "patches", "patches": 10**6},
-    {"preprocessing": "crop"},
+    {"preprocessing": "crop"}, {"preprocessing": "views", "views": ["whole"], "view_weights": [1, 2]},
+    {"preprocessing": "views", "views": []}, {"preprocessing": "views", "views": ["native"] * 6},
     {"class_names": ["Real", "Fake"]}, {"thresholds": {**METADATA["thresholds"], "fake": float("nan")}},
     {"architecture": {"a": 1}}, {"trained_on": None},
 ])  # fmt: skip

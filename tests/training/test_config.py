@@ -36,7 +36,7 @@ def test_old_spellings_keep_working():
     (["--resize-range", "0.5", "1"], "--resize-range"),
     (["--preprocessing", "patches", "--resize-range", "2", "1"], "--resize-range"),
     (["--training-range", "9", "8"], "--training-range"),
-    (["--views", "whole", "whole"], "--views"),
+    (["--views", "whole", "whole"], "--views"), (["--views", "whole", "--view-weights", "1", "2"], "--view-weights"),
     (["--photo-degradation", "1"], "--photo-degradation"),
 ])  # fmt: skip
 def test_options_that_contradict_one_another_are_refused(options, flag):
