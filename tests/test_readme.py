@@ -1,4 +1,4 @@
-"""README's commands, word for word and in order, on archives of a few drawn images in a copy of the project."""
+"""The commands of README and docs, word for word and in order, on archives of a few drawn images in a copy of the project."""
 import os
 import re
 import shutil
@@ -11,12 +11,12 @@ import pytest
 
 from tests.conftest import ROOT
 
-FAILS = "# exit 1"  # a command of README that ends with a finding says so
+FAILS = "# exit 1"  # marks a command that exits with a finding
 
 
-def commands(heading):
-    """The lines of the shell blocks below a heading of README."""
-    section = (ROOT / "README.md").read_text("utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+def commands(page, heading):
+    """The lines of the shell blocks below a heading of a page."""
+    section = (ROOT / page).read_text("utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.startswith("python ")]
 
@@ -51,7 +51,8 @@ def shell(command, folder):
 
 
 def test_the_pipeline_and_the_seed_recipe(project, trained):
-    lines = commands("The pipeline, from the archive to a verdict") + commands("Several data sets in one tree")
+    page = "docs/walkthrough.md"
+    lines = commands(page, "The pipeline") + commands(page, "Several data sets in one tree")
     assert len(lines) >= 12
     for line in lines:
         line = re.sub(r"--epochs \d+", "--epochs 1", line).replace("--images 200", "--images 20")
@@ -62,10 +63,14 @@ def test_the_pipeline_and_the_seed_recipe(project, trained):
     assert sorted(path.name for path in (project / "data/left_out/twin_of_test/Fake").iterdir()) == ["0.jpg"]
 
 
-def test_every_stage_has_a_heading_and_every_script_is_named():
+def test_every_script_is_named_and_every_link_leads_somewhere():
     text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 150
     for path in ROOT.glob("*.py"):
-        assert f"\n### {path.name}\n" in text, path.name
+        assert f"`{path.name}`" in text, path.name
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "models").glob("*.md")]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text("utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_the_two_commands_are_those_of_the_quick_start():

@@ -359,7 +359,7 @@ def _add_stopping(add):
         help="fit temperature and thresholds by groups of validation images: the folders in the class folders")  # fmt: skip
     add("--calibration-scores", type=Path, metavar="FILE.csv",
         help="fit temperature and thresholds by sources on these logits, such as those of a cross-validation, instead of on the "
-             "validation images: columns label, source, logit and, if wanted, tier and weight (docs/cli.md)")  # fmt: skip
+             "validation images: columns label, source, logit and, if wanted, tier and weight (docs/training.md)")  # fmt: skip
     add("--worst-error", type=number_type(at_least=0, below=0.5), default=0.08,
         help="with --threshold-groups: the fraction that may be on the wrong side in the worst group")  # fmt: skip
 
