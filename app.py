@@ -8,7 +8,7 @@
     python app.py --example            an image that ships with the program
     python app.py                      opens the page in a browser
 
-Exit codes: 0 success, whatever the conclusions; 1 an image cannot be read, or another failure (one-line message); 2 invalid command
+Exit codes: 0 success, for any conclusion; 1 an image cannot be read, or another failure (one-line message); 2 invalid command
 line; 3 --fail-on found what it looks for, and all images could be read.
 """
 import argparse
@@ -67,7 +67,7 @@ class Summary:
 
 
 def print_json(rows):
-    """Print a list of objects, each as soon as it is known."""
+    """Print a list of objects, one after another."""
     separator = "[\n"
     for row in rows:
         print(separator + json.dumps(row), end="")
@@ -145,7 +145,7 @@ def make_parser():
         help="files, folders with everything below them, patterns such as '*.jpg', - for standard input; "
         "without any, the page opens in a browser")  # fmt: skip
     add("--model", type=Path, action="append", metavar="MODEL.h5",
-        help="a detector; of several, each image goes to the one made for its size (default: those in models/)")
+        help="a detector; with several, an image is scored by the one made for its size (default: those in models/)")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print a list of objects")
     output.add_argument("--csv", type=Path, metavar="FILE", help="write a table")

@@ -6,7 +6,7 @@
     python data_augmentation.py --recipe degradation --into augmented  into a separate tree, for data_merger.py
 
 reads   data/train/{Fake,Real}/…, originals only
-writes  data/train/{Fake,Real}/NAME__augmented-00.jpg, …-01.jpg, … beside NAME, or the same below --into
+writes  data/train/{Fake,Real}/NAME__augmented-00.jpg, …-01.jpg, … next to NAME, or the same below --into
 
 Both classes get the same treatment, format and quality. Images of an earlier run are replaced; originals are never changed.
 The same seed gives the same images on any number of cores, also after an interruption.

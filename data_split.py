@@ -1,6 +1,6 @@
 """Split a folder of class folders into data/{train,validation,test}/{Fake,Real}.
 
-    python data_split.py data/raw/cifake                                a published test split is kept as it is
+    python data_split.py data/raw/cifake                                a published test split stays untouched
     python data_split.py data/raw/photos --data split/photos --sizes 0.8 0.1 0.1
     python data_split.py data/raw/many --sizes 114000 23000 23000       counts instead of fractions
     python data_split.py data/raw/photos --group-by folder              no source of images in two splits

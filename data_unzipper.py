@@ -4,7 +4,7 @@
     python data_unzipper.py kaggle:OWNER/DATASET --to data/raw
 
 zip and tar (plain, gz, bz2, xz, zst), recognised by content. Nothing that could land outside its folder is unpacked. A folder
-appears under its name once it is complete; an interrupted extraction starts over. From a damaged archive, whatever is readable
+appears under its name once it is complete; an interrupted extraction starts over. From a damaged archive, everything readable
 goes to <archive name>.partial, and the exit code is 1.
 """
 import argparse
@@ -95,7 +95,7 @@ def _identity(source, downloaded):
 
 
 def _extract_aside(source, final, max_size, record):
-    """Extract into a hidden folder beside `final`, and rename it when it is finished."""
+    """Extract into a hidden folder next to `final`, and rename it when it is complete."""
     aside = final.with_name(f".{final.name}.unfinished")
     remove(aside)  # of a run that was killed
     try:
@@ -179,7 +179,7 @@ def describe_damage(source, folder, result: Extraction):
 
 @stage
 def main(argv=None):
-    """Unpack every source; if one fails, go on with the next and fail at the end."""
+    """Unpack every source; if one fails, continue with the next and fail at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("sources", nargs="+", metavar="ARCHIVE", help="a zip or a tar, or kaggle:OWNER/DATASET")
     parser.add_argument("--to", type=Path, default=Path("data/raw"), help="each is unpacked into a folder here")

@@ -27,20 +27,20 @@ UNIX = 3
 
 
 def check_archive(folder, archive, overwrite):
-    """Raise InputError if the archive would lie in the packed folder, or exists."""
+    """Raise InputError if the archive would be inside the packed folder, or exists."""
     if archive.is_dir() or (archive.exists() and not overwrite):
         came = "a folder of that name is there" if archive.is_dir() else "it exists; --overwrite replaces it"
         raise InputError(f"{archive}: {came}")
     if not archive.parent.is_dir():
         raise InputError(f"{archive.parent}: expected a folder to write {archive.name} to; make it")
     if archive.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{archive} lies in {folder}, so it would contain itself; write it elsewhere")
+        raise InputError(f"{archive} is inside {folder}, so it would contain itself; write it elsewhere")
 
 
 def list_files(folder):
     """Return the relative POSIX paths of the files to pack, sorted by their UTF-8 bytes: the same order on every machine.
 
-    Raises InputError if there are none, or if another system could not unpack a name.
+    Raises InputError if the folder has no files, or if another system could not unpack a name.
     """
     paths = sorted(scan(folder), key=os.fsencode)
     if not paths:

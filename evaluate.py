@@ -64,7 +64,7 @@ from detector.evaluation import dataset
 
 TOOL = "evaluate.py"
 RESULT = "metrics.json"  # written last: without it a report is incomplete
-OWN_KEYS = (  # of a split, besides its metrics and intervals
+OWN_KEYS = (  # of a split, in addition to its metrics and intervals
     "unreadable", "unreadable_files", "unreadable_reasons", "out_of_range", "unlike_seen", "leaks", "without_leaks", "groups",
     "group_summary", "tiers", "damage", "versus",
 )  # fmt: skip
@@ -125,7 +125,7 @@ def score_items(detector, data, items, variants=()):
 
 
 def evaluate_split(detector, data, split, scored, known, corruptions=(), tiers=(), min_images=30):
-    """Return what metrics.json has of one split, besides `versus`.
+    """Return the entry of one split in metrics.json, without `versus`.
 
     Args:
         known: digests of train images, as returned by detector.evaluation.dataset.known_digests.

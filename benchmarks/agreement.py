@@ -5,7 +5,7 @@
 
 reads   a detector (.h5), a folder of images; writes nothing that stays
 
---images of the folder, spread over it, are saved anew in a temporary folder, each in one of the seven formats in turn, scaled down
+--images of the folder, spread over it, are saved again in a temporary folder, each in one of the seven formats in turn, scaled down
 to a longer side of --longest where they are larger (AVIF takes seconds for a large one), and judged in each way with --force.
 
 Targets: P(Fake) of the REST API, of the page and of evaluate.py equals that of `app.py --json` to 1e-6; the logits of LiteRT equal
@@ -39,7 +39,7 @@ WAYS = {  # suffix -> how Pillow writes it
 
 
 def convert(folder, number, longest, work):
-    """Save so many images of a folder anew, in all formats, below work/Fake and work/Real; return the new paths."""
+    """Save a number of images of a folder again, in all formats, below work/Fake and work/Real; return the new paths."""
     from PIL import Image, features
 
     ways = {suffix: options for suffix, options in WAYS.items() if suffix != ".avif" or features.check("avif")}
@@ -110,7 +110,7 @@ def from_keras(model, paths):
 
 
 def largest(values, others):
-    """Return the largest difference; infinite where one is missing, or there are none."""
+    """Return the largest difference; infinity if one is missing or the list is empty."""
     pairs = list(zip(values, others, strict=True))
     if not pairs or any(None in pair for pair in pairs):
         return float("inf")

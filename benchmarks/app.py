@@ -12,7 +12,7 @@ bulk    app.py over the folder into a CSV file, against 1 / (engine seconds per 
         engine, with images in memory, in the faster of two ways (one engine on all cores, or one for each core), decoding in one
         thread, image by image. Target: at least 0.9 of what the parts allow. With --memory, peak memory of whole processes.
 
-The ways run in turn, --rounds times besides the first, which warms up; the ratio is taken within each round, so that what slows
+The variants run in turn, --rounds times after a warm-up; the ratio is taken within each round, so that what slows
 the machine down slows all of them, and the median of the ratios counts.
 """
 import contextlib
@@ -44,7 +44,7 @@ print(model.predict(image[None], verbose=0))
 
 
 def draw(path, size):
-    """Write a JPEG of so many pixels: noise, blurred."""
+    """Write a JPEG of blurred noise with the given number of pixels."""
     import numpy as np
     from PIL import Image, ImageFilter
 
@@ -135,7 +135,7 @@ def main(argv=None):
     many.add_argument("--memory", action="store_true", help="measure peak memory of whole runs instead")
     many.set_defaults(run=bulk)
     for one in (first, many):
-        one.add_argument("--rounds", type=int, default=5, help="besides the first, which warms up")
+        one.add_argument("--rounds", type=int, default=5, help="after a warm-up round")
     args = parser.parse_args(argv)
     if not (memory if getattr(args, "memory", False) else args.run)(args):
         raise SystemExit(1)

@@ -34,7 +34,7 @@ from detector.files import scan  # noqa: E402
 from detector.images.pixels import image_size, read_image  # noqa: E402
 
 TARGET = 8
-KERAS_QUALITY = 75  # Pillow's default, which Keras leaves as it is
+KERAS_QUALITY = 75  # Pillow's default, which Keras keeps
 
 
 def take_sample(folder, images, data):

@@ -63,7 +63,7 @@ def filled(image, masks, fill, rng):
 
 
 def edges(image, reach=0):
-    """Return how steep the brightness is, (h, w), averaged over so many pixels to each side."""
+    """Return the brightness gradient, (h, w), averaged over a number of pixels to each side."""
     steep = np.hypot(*np.gradient(image.astype(np.float64).mean(axis=2)))
     padded, side = np.pad(steep, reach, "edge"), 2 * reach + 1
     return np.lib.stride_tricks.sliding_window_view(padded, (side, side)).mean(axis=(2, 3))

@@ -199,7 +199,7 @@ def main(argv=None):
     """Run the table."""
     parser = make_parser(__doc__)
     parser.add_argument("source", type=Path, help="unpacked data set with train and test; only read")
-    parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: beside the source)")
+    parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: the source's parent)")
     parser.add_argument("--kills", type=int, default=20, help="for each stage")
     parser.add_argument("--images", type=int, default=4000, help="of the source to work with")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

@@ -73,7 +73,7 @@ def main(argv=None):
     """Run all comparisons."""
     parser = make_parser(__doc__)
     parser.add_argument("source", type=Path, help="unpacked CIFAKE; only read")
-    parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: beside the source)")
+    parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: the source's parent)")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
     args = parser.parse_args(argv)
     source = args.source.resolve()

@@ -1,4 +1,4 @@
-"""How often a verdict changes when an image is saved again: by JPEG, WebP, scaling, or a messenger.
+"""Measure the flip rate of verdicts when an image is saved again: by JPEG, WebP, scaling, or a messenger.
 
     python benchmarks/stability.py data/test --images 1000
     python benchmarks/stability.py SOURCE/Fake SOURCE/Real ... --images 500

@@ -12,7 +12,7 @@ class InputError(Exception):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults in --help if there are any, and the description as it is written."""
+    """Show defaults in --help if there are any, and the description unchanged."""
 
     def _get_help_string(self, action):
         return action.help if action.default in (None, False, True) else super()._get_help_string(action)

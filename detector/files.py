@@ -19,7 +19,7 @@ from detector.images.formats import HEAD, image_format
 UNFINISHED = ".part"  # ends the name of a file that is still being written
 _JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0xA0000003)
 _MOST_WORKERS = 61  # Windows waits for no more processes at once
-# What systems, network drives and photo managers put beside images, thumbnails among it; names in lower case
+# What systems, network drives and photo managers add to folders of images, such as thumbnails; names in lower case
 _JUNK = {
     ".ds_store", ".localized", "icon\r", "__macosx", ".appledouble", ".apdisk", "network trash folder", "temporary items",  # macOS
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler",
@@ -98,9 +98,9 @@ def require_folder(folder, holding="images"):
 # --- atomic writes -----------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def atomic_write(path, suffix="", unique=False, sync=False):
-    """Write a file atomically: yield a temporary path beside `path`, which replaces `path` when the block succeeds.
+    """Write a file atomically: yield a temporary path in the same folder, which replaces `path` when the block succeeds.
 
-    If the block fails, the temporary file is removed and whatever was at `path` stays.
+    If the block fails, the temporary file is removed and the file at `path`, if any, stays.
 
         with atomic_write(folder / "metrics.json") as temporary:
             temporary.write_text(text, "utf-8")
@@ -168,7 +168,7 @@ def lock(path):
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # nobody waits for it; Windows removes no open file
+        with contextlib.suppress(OSError):  # the file is temporary; Windows removes no open file
             os.unlink(path)
         held.release()
 

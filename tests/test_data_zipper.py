@@ -95,7 +95,7 @@ def test_what_is_refused(run, tmp_path, folder):
     assert archive.read_bytes() == b"mine"
     assert run(main, folder, archive, "--overwrite")[0] == 0
     assert zipfile.is_zipfile(archive)
-    fails(f"{folder}/y.zip lies in {folder}, so it would contain itself; write it elsewhere", folder, folder / "y.zip")
+    fails(f"{folder}/y.zip is inside {folder}, so it would contain itself; write it elsewhere", folder, folder / "y.zip")
     fails(f"{tmp_path}/no: expected a folder to write y.zip to; make it", folder, tmp_path / "no/y.zip")
     (tmp_path / "f.zip").mkdir()
     fails(f"{tmp_path}/f.zip: a folder of that name is there", folder, tmp_path / "f.zip", "--overwrite")

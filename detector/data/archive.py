@@ -77,14 +77,14 @@ def kind_of(archive):
         return "zip"
     if os.path.getsize(archive) and tarfile.is_tarfile(archive):
         return "tar"
-    raise InputError("expected a zip or a tar (plain, gz, bz2, xz, zst); its content is none of them")
+    raise InputError("expected a zip or a tar (plain, gz, bz2, xz, zst); its content is not")
 
 
 def extract(archive, root, max_size):
     """Extract a zip or tar into the existing, empty folder `root`.
 
     Returns:
-        Extraction. Damage does not end it: whatever is readable is extracted.
+        Extraction. Damage does not end it: everything readable is extracted.
 
     Raises:
         InputError: the archive, or an entry of it, must not be unpacked.
@@ -132,7 +132,7 @@ def safe_path(name, windows=os.name == "nt"):
 
 
 def in_litter(path):
-    """Return whether a path is, or lies in, something that operating systems leave behind."""
+    """Return whether a path is, or is inside, something that operating systems leave behind."""
     return any(map(is_junk, path.split("/")))
 
 
@@ -387,7 +387,7 @@ def whole_entry(archive, entry):
 
 
 def entry_pieces(file, entry):
-    """Yield the content of an entry from a file that stands at its start, never more than the declared size; raise Damaged."""
+    """Yield the content of an entry from a file positioned at its start, never more than the declared size; raise Damaged."""
     import lzma
     import zipfile
 

@@ -128,7 +128,7 @@ def carry_out(plan, transfer, unit="image"):
 # The plan is written into the data folder before the first file is placed, and removed after the last. Run again, the
 # stage continues that plan: nothing is hashed again, and a move knows its plan although part of the source is gone.
 def unfinished_plan(data, job):
-    """Return the interrupted plan of the same job in the folder `data`: (report, plan), or None if there is none.
+    """Return the interrupted plan of the same job in the folder `data`: (report, plan), or None without one.
 
     Args:
         data: folder that files are placed in.

@@ -58,7 +58,7 @@ def _check_published(sizes, published):
     for split, number in published.items():
         if sizes[split] not in (0, number):
             raise InputError(
-                f"--sizes: the published {split} of {plural(number, 'image')} is kept as it is, {_plain(sizes[split])} was asked "
+                f"--sizes: the published {split} of {plural(number, 'image')} stays untouched, {_plain(sizes[split])} was asked "
                 f"for; give 0 for it and divide the rest, for example --sizes {_example(published)}"
             )
 

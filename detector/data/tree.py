@@ -25,7 +25,7 @@ from detector.files import (
 SPLITS = ("train", "validation", "test")
 CLASSES = ("Fake", "Real")  # the index is the label
 LEFT_OUT = "left_out"
-NOT_STRAY = {"raw", LEFT_OUT}  # folders beside the splits that the stages make
+NOT_STRAY = {"raw", LEFT_OUT}  # folders next to the splits that the stages make
 AUGMENTED = "__augmented-"  # in the name of every image that data_augmentation made
 _CLASS_ALIASES = {
     "Fake": {
@@ -60,7 +60,7 @@ def split_of(folder_name):
 
 
 def class_folders(folder):
-    """Return {'Fake': [paths], 'Real': [paths]} of the class folders directly in `folder`; None if there are none.
+    """Return {'Fake': [paths], 'Real': [paths]} of the class folders directly in `folder`, or None without any.
 
     Raises InputError for a folder whose name is no known class, if another one is.
     """

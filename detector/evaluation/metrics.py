@@ -51,7 +51,7 @@ def classification_metrics(is_fake, p_fake, thresholds: dict, p_raw=None) -> dic
 
 
 def with_older_names(found):
-    """Return metrics, or their intervals, with the older names of some beside the present ones."""
+    """Return metrics, or their intervals, with the older names of some in addition."""
     return found | {old: found[name] for old, name in OLDER_NAMES.items()}
 
 
@@ -127,7 +127,7 @@ def tpr_at_fpr(is_fake, p_fake, fpr) -> float:
 def bins_of(p_fake, bins=BINS):
     """Return the index, 0 to bins - 1, of the equal-mass bin of each of (n,) scores.
 
-    It is computed from the number of images with a higher score: equal scores share a bin, whatever their order.
+    It is computed from the number of images with a higher score: equal scores share a bin, regardless of their order.
     """
     higher = len(p_fake) - np.searchsorted(np.sort(p_fake), p_fake, side="right")
     return bins - 1 - higher * bins // len(p_fake)
@@ -157,7 +157,7 @@ LOWER_IS_BETTER = ("abstention_rate", "real_called_fake", "fake_called_real")
 
 
 def group_metrics(groups, is_fake, p_fake, thresholds, min_images: int = 30) -> dict:
-    """Return the macro average over groups (sources, generators), in which each group counts the same, whatever its size.
+    """Return the macro average over groups (sources, generators), in which each group counts the same, regardless of its size.
 
     A group contributes to a metric if it has at least `min_images` images of each class that the metric needs: of Fake for
     fakes_caught, of Real for real_called_fake, of both for auc, of either for accuracy, abstention_rate and selective_accuracy.

@@ -204,14 +204,14 @@ def _uncrossed(is_fake, p_fake, upper, lower):
 
 @functools.lru_cache(1024)
 def errors_within(rate, n):
-    """Return the largest number of errors in `n` trials whose `upper_bound` is at most `rate`; 0 if there is none."""
+    """Return the largest number of errors in `n` trials whose `upper_bound` is at most `rate`; otherwise 0."""
     if not n:
         return 0
     return max(0, bisect.bisect_right(range(int(rate * n) + 1), rate, key=lambda errors: upper_bound(errors, n)) - 1)
 
 
 def _middle(score, scores, end):
-    """Return the middle between a score and the next of sorted scores towards `end` (0 or 1), or `end` if there is none."""
+    """Return the middle between a score and the next of sorted scores towards `end` (0 or 1), or `end` without one."""
     beyond = scores[scores > score] if end else scores[scores < score][::-1]
     middle = (score + (beyond[0] if len(beyond) else end)) / 2
     return middle if middle != score else np.nextafter(score, 2 * end - 0.5)

@@ -20,7 +20,7 @@ def image_format(head: bytes) -> str | None:
 
 
 def is_empty_image(head: bytes) -> bool:
-    """Return whether a file begins like an image but its header, as far as it is known, states a height or width of 0."""
+    """Return whether a file begins like an image but its header, as far as known, states a height or width of 0."""
     kind = container_format(head)
     if kind == "JPEG":
         frame = next((head[start + 5 : start + 9] for marker, start, _ in jpeg_segments(head) if marker in _START_OF_FRAME), b"")

@@ -118,7 +118,7 @@ def default_models() -> list[Path]:
     """Return the detectors that ship: the .h5 files in models/.
 
     Raises:
-        InputError: there is none.
+        InputError: no detector is found.
     """
     found = sorted(export.SHIPPED.glob("*.h5"))
     if not found:
@@ -198,7 +198,7 @@ class Predictor:
         """Return the detector of that name.
 
         Raises:
-            InputError: there is none.
+            InputError: no detector is found.
         """
         for one in self.detectors:
             if one.name == name:
@@ -206,7 +206,7 @@ class Predictor:
         raise InputError(f"{name}: expected one of the detectors {', '.join(one.name for one in self.detectors)}")
 
     def choose(self, width: int, height: int) -> LazyDetector:
-        """Return the detector made for images of a size: the most specialised of several, the nearest if there is none."""
+        """Return the detector made for images of a size: the most specialised of several, otherwise the nearest."""
         return min(self.detectors, key=lambda one: _distance_from_range(one.metadata["training_range"], width, height))
 
     def predict(
@@ -221,7 +221,7 @@ class Predictor:
             threshold: the verdict is Fake from this P(Fake) on and Real below it, instead of the detector's own thresholds.
             provenance: whether to read each file's provenance metadata; without, the conclusion is the detector's verdict.
             names: `path` of the rows; by default the paths.
-            detector: name of the detector to use, whatever the image's size.
+            detector: name of the detector to use, regardless of the image's size.
 
         Raises:
             InputError: there is no such detector, or it cannot be opened. An image that cannot be read gets a row with `error`.
@@ -367,7 +367,7 @@ def claim(provenance: dict) -> str:
 
 
 def describe_thresholds(metadata: dict, threshold: float | None = None) -> str:
-    """Return a sentence on a detector's thresholds, or on the one that replaces them."""
+    """Return a sentence on a detector's thresholds, or on `threshold` if given."""
     if threshold is not None:
         return f"Threshold: Fake ≥ {threshold:g}, otherwise Real."
     limits = metadata["thresholds"]

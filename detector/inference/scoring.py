@@ -29,7 +29,7 @@ class Score(NamedTuple):
         error: one line if the file cannot be read, otherwise None.
         degraded: logits of the degraded copies that were asked for.
         inspected: what `inspect` returned for the decoded image.
-        detector: the one that scored the image; None if it cannot be read.
+        detector: the detector that scored the image; None if it cannot be read.
     """
 
     source: object

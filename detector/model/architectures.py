@@ -71,7 +71,7 @@ def compact(image_size, weights, l2):
 
     def convolution(x, channels, size=3, strides=1):
         x = layers.Conv2D(channels, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
-        return layers.BatchNormalization(momentum=0.9)(x)  # Keras's 0.99 needs hundreds of steps: a small set has not so many
+        return layers.BatchNormalization(momentum=0.9)(x)  # Keras's 0.99 needs hundreds of steps, more than a small set has
 
     def residual_block(x, channels, strides):
         y = layers.ReLU()(convolution(x, channels, strides=strides))
@@ -82,7 +82,7 @@ def compact(image_size, weights, l2):
 
     if weights != "none":
         raise InputError(
-            f"--weights {weights}: expected none or a file for compact, which nobody has trained on ImageNet; "
+            f"--weights {weights}: expected none or a file for compact, which has no ImageNet weights; "
             "use --weights none"
         )
     image = keras.Input((image_size, image_size, 3), name="image")
@@ -151,7 +151,7 @@ def application(name, image_size, weights, l2):
     """Build a network of keras.applications by its name there, with pooling, Dropout(0.2) and softmax(2).
 
     Raises:
-        InputError: there is none of that name, or its normalisation is not known.
+        InputError: no architecture has that name, or its normalisation is not known.
     """
     import keras
     from keras import layers
@@ -180,7 +180,7 @@ def _head(x, l2, dropout=0.2):
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a network, and what it is trained with where nothing else is asked for.
+    """A network: the function that builds it, and its default training settings.
 
     Attributes:
         build: function of image_size, weights, l2 and, if it has stems, stem.
@@ -218,7 +218,7 @@ def find(name):
     """Return the Architecture of that name: one of ARCHITECTURES, or 'keras:' and the name of a network of keras.applications.
 
     Raises:
-        InputError: there is none. Whether keras.applications has a network shows when it is built.
+        InputError: the name is unknown. Whether keras.applications has a network shows when it is built.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -378,7 +378,7 @@ def _tf_normalisation(image):
 
 
 def _no_normalisation(image):
-    """Return the image as it is: the network of keras.applications holds its own normalisation."""
+    """Return the image unchanged: the network of keras.applications holds its own normalisation."""
     return image
 
 

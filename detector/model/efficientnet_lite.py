@@ -181,6 +181,6 @@ def read_pth(path):
 def _strided(values, offset, shape, strides):
     """Return the tensor in a row of values that has an offset, a shape and strides, in values."""
     if min((offset, *strides)) < 0 or offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) >= len(values):
-        raise ValueError("a tensor lies outside of its storage")
+        raise ValueError("a tensor exceeds its storage")
     steps = [step * values.itemsize for step in strides]
     return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False).copy()

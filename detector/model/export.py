@@ -32,7 +32,7 @@ SHIPPED = PROJECT / "models"
 EXPORT_FORMAT = 1  # part of the cache key: raise it when the exported files change
 STEP = "step: "  # prefix of the lines on which the exporting process reports its progress
 STEPS = ("loading the network", "converting it", "comparing it with Keras")
-KEPT_DAYS, KEPT_MODELS = 180, 50  # the cache drops exported models unused for so long, and the least recently used beyond so many
+KEPT_DAYS, KEPT_MODELS = 180, 50  # the cache drops exported models unused for that long, then the least recently used
 CHECKED_ON = 16  # images on which an exported model is compared with Keras
 LOGIT_TOLERANCE = 1e-3
 
@@ -65,7 +65,7 @@ def open_detector(path, threads=None):
 
 
 def known_metadata(path):
-    """Return the metadata of a .h5 from the fastest source: beside it in models/, the user's cache, or the file itself.
+    """Return the metadata of a .h5 from the fastest source: the JSON in models/, the user's cache, or the file itself.
 
     Raises:
         InputError: as `read_metadata`.
@@ -85,7 +85,7 @@ def known_metadata(path):
 def _needs_tensorflow(path):
     if _in_models(path):
         return InputError(
-            f"{path}: expected {path.stem}.json and {path.stem}.tflite beside it, whole and made from it, found other ones or "
+            f"{path}: expected {path.stem}.json and {path.stem}.tflite next to it, complete and made from it, found others or "
             "none; get the three files again, or let TensorFlow make them, which is not installed: pip install -r requirements.txt"
         )
     return InputError(f"{path}: its first use needs TensorFlow, which is not installed; run: pip install -r requirements.txt")
@@ -96,7 +96,7 @@ def _in_models(path):
 
 
 def _shipped(path):
-    """Return (metadata, flatbuffer) beside a .h5 in the project's own models/, if both are complete and made from this .h5.
+    """Return (metadata, flatbuffer) next to a .h5 in the project's own models/, if both are complete and made from this .h5.
 
     Otherwise return None; the .h5 is then exported like any other.
     """
@@ -107,7 +107,7 @@ def _shipped(path):
 
 
 def _made(stem):
-    """Return the JSON beside an exported model as a dict, or None if the model is missing or damaged; it is then made again."""
+    """Return the JSON of an exported model as a dict, or None if the model is missing or damaged; it is then made again."""
     flatbuffer = stem.with_name(f"{stem.name}.tflite")
     try:
         made = json.loads(stem.with_name(f"{stem.name}.json").read_text("utf-8"))

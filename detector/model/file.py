@@ -1,4 +1,4 @@
-"""The detector file (.h5): saving, loading, and the metadata beside the network.
+"""The detector file (.h5): saving, loading, and the metadata.
 
 The network takes (n, s, s, 3) float32, RGB, 0-255. The HDF5 attribute 'detector' holds its metadata, a JSON object:
 
@@ -232,7 +232,7 @@ def load(path):
         (model, metadata): the Keras model, not compiled, and its metadata as a dict.
 
     Raises:
-        InputError: as `read_metadata`, or a layer is none that this project uses (a model must not bring code).
+        InputError: as `read_metadata`, or a layer is not one of those that this project uses (a model must not bring code).
     """
     import h5py
 

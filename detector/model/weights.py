@@ -129,5 +129,5 @@ def _weights_in(path, model):
 
 
 def without_test_time_flip(model):
-    """Return the network inside one of `with_test_time_flip`, without its last activation; any other as it is."""
+    """Return the network inside one of `with_test_time_flip`, without its last activation; any other network unchanged."""
     return (any(layer.name == FLIP_LAYER for layer in model.layers) and backbone_of(model)) or model

@@ -46,7 +46,7 @@ AGAINST_ALL = "* group of one class: computed with all images of the other class
 
 # --- cells and rows, for the terminal and the page -----------------------------------------------------------------------
 def metric_at(metrics, path):
-    """Return the value at a path such as ('per_class', 'Fake', 'recall'), None if there is none."""
+    """Return the value at a path such as ('per_class', 'Fake', 'recall'), or None."""
     for name in path:
         metrics = (metrics or {}).get(name)
     return metrics

@@ -68,7 +68,7 @@ class Augmentation:
 
     Attributes:
         flip: mirror half of the images left to right.
-        geometry: arguments of detector.images.transforms.random_affine besides `flip`; None for none.
+        geometry: arguments of detector.images.transforms.random_affine except `flip`, or None.
         degradation: arguments of detector.images.corruptions.random_degradation; None for none.
         crop: a Crop or a View of a whole image; None if the image has the network's size already.
         photo: probability of detector.images.corruptions.random_sharing, applied to the whole image.

@@ -255,7 +255,7 @@ def shareable(config: TrainingConfig) -> dict:
 
 # --- command line ----------------------------------------------------------------------------------------------------------
 def architecture_name(text: str) -> str:
-    """Return the name of an architecture. Raises ArgumentTypeError if there is none."""
+    """Return the name of an architecture. Raises ArgumentTypeError for an unknown name."""
     if text not in ARCHITECTURES and not text.startswith(KERAS):
         raise argparse.ArgumentTypeError(f"expected {', '.join(ARCHITECTURES)}, or {KERAS}NAME, found {text}")
     return text

@@ -22,7 +22,7 @@ from detector.training.schedules import plan_phases
 
 
 class Outcome(NamedTuple):
-    """How training ended.
+    """The outcome of training.
 
     Attributes:
         rule: StopTrainingOnValidationLoss, which knows the best weights.

@@ -232,7 +232,7 @@ class Guard:
         if not length.isdecimal():
             return _problem(411, "expected an upload with Content-Length, found none"), 0
         if int(length) > MAX_IN_FLIGHT - self.in_flight:
-            return _problem(413, "the server has no room for so many images at once; send fewer, or try again in a minute"), 0
+            return _problem(413, "the server cannot take that many images at once; send fewer, or try again in a minute"), 0
         return None, int(length)
 
 

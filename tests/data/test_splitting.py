@@ -135,7 +135,7 @@ def test_sizes(sizes, kept, number, counts):
         (
             "0.7 0.15 0.15",
             {"test": 5},
-            "--sizes: the published test of 5 images is kept as it is, 0.15 was asked for; "
+            "--sizes: the published test of 5 images stays untouched, 0.15 was asked for; "
             "give 0 for it and divide the rest, for example --sizes 0.8 0.2 0",
         ),
     ],

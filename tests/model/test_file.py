@@ -30,7 +30,7 @@ METADATA = {
 
 
 def bias_model(bias, activation="softmax"):
-    """A network whose logits are its bias, whatever the image."""
+    """A network whose logits are its bias for every image."""
     keras = backend.import_keras()
     image = keras.Input((8, 8, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
@@ -264,7 +264,7 @@ def test_what_ships_damaged_is_compiled_anew_or_told(cache, small, exported, tmp
         patch.setitem(sys.modules, "h5py", None)
         export.known_metadata(path)
     assert str(caught.value) == (
-        f"{path}: expected small.json and small.tflite beside it, whole and made from it, found other ones or none; get the three "
+        f"{path}: expected small.json and small.tflite next to it, complete and made from it, found others or none; get the three "
         "files again, or let TensorFlow make them, which is not installed: pip install -r requirements.txt"
     )
     assert export.known_metadata(path) == METADATA
@@ -426,7 +426,7 @@ def test_a_file_of_format_1_loads_with_the_new_names(tmp_path, cache):
     with h5py.File(path, "r+") as file:
         file.attrs["detector"] = json.dumps({former.get(name, name): value for name, value in METADATA.items()} | {"format": 1})
     assert model_file.read_metadata(path) == model_file.load(path)[1] == METADATA
-    made = {"sha256": "0", "bytes": 1, "facts": json.loads(h5py.File(path).attrs["detector"])}  # as beside the models that ship
+    made = {"sha256": "0", "bytes": 1, "facts": json.loads(h5py.File(path).attrs["detector"])}  # as next to the shipped models
     (tmp_path / "m.json").write_text(json.dumps(made))
     (tmp_path / "m.tflite").write_bytes(b"1")
     assert export._made(tmp_path / "m")["metadata"] == METADATA

@@ -163,7 +163,7 @@ def test_other_sites_cannot_use_it(predictor):
 
 
 def test_requests_wait_for_their_turn(predictor, monkeypatch):
-    """No more than CONCURRENT_REQUESTS are computed at once, whatever the number of clients."""
+    """No more than CONCURRENT_REQUESTS are computed at once, for any number of clients."""
     running, most, lock = 0, 0, threading.Lock()
 
     def work(_):
