@@ -9,7 +9,7 @@
     python app.py                      opens the page in a browser
 
 Exit codes: 0 success, for any conclusion; 1 an image cannot be read, or another failure (one-line message); 2 invalid command
-line; 3 --fail-on found what it looks for, and all images could be read.
+line; 3 a --fail-on condition was met, and all images could be read.
 """
 import argparse
 import json
@@ -153,7 +153,7 @@ def make_parser():
     add("--explain", type=Path, metavar="FILE.png", help="write a heat map of where the score comes from; for one image")
     add("--overwrite", action="store_true", help="replace the files that --csv, --report and --explain name")
     add("--threshold", type=fraction, metavar="T",
-        help="the verdict is Fake from this P(Fake) on and Real below it, instead of the detector's Fake, uncertain and Real")
+        help="use one threshold instead of the detector's two: Fake if P(Fake) >= T, otherwise Real")
     add("--force", action="store_true", help="predict also for images that no detector is made for")
     add("--provenance", action=argparse.BooleanOptionalAction, default=True,
         help="read each file's provenance: signed manifest, generator metadata, camera; without, the detector alone decides")

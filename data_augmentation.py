@@ -2,7 +2,7 @@
 
     python data_augmentation.py                                        ten new images for each original
     python data_augmentation.py --images 2000                          for 2,000 of the originals
-    python data_augmentation.py --total 114000                         as many as make train that large
+    python data_augmentation.py --total 114000                         enough to bring train to 114,000 images
     python data_augmentation.py --recipe degradation --into augmented  into a separate tree, for data_merger.py
 
 reads   data/train/{Fake,Real}/…, originals only

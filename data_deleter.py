@@ -5,7 +5,7 @@
     python data_deleter.py data --augmented --yes         only what data_augmentation.py added to data/train
 
 reads   FOLDER
-writes  nothing; FOLDER is gone, or FOLDER/train without its augmented images
+writes  nothing; deletes FOLDER, or the augmented images in FOLDER/train
 
 Links and junctions are removed, never followed. After an interruption, the same command finishes.
 """

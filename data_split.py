@@ -126,7 +126,7 @@ def report_groups(divided, counts, joined, groups, published):
     for split, number in counts.items():
         if len(divided[split]) != number:
             off = len(divided[split]) - number
-            lines.append(f"{split}: {len(divided[split]):,} images, {number:,} asked for ({off:+,}), since groups are kept whole")
+            lines.append(f"{split}: {len(divided[split]):,} images, {number:,} requested ({off:+,}), because groups are kept whole")
     if joined:
         pairs = [" = ".join(some) for some in joined]
         lines.append(reason_line("groups that share an image, and so are kept together", pairs, "set"))

@@ -3,9 +3,9 @@
     python data_unzipper.py cifake.tar.xz photos.zip
     python data_unzipper.py kaggle:OWNER/DATASET --to data/raw
 
-zip and tar (plain, gz, bz2, xz, zst), recognised by content. Nothing that could land outside its folder is unpacked. A folder
-appears under its name once it is complete; an interrupted extraction starts over. From a damaged archive, everything readable
-goes to <archive name>.partial, and the exit code is 1.
+zip and tar (plain, gz, bz2, xz, zst), recognised by content. Archives with paths that lead outside their folder are refused. A
+folder appears under its name once it is complete; an interrupted extraction starts over. From a damaged archive, everything
+readable goes to <archive name>.partial, and the exit code is 1.
 """
 import argparse
 import errno

@@ -448,7 +448,7 @@ def make_parser():
     add("--group-by", metavar="folder|REGEX", help="also evaluate groups: by the folder inside the class folder, or by the first "
         "(group) of a regular expression in the path, relative to --data")  # fmt: skip
     add("--min-group", type=positive_int, default=30, metavar="N",
-        help="smaller groups, by images of a class, are pooled in the macro average")  # fmt: skip
+        help="groups with fewer images of a class are pooled in the macro average")  # fmt: skip
     add("--corruptions", "--damage", action="store_true", help="also evaluate JPEG, WebP, blur, noise, scaling and a flip")
     add("--tiers", action="store_true", help="also evaluate delivery tiers: web (<= 1,080 px, JPEG 80), hard (<= 512 px, JPEG 40)")
     add("--versus", type=Path, metavar="OTHER.h5", help="compare with another model on the same images")

@@ -43,7 +43,7 @@ def own_row(name, report):
     cells = [f"**{name}**", with_interval(tested, "accuracy"), f"{100 * tested['tpr_at_1pct_fpr']:.2f}", f"{tested['auc']:.4f}"]
     cells.append(with_interval(tested, "ece", 1, 4))
     cells += [f"{100 * corrupted[key]['accuracy']:.2f}" if key in corrupted else "" for key in CORRUPTIONS.values()]
-    return [*cells, f"docs/results/{name}.json; {leaks['either'] if leaks else '?'} test images in its train"]
+    return [*cells, f"docs/results/{name}.json; {leaks['either'] if leaks else '?'} test images in its training data"]
 
 
 def published_row(name, accuracy, tpr, corrupted, source):

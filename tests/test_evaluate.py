@@ -158,7 +158,8 @@ def test_the_scores_are_the_apps(report, trained, run):
     for row in scores_of(rows)[2]:
         same = judged[str(data / row["path"])]
         assert same["p_fake"] == pytest.approx(float(row["p_fake"]), abs=1e-6)
-        assert same["verdict"] == row["verdict"]
+        if same["note"] is None:  # gates and the stability check belong to the app alone
+            assert same["verdict"] == row["verdict"]
 
 
 def test_leaks_are_counted_and_left_out_of_a_second_set_of_metrics(report):

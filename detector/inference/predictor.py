@@ -48,10 +48,10 @@ class Row(TypedDict):
     width: Annotated[int | None, "in pixels, as a viewer shows the image"]
     height: Annotated[int | None, "in pixels, as a viewer shows the image"]
     gated: Annotated[
-        bool | None, "true if the detector cannot judge such an image (`note` says why); the verdict is `uncertain` unless forced"
+        bool | None, "true if the image is outside the detector's range (`note` says why); the verdict is `uncertain` unless forced"
     ]
     note: Annotated[str | None, "reasons for caution, in words"]
-    provenance: Annotated[dict[str, Any] | None, "the file's provenance metadata; null if they were not read"]
+    provenance: Annotated[dict[str, Any] | None, "the file's provenance metadata; null if it was not read"]
     error: Annotated[str | None, "one line: why the image cannot be read; otherwise null"]
 
 

@@ -320,10 +320,10 @@ def _add_network(add):
 
 
 def _add_recipe(add):
-    add("--epochs", type=non_negative_int, default=10, help="epochs in which all layers are trained; 0 builds and saves")
+    add("--epochs", type=non_negative_int, default=10, help="epochs of training all layers; 0 only calibrates and saves")
     add("--head-epochs", type=non_negative_int,
-        help="epochs before them in which only the head is trained (default: 1 for pretrained weights, else 0)")  # fmt: skip
-    add("--head-learning-rate", type=positive_float, default=1e-3, help="learning rate of those")
+        help="epochs of training only the head, before --epochs (default: 1 for pretrained weights, else 0)")  # fmt: skip
+    add("--head-learning-rate", type=positive_float, default=1e-3, help="learning rate of the head epochs")
     add("--batch-size", type=positive_int, default=64, help="images per step")
     add("--balance-groups", action="store_true",
         help="weight the sources (folders in the class folders) by the square root of their size, the classes equally")  # fmt: skip
@@ -388,5 +388,5 @@ def _add_augmentation(group):
     add("--max-noise", type=fraction, default=0.1, help="largest sigma, as a fraction of full range")
     add("--min-jpeg", type=number_type(int, at_least=1, at_most=95), default=30, help="lowest quality; the highest is 95")
     add("--photo-degradation", type=fraction, default=0.0, metavar="P",
-        help="probability that a photograph passes the chain of resizing, blur, noise and JPEG or WebP that sharing it on the web "
-             "applies, before anything is cut out of it (not with --preprocessing resize)")  # fmt: skip
+        help="probability of sending a train image of either class through the resizing, blur, noise and JPEG or WebP that sharing "
+             "on the web applies, before views are cut (not with --preprocessing resize)")  # fmt: skip

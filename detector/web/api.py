@@ -47,7 +47,7 @@ Detector = Annotated[str | None, Form(description="name of the detector; by defa
 Force = Annotated[bool, Form(description="predict also for images that the detector is not made for")]
 Threshold = Annotated[
     float | None,
-    Form(ge=0, le=1, description="`verdict` is Fake from this P(Fake) on and Real below it, instead of by the detector's own"),
+    Form(ge=0, le=1, description="one threshold for `verdict` instead of the detector's two: Fake from here on, otherwise Real"),
 ]
 Provenance = Annotated[bool, Form(description="read each file's provenance; without it `conclusion` rests on the detector alone")]
 
@@ -109,7 +109,7 @@ async def explain(request: Request, image: Annotated[UploadFile, File(descriptio
 
 @router.post("/report", response_class=Response, responses=HTML | REFUSED)
 async def report(request: Request, images: Images, detector: Detector = None, force: Force = False):
-    """Return an evidence report: one self-contained HTML page with all that is known about each image."""
+    """Return an evidence report: one self-contained HTML page with everything known about each image."""
 
     def make(predictor):
         rows = list(predict_within_limits(predictor, images, detector=detector, force=force))
@@ -134,7 +134,7 @@ async def results(
 
 @router.get("/healthz")
 def healthz(request: Request) -> Health:
-    """Tell that the server runs, and with which detectors."""
+    """Return the server's status and the names of its detectors."""
     return Health(status="ok", version=__version__, detectors=[one.name for one in request.app.state.predictor.detectors])
 
 

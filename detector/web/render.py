@@ -30,13 +30,13 @@ CONCLUSIONS = {  # conclusion -> (style class, mark, headline, explanation); the
     None: ("unread", "✕", "Unreadable", ""),
 }
 VERDICTS = {  # explained on the empty page
-    "Fake": "The score is one that photographs hardly ever get.",
-    "Real": "The score is one that AI-generated images hardly ever get.",
-    "uncertain": "The score is between the two thresholds, or the image is one that the detector cannot judge.",
+    "Fake": "Real images rarely score this high.",
+    "Real": "AI-generated images rarely score this low.",
+    "uncertain": "The score is between the two thresholds, or the image is outside the detector's range.",
 }
 LIMITS = (
-    "The detector was trained on nothing else. Other generators, other sizes, edited or strongly compressed images, screenshots "
-    "and drawings can mislead it.",
+    "The detector is reliable only for images like its training data. Other generators, other sizes, edited or strongly "
+    "compressed images, screenshots and drawings can mislead it.",
     "A verdict is a measurement, not a proof. Do not accuse anybody because of it.",
 )
 

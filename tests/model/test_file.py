@@ -292,7 +292,7 @@ def test_save_leaves_nothing_unfinished_and_no_optimizer(trained):
     import h5py
 
     path, _ = trained
-    assert sorted(file.name for file in path.parent.iterdir()) == ["detector.h5", "training"]
+    assert [file.name for file in path.parent.glob("*detector*")] == ["detector.h5"]
     with h5py.File(path) as file:
         assert "optimizer_weights" not in file
 
