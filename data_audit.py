@@ -24,6 +24,7 @@ audit.json holds
                  those that operating systems leave behind]}
 where each `pairs` is a list of {splits: [a, b], conflicting_labels, pairs: n}. Paths are relative to the folder.
 """
+
 import argparse
 import functools
 import hashlib

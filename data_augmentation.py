@@ -11,6 +11,7 @@ writes  data/train/{Fake,Real}/NAME__augmented-00.jpg, …-01.jpg, … next to N
 Both classes get the same treatment, format and quality. Images of an earlier run are replaced; originals are never changed.
 The same seed gives the same images on any number of cores, also after an interruption.
 """
+
 import argparse
 import contextlib
 import functools

@@ -9,6 +9,7 @@ writes  nothing; deletes FOLDER, or the augmented images in FOLDER/train
 
 Links and junctions are removed, never followed. After an interruption, the same command finishes.
 """
+
 import argparse
 import contextlib
 import os
@@ -66,12 +67,7 @@ def survey_augmented(data):
             raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give its own tree")
     for folder in folders:
         require_folder(folder, holding=f"images of class {folder.name}")
-    paths = [
-        os.path.join(folder, path)
-        for folder in folders
-        for path in scan(folder)
-        if AUGMENTED in path.rsplit("/", 1)[-1]
-    ]
+    paths = [os.path.join(folder, path) for folder in folders for path in scan(folder) if AUGMENTED in path.rsplit("/", 1)[-1]]
     return paths, [], sum(os.lstat(path).st_size for path in paths)
 
 

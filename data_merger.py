@@ -11,6 +11,7 @@ A file of the same name and content is skipped; one of the same name with other 
 Nothing is ever overwritten. If the same content is under both labels or in two splits, the command ends before anything is
 placed, unless --on-conflict skip leaves the new files out. After an interruption, the same command finishes.
 """
+
 import argparse
 import functools
 import os

@@ -12,6 +12,7 @@ Each class is divided in the same proportion. Identical images stay together, an
 published test is left out. The same seed gives the same split on every machine. After an interruption, the same command
 finishes.
 """
+
 import argparse
 import os
 from collections import Counter, defaultdict
@@ -247,7 +248,6 @@ def main(argv=None):
     job = ["data_split.py", os.path.abspath(args.source), "--data", os.path.abspath(args.data), "--seed", str(args.seed)]
     job += ["--transfer", args.transfer] + (["--sizes", *map(str, args.sizes)] if args.sizes else [])
     job += ["--group-by", args.group_by] if args.group_by is not None else []
-
 
     def make():
         if args.transfer == "move" and moved_before(args.source, args.data):

@@ -7,6 +7,7 @@ zip and tar (plain, gz, bz2, xz, zst), recognised by content. Archives with path
 folder appears under its name once it is complete; an interrupted extraction starts over. From a damaged archive, everything
 readable goes to <archive name>.partial, and the exit code is 1.
 """
+
 import argparse
 import errno
 import json
@@ -124,7 +125,9 @@ def check_record(folder, record):
     except (OSError, ValueError, KeyError, TypeError):
         known = False
     if not known:
-        raise InputError(f"{folder} is there, and does not come from this archive; move it away, or choose another --to")
+        raise InputError(
+            f"{folder} is there, and was not unpacked from this archive by this version; move it away, or choose another --to"
+        )
 
 
 def remove(folder):

@@ -6,6 +6,7 @@ Images are stored, since they are compressed already; everything else is deflate
 folder before it gets its name. Litter of operating systems, hidden files and unfinished files are left out. data_unzipper.py
 unpacks it.
 """
+
 import argparse
 import os
 import stat

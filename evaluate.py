@@ -38,6 +38,7 @@ images that only one of the models classifies correctly), and metrics.json, writ
                      not known), figures (metrics and intervals of the other model), and difference, intervals and mcnemar of
                      detector.evaluation.intervals.compare}; else null
 """
+
 import argparse
 import contextlib
 import csv
@@ -156,9 +157,7 @@ def evaluate_split(detector, data, split, scored, known, corruptions=(), tiers=(
     paths = [item.path for item in scored.items]
     leaks, leaked = (None, None) if split == "train" else dataset.find_leaks(data, paths, known)
     variants = list(enumerate([*corruptions, *tiers], 1))
-    measured = {
-        i: {**measure(variant=i), "flip_rate": flip_rate(i)} for i, _ in progress(variants, unit="variant evaluated")
-    }
+    measured = {i: {**measure(variant=i), "flip_rate": flip_rate(i)} for i, _ in progress(variants, unit="variant evaluated")}
     corrupted = {name: measured[i] for i, name in variants[: len(corruptions)]}
     delivered = {name: {**measured[i], "group_summary": summarize(i)} for i, name in variants[len(corruptions) :]}
     return {
@@ -392,9 +391,7 @@ def evaluate(args):
     scored = {split: score_items(detector, args.data, items, variants) for split, items in splits.items()}
     found, changed = {}, [] if other else None
     for split, some in scored.items():
-        found[split] = evaluate_split(
-            detector, args.data, split, some, known, list(corruptions), list(tiers), args.min_group
-        )
+        found[split] = evaluate_split(detector, args.data, split, some, known, list(corruptions), list(tiers), args.min_group)
         if other:
             theirs = score_items(other, args.data, splits[split])
             paths = [item.path for item in some.items]

@@ -8,6 +8,7 @@ epochs. KERAS_BACKEND=jax trains on JAX. All GPUs of the machine train together;
 
     python model_training.py ... --coordinator HOST:PORT --processes N --process-id I
 """
+
 import contextlib
 import io
 import tempfile
@@ -74,10 +75,13 @@ def prepare(config: TrainingConfig, group: ProcessGroup, devices: Devices) -> tu
     Returns:
         (config with input size and stem, inputs.RunData, model, train and validation datasets)
     """
+    from detector.evaluation.thresholds import read_calibration_scores
     from detector.model import backend
     from detector.training.inputs import make_datasets, read_data
     from detector.training.networks import build_network
 
+    if config.calibration_scores:
+        read_calibration_scores(config.calibration_scores)  # a wrong table should fail now, not after the last epoch
     data = group.rank_zero_first(lambda: read_data(config.data))
     files = [digest_of(path) for path in config.weight_files if Path(path).is_file()]
     group.check_equal({"the images": data.fingerprint, "the weights": files}, "give every process the same --data and --weights")

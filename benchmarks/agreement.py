@@ -12,6 +12,7 @@ Targets: P(Fake) of the REST API, of the page and of evaluate.py equals that of 
 those of `model.predict` to 1e-3, and the P(Fake) before calibration that come of them to 1e-5. What cannot be read
 counts as missed.
 """
+
 import csv
 import json
 import subprocess

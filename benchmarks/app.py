@@ -15,6 +15,7 @@ bulk    app.py over the folder into a CSV file, against 1 / (engine seconds per 
 The variants run in turn, --rounds times after a warm-up; the ratio is taken within each round, so that what slows
 the machine down slows all of them, and the median of the ratios counts.
 """
+
 import contextlib
 import io
 import os
@@ -88,8 +89,18 @@ def bulk(args):
 
     paths = find_images([args.folder])
     with tempfile.TemporaryDirectory(prefix="app-") as work:
-        command = [str(args.folder), "--model", str(args.model), "--force", "--no-provenance", "--threshold", "0.5",
-                   "--overwrite", "--csv", str(Path(work, "verdicts.csv"))]
+        command = [
+            str(args.folder),
+            "--model",
+            str(args.model),
+            "--force",
+            "--no-provenance",
+            "--threshold",
+            "0.5",
+            "--overwrite",
+            "--csv",
+            str(Path(work, "verdicts.csv")),
+        ]
 
         def whole():
             with contextlib.redirect_stdout(io.StringIO()):

@@ -8,6 +8,7 @@ Hashing is SHA-256 over the bytes of every file, in one process. Both run altern
 to end; the median of --runs counts. All files are read once before, so that none of them comes from the disk. Target: --quick takes
 at most 1.5 times as long as hashing.
 """
+
 import statistics
 import subprocess
 import sys

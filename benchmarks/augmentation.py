@@ -12,6 +12,7 @@ Ours is timed from the start of the interpreter to its end; Keras from reading t
 Keras is called in both ways that users call it: one original at a time, which is how guides make so many of each, and a
 whole class in batches of 32. Both write JPEG at quality 75, as Keras always does. Target: 8 times as many images per second.
 """
+
 import functools
 import math
 import os

@@ -12,6 +12,7 @@ memory and runs in the faster of two ways (one engine on all cores, or one per c
 parts alike; the median is reported. Target: at least 0.9 of the limit. With --memory, evaluate.py runs as a whole on a tenth of
 the images and on all of them.
 """
+
 import itertools
 import os
 import statistics

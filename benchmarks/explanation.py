@@ -18,6 +18,7 @@ P(Fake). The curves go from nothing to everything: the margin in the verdict's f
 or random, pixels are masked (deletion, lower is better) or shown (insertion, higher is better). Last, the network's weights are
 shuffled within each array, and the maps compared with those of the real ones.
 """
+
 import statistics
 import sys
 import time

@@ -11,6 +11,7 @@ Each trial starts from fresh inputs. SIGKILL goes to the stage's own process, at
 undisturbed run, in every other trial from the time after its first change; then the same command runs to its end. Compared is
 everything below the folder: names, bytes and what is left of the inputs.
 """
+
 import hashlib
 import os
 import random

@@ -1,4 +1,5 @@
 """Functions shared by the benchmarks: the command line, the time of a process, and the times of the parts of scoring."""
+
 import argparse
 import os
 import statistics

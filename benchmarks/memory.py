@@ -8,6 +8,7 @@ prints  for each stage the largest resident size of one of its processes, in MB,
 The stages run one after the other, on hard links to the first images of each folder. Memory grows with the list of names and the
 results for each file; no stage holds images.
 """
+
 import os
 import shutil
 import sys

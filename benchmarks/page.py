@@ -10,6 +10,7 @@ answered, with `force`, so that every score counts. After each quarter all clien
 server's memory is taken: while images are decoded it shows how large those are. Targets: no error; memory after the last quarter at
 most 5 % above that after the first; scores within 1e-6 of those of Predictor; no upload left on the disk.
 """
+
 import os
 import socket
 import statistics

@@ -8,6 +8,7 @@ prints  times and ratios to `cp -al` + one pass of sha256sum (and to both in one
 The commands take turns, so that other load affects them equally. Printed are medians over the rounds: wall time, and
 CPU time (user and system, of all processes of a command), which depends less on other load.
 """
+
 import shutil
 import statistics
 import sys

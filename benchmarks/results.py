@@ -7,6 +7,7 @@ Each file is the metrics.json of one released model, named after it. Reports wit
 the table of photos; the others, evaluated once on the official CIFAKE test split with --corruptions, give the table of CIFAKE,
 together with published results. Those are their authors' own, trained on all of train, in which 378 test images occur.
 """
+
 import json
 import sys
 from pathlib import Path

@@ -11,6 +11,7 @@ BatchNormalization over the whole batch needs such small sums in each of its lay
 the rows "fixed" it is frozen, and only gradients are exchanged. All processes run on one machine and exchange through its memory;
 a network between machines is slower. Linux only: other systems cannot pin a process to a core.
 """
+
 import argparse
 import json
 import math

@@ -6,6 +6,7 @@ writes  docs/images/example.jpg (the image of `app.py --example`), docs/images/p
 
 The page is taken in Chromium without a window, as in tests/web/test_page.py.
 """
+
 import argparse
 import socket
 import sys

@@ -12,6 +12,7 @@ back), any change of the verdict, and coverage (verdict not uncertain); for the 
 detector.inference.stability.
 Target: at most 0.5 % flips with the check.
 """
+
 import argparse
 import io
 import random
@@ -100,9 +101,7 @@ def measure(found):
     flips = ((original == "Fake") & (copies == "Real")) | ((original == "Real") & (copies == "Fake"))
     changes = original != copies
     rows = [["as delivered", 0.0, 0.0, (original != "uncertain").mean()]]
-    rows += [
-        [name, flips[:, i].mean(), changes[:, i].mean(), (copies[:, i] != "uncertain").mean()] for i, name in enumerate(WAYS)
-    ]
+    rows += [[name, flips[:, i].mean(), changes[:, i].mean(), (copies[:, i] != "uncertain").mean()] for i, name in enumerate(WAYS)]
     every = (copies != "uncertain").all(axis=1).mean()
     return [*rows, ["any of them", flips.any(axis=1).mean(), changes.any(axis=1).mean(), every]]
 

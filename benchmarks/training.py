@@ -14,6 +14,7 @@ Target: at least 0.95 of the constant batch.
 On a busy machine, rounds differ more than the sources do. Therefore the CPU time of a step and of preparing its batch are measured
 separately, too: the step's fraction of both is the efficiency when all cores are busy.
 """
+
 import os
 import statistics
 import subprocess

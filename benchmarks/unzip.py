@@ -10,6 +10,7 @@ The commands take turns, so that other load affects them equally. Printed are me
 CPU time (user and system, of all processes of a command), which depends less on other load. Each run gets a new folder and nothing
 is deleted before the end: after a deletion, ext4 skips recently used inodes one by one, and creating files takes ten times as long.
 """
+
 import os
 import shutil
 import statistics

@@ -1,4 +1,5 @@
 """Console output, errors and progress bars."""
+
 import argparse
 import errno
 import functools
@@ -153,8 +154,7 @@ def table(rows, header):
     lines = []
     for row in cells:
         first, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         lines.append("  ".join([first, *rest]).rstrip())
     return "\n".join(lines)

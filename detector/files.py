@@ -1,4 +1,5 @@
 """Files and folders: listing, atomic writes, hashing, unique names and parallel processing."""
+
 import contextlib
 import errno
 import functools

@@ -1,4 +1,5 @@
 """Fixtures for all tests: small drawn images in class folders, and a stage run as from the shell."""
+
 import os
 import random
 import signal

@@ -1,4 +1,5 @@
 """The audit: what it finds, what it says, its exit code, and that it changes nothing."""
+
 import hashlib
 import io
 import json

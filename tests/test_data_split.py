@@ -386,5 +386,5 @@ def test_group_by_folder(make_files, tmp_path, run, contents):
     assert all(len({split for split, _, folder, _ in placed if folder == str(group)}) == 1 for group in range(20))
     sizes = ("--sizes", "0.9", "0.05", "0.05")
     code, out, _ = run(data_split.main, source, "--data", tmp_path / "few", "--group-by", r"/1?([0-9])/", *sizes)
-    assert code == 0 and "asked for" in out and "groups: 8 in train, 1 in validation, 1 in test\n" in out
+    assert code == 0 and "requested" in out and "groups: 8 in train, 1 in validation, 1 in test\n" in out
     assert run(data_split.main, source, "--data", tmp_path / "no", "--group-by", "(")[0] == 1

@@ -147,7 +147,7 @@ def test_a_folder_that_is_there_stays(run, tmp_path, unpacked):
         if record:
             (where / RECORD).write_text(record)
         code, out, err = run(main, path, "--to", tmp_path / "raw")
-        assert (code, out) == (1, "") and err.startswith(f"error: {path}: {where} is there, and does not come from this archive")
+        assert (code, out) == (1, "") and err.startswith(f"error: {path}: {where} is there, and was not unpacked from this archive")
         assert unpacked(where) == {"mine.txt": b"x"}
     make_zip(tmp_path / "file.zip", TREE)
     (tmp_path / "raw/file").touch()

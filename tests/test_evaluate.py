@@ -106,7 +106,7 @@ def test_all_keys_are_documented(report):
             of_a_name = name in ("splits", "damage", "tiers", "per_class", "pooled", "verdict_counts")  # {name: what follows}
             if name == "unreadable_reasons":
                 continue
-            for one in (value.values() if of_a_name and value else [value[0] if isinstance(value, list) and value else value]):
+            for one in value.values() if of_a_name and value else [value[0] if isinstance(value, list) and value else value]:
                 yield from names(one) if isinstance(one, dict) and name not in ("thresholds", "versions", "difference") else ()
 
     assert {name for name in names(read(report)[0]) if not re.search(rf"\b{name}\b", text)} == set()

@@ -1,4 +1,5 @@
 """The commands of README and docs, word for word and in order, on archives of a few drawn images in a copy of the project."""
+
 import os
 import re
 import shutil

@@ -1,4 +1,5 @@
 """Networks of a few hundred parameters, `--architecture tiny` and `tiny_backbone`: training takes seconds, not minutes."""
+
 from detector.model.architectures import ARCHITECTURES, Architecture
 from detector.model.weights import load_files
 

@@ -1,4 +1,5 @@
 """Safe extraction of zip and tar archives: names checked, bombs refused, litter left out, damage survived."""
+
 import contextlib
 import functools
 import io
@@ -442,6 +443,10 @@ def _extract_member(tar, member, root, names, result):
         result.skipped[LINKS].append(path)
     elif not path:
         raise InputError(f"the entry {printable(member.name)} is a file without a name")
+    elif member.issparse():  # its declared size is not the size of what the archive stores
+        raise InputError(f"the entry {printable(member.name)} is a sparse file; pack the folder again, without --sparse")
+    elif member.islnk() and safe_path(member.linkname) == path and os.path.isfile(os.path.join(root, path)):
+        return  # GNU tar writes a file that it was given twice as a hard link to itself
     elif member.islnk() or member.isfile():
         _make_way(path, root, names, result)
         if member.islnk():

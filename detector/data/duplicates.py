@@ -1,4 +1,5 @@
 """Exact duplicates, near-duplicates and leaked augmented images: pairs that cross splits or labels are leaks."""
+
 import functools
 import os
 from collections import Counter, defaultdict

@@ -1,4 +1,5 @@
 """Data sets of Kaggle, downloaded by kagglehub into its cache."""
+
 import contextlib
 import os
 import stat

@@ -1,4 +1,5 @@
 """Place files by hard link, copy or move: nothing overwritten, nothing lost, resumable after an interruption."""
+
 import contextlib
 import json
 import os

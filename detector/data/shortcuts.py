@@ -3,6 +3,7 @@
 A detector that can learn "PNG is Fake" learns nothing else ("Fake or JPEG?", arXiv 2403.17608). So a classifier is trained on size,
 format, compression and metadata alone: if it does better than chance, the data set has a shortcut.
 """
+
 import io
 import os
 import warnings

@@ -1,4 +1,5 @@
 """Which image goes to which split: pure functions of names, classes, contents and groups."""
+
 from collections import Counter, defaultdict
 from fractions import Fraction
 from hashlib import sha256

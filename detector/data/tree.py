@@ -2,6 +2,7 @@
 
 The folder is the label. The class order is fixed: Fake is 0, Real is 1.
 """
+
 import hashlib
 import os
 import re
@@ -202,8 +203,7 @@ def check_no_stray(data):
         for below in _subfolders(path):
             if below.name not in CLASSES:
                 raise InputError(
-                    f"{path}: expected the folders Fake and Real, found also {below.name}; "
-                    "it would be a third class: move it away"
+                    f"{path}: expected the folders Fake and Real, found also {below.name}; it would be a third class: move it away"
                 )
 
 

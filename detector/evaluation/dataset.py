@@ -1,4 +1,5 @@
 """The images to evaluate: their groups, their corruptions and delivery tiers, and which of them are train images."""
+
 import functools
 import zlib
 from typing import NamedTuple

@@ -16,6 +16,7 @@ are fixed. An interval always contains its metric. Two cases differ from the pla
 All metrics of a block of resamples are computed at once: `scipy.stats.bootstrap` with `classification_metrics` as its statistic
 takes 12 times as long (48 s against 4 s of CPU time for 20,000 images), and a report needs dozens of such intervals.
 """
+
 import numpy as np
 
 from detector.data.tree import CLASSES

@@ -2,6 +2,7 @@
 
 Everywhere: `is_fake` is (n,) bool, the truth; `p_fake` is (n,) float64 in 0..1, the score. Fake is the positive class.
 """
+
 import numpy as np
 
 from detector.data.tree import CLASSES

@@ -1,4 +1,5 @@
 """Plots of a report, in Okabe and Ito's palette; lines, markers and hatches differ too, so that they survive grey print."""
+
 import contextlib
 import os
 import warnings

@@ -2,6 +2,7 @@
 
 Everywhere: `is_fake` is (n,) bool, the truth; `p_fake` is (n,) float64 in 0..1, the score; Fake is the positive class.
 """
+
 import bisect
 import csv
 import functools
@@ -38,6 +39,28 @@ def calibrate_from_scores(path, max_error=0.02, worst_error=0.08):
     Raises:
         InputError: the file is no such table.
     """
+    is_fake, groups, logits, tiers, weights = read_calibration_scores(path)
+    temperature = fit_temperature(is_fake, logits, groups)
+    p_fake, limits = p_fake_of(logits, temperature), {}
+    names = list(dict.fromkeys(tiers.tolist()))
+    for tier in names:
+        here = tiers == tier
+        limits[tier] = fit_group_thresholds(is_fake[here], p_fake[here], groups[here], max_error, worst_error, weights=weights)
+    fake, real = max(one["fake"] for one in limits.values()), min(one["real"] for one in limits.values())
+    here = tiers == names[0]
+    errors = _errors_by_group(is_fake[here], p_fake[here], groups[here], {"fake": fake, "real": real}, worst_error, weights=weights)
+    return temperature, {**limits[names[0]], "fake": fake, "real": real, **errors}
+
+
+def read_calibration_scores(path):
+    """Read the table of `calibrate_from_scores`.
+
+    Returns:
+        (is_fake (n,) bool, sources (n,) str, logits (n,) float64, tiers (n,) str, {source: weight})
+
+    Raises:
+        InputError: the file is no such table, a logit is not finite, or a tier lacks a class.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -49,16 +72,12 @@ def calibrate_from_scores(path, max_error=0.02, worst_error=0.08):
     is_fake = labels == "Fake"
     if set(labels) != {"Fake", "Real"}:
         raise InputError(f"{path}: expected labels Fake and Real, found {', '.join(sorted(set(labels)))}")
-    temperature = fit_temperature(is_fake, logits, groups)
-    p_fake, limits = p_fake_of(logits, temperature), {}
-    names = list(dict.fromkeys(tiers.tolist()))
-    for tier in names:
-        here = tiers == tier
-        limits[tier] = fit_group_thresholds(is_fake[here], p_fake[here], groups[here], max_error, worst_error, weights=weights)
-    fake, real = max(one["fake"] for one in limits.values()), min(one["real"] for one in limits.values())
-    here = tiers == names[0]
-    errors = _errors_by_group(is_fake[here], p_fake[here], groups[here], {"fake": fake, "real": real}, worst_error, weights=weights)
-    return temperature, {**limits[names[0]], "fake": fake, "real": real, **errors}
+    if not np.isfinite(logits).all():
+        raise InputError(f"{path}: expected finite logits, found {logits[~np.isfinite(logits)][0]}")
+    for tier in set(tiers.tolist()):
+        if is_fake[tiers == tier].all() or not is_fake[tiers == tier].any():
+            raise InputError(f"{path}: expected both classes in every tier, found one in {tier or 'the only one'}")
+    return is_fake, groups, logits, tiers, weights
 
 
 def fit_temperature(is_fake, logits, groups=None):
@@ -137,7 +156,9 @@ def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.
     real = _by_group(p_fake[~is_fake], groups[~is_fake], small)
     fake = _by_group(1 - p_fake[is_fake], groups[is_fake], small)  # of 1 - P(Fake), so that both errors are high scores
     upper = _group_threshold(real, max_error, worst_error, small, weights or {})
-    lower = 1 - _group_threshold(fake, max_error, worst_error, small, weights or {})
+    lower = max(
+        0.0, 1 - _group_threshold(fake, max_error, worst_error, small, weights or {})
+    )  # a score of 1 has a successor above 1
     limits = _uncrossed(is_fake, p_fake, upper, lower)
     errors = _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small, weights or {})
     return {**limits, "max_error": max_error, **errors, "n_real": int((~is_fake).sum()), "n_fake": int(is_fake.sum())}

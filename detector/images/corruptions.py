@@ -2,6 +2,7 @@
 
 Functions on (h, w, 3) uint8 RGB arrays that return the same shape and type; deterministic unless they take a generator.
 """
+
 import io
 import math
 

@@ -3,6 +3,7 @@
 Pillow parses texts, colour profiles, previews and frames of animations before it decodes a pixel, and refuses a file if it stumbles
 there. Without these parts, metadata can neither make a good image unreadable nor use up memory.
 """
+
 import re
 import zlib
 
@@ -77,7 +78,7 @@ def _scale_transparent_value(chunk, header):
     if zlib.crc32(chunk[4:-4]).to_bytes(4, "big") != checksum:
         return chunk  # to be refused
     samples = [int.from_bytes(value[i : i + 2], "big") for i in range(0, len(value), 2)]
-    samples = [sample >> 8 if bits == b"\x10" else sample * 255 // (2 ** bits[0] - 1) for sample in samples]
+    samples = [sample >> 8 if bits == b"\x10" else (sample & (2 ** bits[0] - 1)) * 255 // (2 ** bits[0] - 1) for sample in samples]
     scaled = b"tRNS" + b"".join(sample.to_bytes(2, "big") for sample in samples)
     return chunk[:4] + scaled + zlib.crc32(scaled).to_bytes(4, "big")
 

@@ -3,6 +3,7 @@
 Pillow loads the value of every tag of EXIF and TIFF, mostly as soon as a file is opened (TIFF, AVIF), and 65,535 tags may name the
 same megabyte: a file of 2 MB would take 64 GB. In an honest file the values do not overlap.
 """
+
 import contextlib
 import functools
 import io

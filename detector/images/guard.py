@@ -1,4 +1,5 @@
 """A guard around the work on one file, so that its failure does not cost the other files their results."""
+
 import contextlib
 import errno
 import os

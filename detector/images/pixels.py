@@ -3,6 +3,7 @@
 Training, evaluation and the app share both, so that a score is the same wherever it is computed. A file is readable if `read_image`
 reads it: no stage has another definition.
 """
+
 import contextlib
 import functools
 import io

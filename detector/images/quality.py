@@ -2,6 +2,7 @@
 
 All functions take (h, w, 3) uint8 RGB, look at no more than the middle of a large image, and are deterministic.
 """
+
 import math
 
 import numpy as np

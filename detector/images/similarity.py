@@ -4,6 +4,7 @@ The hash is the sign of the 8 x 8 lowest frequencies of a 32 x 32 grey thumbnail
 JPEG, and brightening change few of its 64 bits. Close hashes alone would also pair images that merely share a
 composition, so every pair is confirmed on colour thumbnails.
 """
+
 import numpy as np
 from PIL import Image
 

@@ -1,4 +1,5 @@
 """Rotations, shifts, shears, zooms and flips of uint8 images: the original recipe's augmentation."""
+
 import math
 
 import cv2

@@ -16,6 +16,7 @@ With the preprocessing 'patches' or 'views', each input of the network has a map
 maps are averaged; where there is no input, the attribution is 0. Many inputs share the masked images between them; with fewer than
 MIN_PASSES each, their maps are flat.
 """
+
 import functools
 import math
 

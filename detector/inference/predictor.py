@@ -1,10 +1,11 @@
 """Predictor: from image files to rows of conclusion, verdict, score and provenance, the same for shell, page and REST API.
 
-    from detector.inference import Predictor
+from detector.inference import Predictor
 
-    for row in Predictor().predict(["photo.jpg"]):
-        print(row["path"], row["conclusion"], row["p_fake"])
+for row in Predictor().predict(["photo.jpg"]):
+    print(row["path"], row["conclusion"], row["p_fake"])
 """
+
 import functools
 import os
 import threading
@@ -381,8 +382,18 @@ def about(detector) -> str:
     low, high = metadata["training_range"]["shorter_side"]
     sides = f"{low}" if low == high else f"{low} to {high}"
     real, fake = (f"{100 * metadata['thresholds'][name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
+    about_it = (
+        f"Detector {printable(detector.path.name)}: {architecture}, trained on {trained_on}; "
+        f"for images with a shorter side of {sides} pixels."
+    )
+    if groups := metadata["thresholds"].get("groups"):
+        worst_real, worst_fake = (f"{100 * groups[name]['worst_error']:.0f} %" for name in ("real", "fake"))
+        return (
+            f"{about_it} On sources like those of its calibration data, at most {real} of the real images are called Fake on "
+            f"average (worst source: {worst_real}) and at most {fake} of the AI-generated ones Real (worst source: {worst_fake}; "
+            "95 % confidence)."
+        )
     return (
-        f"Detector {printable(detector.path.name)}: {architecture}, trained on {trained_on}; for images with a shorter side of "
-        f"{sides} pixels. On images like those of its validation data, at most {real} of the real ones are called Fake and at most "
+        f"{about_it} On images like those of its validation data, at most {real} of the real ones are called Fake and at most "
         f"{fake} of the AI-generated ones Real (95 % confidence)."
     )

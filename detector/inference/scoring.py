@@ -1,4 +1,5 @@
 """From image files to scores, in one place for evaluation and the app: the same file gets the same score everywhere."""
+
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor

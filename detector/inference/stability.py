@@ -1,4 +1,5 @@
 """Degraded copies of an image, which show whether a verdict would survive re-saving. They decide, but never enter the score."""
+
 import io
 
 import numpy as np

@@ -4,6 +4,7 @@ Every network takes (n, s, s, 3) float32, RGB, 0-255, and holds its own normalis
 of weights files of the backbone, as `weights.load_files` takes them. A further network is one function and one line in
 ARCHITECTURES. Keras is imported on use.
 """
+
 import difflib
 import functools
 from collections.abc import Callable
@@ -82,8 +83,7 @@ def compact(image_size, weights, l2):
 
     if weights != "none":
         raise InputError(
-            f"--weights {weights}: expected none or a file for compact, which has no ImageNet weights; "
-            "use --weights none"
+            f"--weights {weights}: expected none or a file for compact, which has no ImageNet weights; use --weights none"
         )
     image = keras.Input((image_size, image_size, 3), name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1)(image)
@@ -202,6 +202,7 @@ class Architecture:
     has_stems: bool = False
     has_backbone: bool = True
     has_hidden_units: bool = False
+
 
 ARCHITECTURES = {
     "resnet101": Architecture(resnet101, has_stems=True),

@@ -1,4 +1,5 @@
 """Keras and its backends: importing it quietly, computing logits, recording versions."""
+
 import contextlib
 import os
 import sys
@@ -23,8 +24,7 @@ def import_keras():
             import keras
         except ModuleNotFoundError as error:
             raise InputError(
-                f"this needs the package {error.name}, which is not installed; "
-                f"run: pip install -r {BACKENDS[backend]}"
+                f"this needs the package {error.name}, which is not installed; run: pip install -r {BACKENDS[backend]}"
             ) from None
     import absl.logging
 

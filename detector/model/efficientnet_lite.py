@@ -4,8 +4,11 @@ Architecture: Tan and Le 2019 (arXiv 1905.11946), in the "Lite" variant of Tenso
 ReLU6 in place of swish. Middle layers tell generated images apart better than the last ones, and carry over better to other
 sources (docs/experiments_photos.md), so the network ends with the last block that is tapped.
 """
+
 import pickle
 import re
+import zipfile
+import zlib
 from collections import OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,7 +114,7 @@ def read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"no .npz: {error}") from None
 
 

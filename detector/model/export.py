@@ -5,6 +5,7 @@ each export is compared with Keras on 16 images. For a detector that ships:
 
     python -m detector.model.export models/NAME.h5 models/NAME
 """
+
 import atexit
 import contextlib
 import hashlib
@@ -268,8 +269,7 @@ def _to_flatbuffer(model):
         import tensorflow as tf
     except ModuleNotFoundError:
         raise InputError(
-            "exporting a detector needs TensorFlow, which is not installed; "
-            "run: pip install -r requirements.txt"
+            "exporting a detector needs TensorFlow, which is not installed; run: pip install -r requirements.txt"
         ) from None
     with linear_output(model), quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
         return tf.lite.TFLiteConverter.from_keras_model(model).convert()

@@ -24,6 +24,7 @@ Format 1 named 'preprocessing' 'fitting' and 'training_range' 'seen'; such files
 The dataset 'train_digests', (n, 8) uint8, holds the first bytes of the SHA-256 of each train image. It shows whether an image
 was trained on without the train images at hand.
 """
+
 import errno
 import json
 import os
@@ -110,8 +111,7 @@ def check_metadata(metadata, path):
     missing = [name for name in wanted if name not in metadata]
     if missing:
         raise InputError(
-            f"{path}: expected a detector's metadata, {', '.join(missing)} missing; "
-            "train it again with model_training.py"
+            f"{path}: expected a detector's metadata, {', '.join(missing)} missing; train it again with model_training.py"
         )
     if not _sound(metadata):
         raise InputError(
@@ -141,6 +141,7 @@ def _sound(metadata):
             and count(metadata["image_size"], MAX_IMAGE_SIZE)
             and number(metadata["temperature"], 1e-3, 1e3)
             and all(number(limits[name], 0, 2) for name in LIMITS)
+            and (not limits.get("groups") or all(number(limits["groups"][name]["worst_error"], 0, 1) for name in ("real", "fake")))
             and all(number(value, 0, 1e9) for name in ("shorter_side", "aspect") for value in extent[name])
             and len(extent["shorter_side"]) == len(extent["aspect"]) == 2
             and all(isinstance(metadata[name], str) for name in ("architecture", "trained_on"))
@@ -175,8 +176,7 @@ def read_metadata(path):
             is_model = "model_config" in file.attrs
     except OSError:
         raise InputError(
-            f"{path}: expected a whole HDF5 file, found a damaged or cut one; "
-            "get it again or train it again"
+            f"{path}: expected a whole HDF5 file, found a damaged or cut one; get it again or train it again"
         ) from None
     if text is None:
         came = "a Keras model without a detector's metadata" if is_model else "an HDF5 file that is no model"
@@ -220,8 +220,7 @@ def check_is_hdf5(path):
     with path.open("rb") as file:
         if path.suffix != ".h5" or file.read(8) != b"\x89HDF\r\n\x1a\n":
             raise InputError(
-                f"{path}: expected a model file (.h5), found another kind of file; "
-                "give the .h5 that model_training.py wrote"
+                f"{path}: expected a model file (.h5), found another kind of file; give the .h5 that model_training.py wrote"
             )
 
 
@@ -257,8 +256,7 @@ def _check_layers(config, path):
         foreign = config.get("registered_name") not in (None, name) or not (module == "keras" or module.startswith("keras."))
         if name is not None and (foreign or not isinstance(name, str) or name not in _LAYERS | _HELPERS):
             raise InputError(
-                f"{path}: expected only layers that this project uses, found {name!r}; "
-                "it could run code, so it is not loaded"
+                f"{path}: expected only layers that this project uses, found {name!r}; it could run code, so it is not loaded"
             )
         for part in config.values():
             _check_layers(part, path)

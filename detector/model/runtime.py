@@ -1,4 +1,5 @@
 """Detectors that score images: an exported LiteRT model on the CPU, and Keras on any backend, behind one Protocol."""
+
 import contextlib
 import os
 import queue

@@ -2,6 +2,7 @@
 
 The logit of an image is that of Fake: log P(Fake) - log P(Real), before calibration. All scores derive from it.
 """
+
 import numpy as np
 
 

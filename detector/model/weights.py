@@ -1,4 +1,5 @@
 """Weights from files: which kind a file is, and loading one file or the mean of several."""
+
 import json
 import warnings
 from pathlib import Path
@@ -123,8 +124,7 @@ def _weights_in(path, model):
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"--weights {path}: expected weights of {model.name}, found others ({reason}); "
-            "choose its own file"
+            f"--weights {path}: expected weights of {model.name}, found others ({reason}); choose its own file"
         ) from None
 
 

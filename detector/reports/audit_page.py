@@ -1,4 +1,5 @@
 """The HTML page of a data audit."""
+
 import functools
 import io
 import os

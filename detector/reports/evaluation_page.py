@@ -1,4 +1,5 @@
 """The report of evaluate.py as tables of text, for the terminal, and as one self-contained HTML page."""
+
 from pathlib import PurePath
 
 from detector.console import plural, printable

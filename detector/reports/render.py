@@ -3,6 +3,7 @@
 A page extends `base.html`, which holds the common style sheet. Everything that a template prints is escaped; control characters and
 undecodable bytes, which file names may hold, are shown as escape sequences.
 """
+
 import base64
 import functools
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Augmentation of training images, on the fly."""
+
 from dataclasses import dataclass
 
 import numpy as np

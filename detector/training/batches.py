@@ -1,4 +1,5 @@
 """Batches for `fit`. Imports Keras at once: import this module inside functions."""
+
 import os
 
 import cv2

@@ -1,4 +1,5 @@
 """Callbacks for `fit`. Imports Keras at once: import this module inside functions."""
+
 import contextlib
 import hashlib
 import json
@@ -127,6 +128,7 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
 
 class Interruption(keras.callbacks.Callback):
     """Ends training after the current step on Ctrl-C, which a library may swallow within a step. A second Ctrl-C ends at once."""
+
     asked = False
 
     @contextlib.contextmanager

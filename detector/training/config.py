@@ -1,4 +1,5 @@
 """Configuration of a training run: the command line, and the frozen dataclass that it is resolved to."""
+
 import argparse
 import dataclasses
 from dataclasses import dataclass
@@ -113,7 +114,6 @@ class TrainingConfig:
     def whole_images(self):
         """Whether images are decoded whole, since each epoch cuts other inputs out of them."""
         return self.preprocessing != "resize"
-
 
     @property
     def preprocessing_metadata(self):

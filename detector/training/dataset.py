@@ -2,6 +2,7 @@
 
 Both are kept in the data folder, in `.decoded/`, and reused until a file changes. That folder may be deleted at any time.
 """
+
 import contextlib
 import functools
 import hashlib

@@ -4,6 +4,7 @@
 checks that all processes train the same thing, and turns the loss of a process into one line. Nothing here is encrypted or
 authenticated: use it within a network whose machines trust one another.
 """
+
 import atexit
 import contextlib
 import hashlib

@@ -1,4 +1,5 @@
 """The history of a run: history.csv, its plots, and what is said about the end of training."""
+
 import csv
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """What a run reads: the images of train and validation, and the detectors that it starts from."""
+
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,7 @@ def make_datasets(config: TrainingConfig, data: RunData, group: ProcessGroup, de
 
     whole = config.whole_images  # then validation images are decoded and scored as the app does it, and not kept
     size, cached = None if whole else config.image_size, ["train"] if whole else list(data.splits)
-    images = {
-        name: DecodedImages(split, size, keep=name in cached and not config.no_cache) for name, split in data.splits.items()
-    }
+    images = {name: DecodedImages(split, size, keep=name in cached and not config.no_cache) for name, split in data.splits.items()}
     for decoded in images.values():
         _check_readable(decoded)
     print(_cache_summary([images[name] for name in cached], config))

@@ -1,4 +1,5 @@
 """The training loop: phases, callbacks, checkpoints and interruptions. Imports Keras at once: import it inside functions."""
+
 from typing import NamedTuple
 
 import keras
@@ -35,9 +36,7 @@ class Outcome(NamedTuple):
     interrupted: bool
 
 
-def run_phases(
-    model, train: ImageBatches, validation, config: TrainingConfig, fingerprint: str, group: ProcessGroup
-) -> Outcome:
+def run_phases(model, train: ImageBatches, validation, config: TrainingConfig, fingerprint: str, group: ProcessGroup) -> Outcome:
     """Train all phases, or continue an interrupted run from its checkpoint.
 
     Args:

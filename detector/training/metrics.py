@@ -1,4 +1,5 @@
 """Metrics for `fit`. Imports Keras at once: import this module inside functions."""
+
 import keras
 
 from detector.training.batches import IGNORED

@@ -1,4 +1,5 @@
 """Building the network of a run and compiling it for a phase."""
+
 import dataclasses
 
 from detector.console import InputError

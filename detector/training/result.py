@@ -1,4 +1,5 @@
 """The result of a run: validation logits, the model file's metadata, and the summary."""
+
 import numpy as np
 
 from detector.console import plural
@@ -38,9 +39,7 @@ def validation_logits(model, validation) -> tuple:
     return np.asarray(rows), logits
 
 
-def make_metadata(
-    config: TrainingConfig, data: RunData, sources: list, run: dict, temperature: float, thresholds: dict
-) -> dict:
+def make_metadata(config: TrainingConfig, data: RunData, sources: list, run: dict, temperature: float, thresholds: dict) -> dict:
     """Return the metadata that detector.model.file stores in the .h5.
 
     Args:

@@ -1,4 +1,5 @@
 """The phases of a run and their learning rates."""
+
 from dataclasses import dataclass
 
 from detector.training.config import TrainingConfig

@@ -4,6 +4,7 @@
 
 Uploads exist only while their request is answered: in memory up to 1 MB each, above that in an anonymous temporary file.
 """
+
 import io
 import sys
 from functools import partial

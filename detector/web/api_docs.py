@@ -1,7 +1,8 @@
 """Documentation of the REST API, written from its OpenAPI description.
 
-    python -m detector.web.api_docs docs/api.md
+python -m detector.web.api_docs docs/api.md
 """
+
 import sys
 from pathlib import Path
 

@@ -2,6 +2,7 @@
 
 Names and texts of files come from strangers: the templates escape everything and show control characters as escape sequences.
 """
+
 import base64
 import csv
 import functools

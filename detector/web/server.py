@@ -1,7 +1,8 @@
 """Server of the web page and its REST API: on this machine only unless told otherwise, without network access.
 
-    serve(Predictor(), "127.0.0.1", 7860)
+serve(Predictor(), "127.0.0.1", 7860)
 """
+
 import contextlib
 import errno
 import ipaddress

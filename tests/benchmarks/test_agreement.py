@@ -1,4 +1,5 @@
 """The benchmark that compares the scores of one file in all ways: its images, and that it tells a difference."""
+
 import math
 
 import pytest

@@ -1,4 +1,5 @@
 """The benchmark that kills stages: how it reaches the kills that it was asked for, and what it says where it does not."""
+
 import random
 import re
 

@@ -1,4 +1,5 @@
 """The results tables of the documentation."""
+
 import numpy as np
 
 from benchmarks import results

@@ -146,6 +146,19 @@ def test_equal_names_give_the_last(unpack, tmp_path):
         assert dict(result.skipped) == {DUPLICATES: ["a/x.jpg"]} and result.files_in.total() == 2
 
 
+def test_a_file_given_twice_to_gnu_tar_is_kept(unpack, tmp_path):
+    """GNU tar stores the second as a hard link to itself: `find photos | tar -cf a.tar -T -`."""
+    result, found = unpack(make_tar(tmp_path / "a.tar", ("a/x.jpg", b"x"), tar_entry("a/x.jpg", tarfile.LNKTYPE, "a/x.jpg")))
+    assert found == {"a/x.jpg": b"x"} and not result.damaged and result.files_in.total() == 1
+
+
+def test_a_sparse_file_is_refused(unpack, tmp_path):
+    info = tarfile.TarInfo("a/x.jpg")
+    info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40), "GNU.sparse.numblocks": "1"}
+    with pytest.raises(InputError, match=r"x\.jpg is a sparse file; pack the folder again, without --sparse"):
+        unpack(make_tar(tmp_path / "a.tar", (info, b"x"), form=tarfile.PAX_FORMAT))
+
+
 def test_links_devices_litter_and_hidden_files(unpack, tmp_path):
     zipped = make_zip(
         tmp_path / "a.zip", ("a/0.jpg", b"0"), ("a/.0.jpg", b"h"), ("a/._0.jpg", b"x"), unix_entry("a/l", 0o120777, b"/etc/passwd"),

@@ -1,4 +1,5 @@
 """Where the pairs stand: within a split, across splits, across labels."""
+
 from collections import Counter
 from itertools import combinations
 

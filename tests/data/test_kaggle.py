@@ -68,7 +68,6 @@ def kaggle(tmp_path, monkeypatch):
     server.server_close()
 
 
-
 def unpacked(contents, folder):
     """The files below a folder, without the record of where they come from."""
     found = contents(folder)
@@ -86,7 +85,7 @@ def test_kaggle(run, tmp_path, contents, kaggle):
     assert run(main, "kaggle:someone/fake-or-real", "--to", to) == (0, f"{to}/fake-or-real: unpacked before\n", "")
     assert [request for request, _, _ in kaggle.seen][2:] == ["GetDataset"]
     code, _, err = run(main, "kaggle:another/fake-or-real", "--to", to)
-    assert code == 1 and "does not come from this archive" in err
+    assert code == 1 and "was not unpacked from this archive" in err
 
 
 def test_kaggle_with_and_without_credentials(run, tmp_path, kaggle, monkeypatch):

@@ -1,4 +1,5 @@
 """File features, the classifier on them, and its interval."""
+
 import io
 
 import numpy as np

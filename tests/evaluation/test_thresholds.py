@@ -182,9 +182,7 @@ def test_calibration_from_a_table_of_scores_holds_in_every_tier(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text("label,source,tier,logit\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
     temperature, limits = thresholds.calibrate_from_scores(path)
-    by_tier = {
-        shift: thresholds.fit_group_thresholds(is_fake, p_fake_of(logits + shift, temperature), groups) for shift in (0, 1)
-    }
+    by_tier = {shift: thresholds.fit_group_thresholds(is_fake, p_fake_of(logits + shift, temperature), groups) for shift in (0, 1)}
     assert limits["fake"] == by_tier[1]["fake"] > by_tier[0]["fake"] and limits["real"] == by_tier[0]["real"] < by_tier[1]["real"]
     plain = p_fake_of(logits, temperature)
     found = rates(plain[~is_fake], limits["fake"], groups[~is_fake])
@@ -202,7 +200,23 @@ def test_calibration_from_a_table_of_scores_holds_in_every_tier(tmp_path):
 
 def test_a_table_that_holds_no_scores_is_one_line(tmp_path):
     path = tmp_path / "scores.csv"
-    for text in ("", "a,b\n1,2\n", "label,source,logit\nFake,a,x\n", "label,source,logit\nFake,a,1\n"):
+    both = "label,source,logit,tier\nFake,a,1,web\nReal,a,0,web\n"
+    for text in (
+        "",
+        "a,b\n1,2\n",
+        "label,source,logit\nFake,a,x\n",
+        "label,source,logit\nFake,a,1\n",
+        f"{both}Fake,a,1,hard\n",
+        f"{both}Real,a,nan,web\n",
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match=r"scores\.csv: expected "):
             thresholds.calibrate_from_scores(path)
+
+
+def test_a_certain_image_does_not_push_the_threshold_below_zero():
+    is_fake = np.array([True] * 30 + [False] * 30)
+    p_fake = np.where(is_fake, 0.9, 0.1)
+    p_fake[0] = 0.0  # one Fake image of 30 is certainly Real: the limit of 2 % lies beyond its score
+    limits = thresholds.fit_group_thresholds(is_fake, p_fake, ["a"] * 60, 0.02, 0.08)
+    assert 0 <= limits["real"] <= limits["fake"] <= 2

@@ -1,4 +1,5 @@
 """Metadata has no influence on whether a file is readable, and missing rows have."""
+
 import io
 import struct
 import zlib

@@ -1,4 +1,5 @@
 """Every bit depth, sample format, colour interpretation and palette that the formats have, against values computed here."""
+
 import io
 import struct
 import zlib
@@ -74,6 +75,13 @@ def test_png_grey(bits, transparent):
     if transparent:
         expected[values[..., 0] == value] = 255
     check(png(bits, 0, values, transparent=struct.pack(">H", value) if transparent else b""), expected)
+
+
+def test_png_grey_ignores_the_high_bits_of_the_transparent_value():
+    values = samples(2)
+    expected = grey(to_8_bit(values, 2))
+    expected[values[..., 0] == 3] = 255
+    check(png(2, 0, values, transparent=b"\xff\xff"), expected)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

@@ -1,4 +1,5 @@
 """The perceptual hash and the search for close hashes: exact against brute force, flat where everything is alike."""
+
 import io
 
 import numpy as np

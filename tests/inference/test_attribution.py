@@ -208,7 +208,7 @@ def test_of_views_the_maps_are_averaged_where_they_overlap(monkeypatch):
 def test_where_no_patch_was_cut_it_is_0():
     detector = Stub(lambda patch: 4.0, "patches", most=1)
     heat = attribution.explain(detector, picture(5, (100, 40)))
-    (top, left, side), = pixels.patch_boxes(40, 100, SIZE, 1)
+    ((top, left, side),) = pixels.patch_boxes(40, 100, SIZE, 1)
     covered = np.zeros((40, 100), bool)
     covered[top : top + side, left : left + side] = True
     assert np.allclose(heat[covered], 4) and (heat[~covered] == 0).all() and covered.sum() == SIZE**2

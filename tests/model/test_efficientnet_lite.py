@@ -109,3 +109,16 @@ def test_a_file_of_pytorch_cannot_bring_code(tmp_path):
     path.write_bytes(pickle.dumps(print) * 4)
     with pytest.raises(pickle.UnpicklingError, match=r"builtins\.print is not allowed"):
         efficientnet_lite.read_pth(path)
+
+
+@pytest.mark.parametrize("cut", ["half", "array"])
+def test_a_damaged_npz_is_one_line(cut, arrays, tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, **arrays)
+    if cut == "half":
+        path.write_bytes(path.read_bytes()[:5000])
+    else:
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match=r"no \.npz"):
+        efficientnet_lite.read_npz(path)

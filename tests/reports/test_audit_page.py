@@ -1,4 +1,5 @@
 """The audit's page: its pieces."""
+
 from PIL import Image
 
 from detector.reports import audit_page

@@ -1,4 +1,5 @@
 """The tables and sentences of an evaluation's report, and its page."""
+
 import numpy as np
 import pytest
 

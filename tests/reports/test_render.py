@@ -1,4 +1,5 @@
 """The frame of every report: escaping, one file, no missing values."""
+
 import jinja2
 import pytest
 

@@ -124,7 +124,7 @@ def results(processes):
 
 
 def test_a_process_that_never_comes_ends_the_others_with_one_line(start_members):
-    (code, err), = results(start_members("impatient", world_size=2))
+    ((code, err),) = results(start_members("impatient", world_size=2))
     assert code == 1 and re.fullmatch(r"error: process 0 of 2 waited 1\.5 s .*--process-id\n", err)
 
 

@@ -1,4 +1,5 @@
 """Chromium without a window, driven by the DevTools protocol over two pipes: no further package is needed."""
+
 import base64
 import contextlib
 import json

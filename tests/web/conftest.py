@@ -1,4 +1,5 @@
 """The application in this process, with the shipped detector of small images, and images to give to it."""
+
 import io
 import zlib
 

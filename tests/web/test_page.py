@@ -1,4 +1,5 @@
 """The page in Chromium, served from this process."""
+
 import base64
 import csv
 import io

@@ -75,7 +75,7 @@ def test_a_report_holds_what_identifies_an_image(predictor, tmp_path):
     assert html.count(hashlib.sha256(content).hexdigest()) == 3
     assert hashlib.sha256(predictor.detectors[0].path.read_bytes()).hexdigest() in html
     assert render.__version__ in html and "Fake from 25.0&nbsp;%" in html
-    assert "src=\"data:" in html and "http://" not in html and "https://" not in html
+    assert 'src="data:' in html and "http://" not in html and "https://" not in html
 
 
 def test_a_spreadsheet_shows_the_csv_and_runs_nothing(predictor):
