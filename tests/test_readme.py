@@ -52,7 +52,7 @@ def shell(command, folder):
 
 
 def test_the_pipeline_and_the_seed_recipe(project, trained):
-    page = "docs/walkthrough.md"
+    page = "docs/pipeline.md"
     lines = commands(page, "The pipeline") + commands(page, "Several data sets in one tree")
     assert len(lines) >= 12
     for line in lines:
