@@ -14,14 +14,14 @@ import json
 import os
 import re
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, describe_os_error, plural, printable, reason_line, stage, table
-from detector.data.archive import RECORD, Extraction, extract, kind_of
+from detector.console import HelpFormatter, InputError, describe_os_error, plural, reason_line, stage, table
+from detector.data.archive import RECORD, extract, kind_of
 from detector.data.kaggle import download_kaggle, place_downloaded
-from detector.data.tree import class_of, counts_table, is_data_set, split_of
-from detector.files import digest_of, folders_above, is_junk, lock, without_case
+from detector.data.tree import counts_table, find_layout
+from detector.files import digest_of, is_junk, lock, scan, without_case
 
 _SUFFIXES = re.compile(r"(\.(tar|zip|gz|bz2|xz|zst|tgz|tbz2?|txz|tzst))+$", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
@@ -70,7 +70,12 @@ def unpack(source, to, max_size):
     final = to / folder_name(source)
     try:
         downloaded = download_kaggle(source) if source.startswith("kaggle:") else None
-        record = {"source": os.path.basename(source), "identity": _identity(source, downloaded)}
+        if downloaded:
+            identity = "/".join(Path(downloaded).parts[-4:])  # with the version
+        else:
+            kind_of(source)  # refuses what is no archive
+            identity = digest_of(source)
+        record = {"source": os.path.basename(source), "identity": identity}
         if os.path.lexists(final):
             check_record(final, record)
             return final, None
@@ -88,40 +93,33 @@ def unpack(source, to, max_size):
         raise InputError(f"{source}: {error.filename}: {cure}") from None
 
 
-def _identity(source, downloaded):
-    if downloaded:
-        return "/".join(Path(downloaded).parts[-4:])  # with the version
-    kind_of(source)
-    return digest_of(source)
-
-
 def _extract_aside(source, final, max_size, record):
     """Extract into a hidden folder next to `final`, and rename it when it is complete."""
     aside = final.with_name(f".{final.name}.unfinished")
-    remove(aside)  # of a run that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
     try:
         aside.mkdir()
         result = (place_downloaded if os.path.isdir(source) else extract)(source, aside, max_size)
-        if not result.files_in.total():
+        if not result.files:
             raise InputError("; ".join(result.damaged) or "it holds no files")
         if result.damaged:
             final = final.with_name(f"{final.name}.partial")
             if os.path.lexists(final):
                 check_record(final, None)
-                remove(final)
-        record |= {"files": result.files_in.total(), "complete": not result.damaged}
+                shutil.rmtree(final)
+        record |= {"files": result.files, "complete": not result.damaged}
         (aside / RECORD).write_text(json.dumps(record) + "\n", "utf-8")
         os.rename(aside, final)
     finally:
-        remove(aside)
+        shutil.rmtree(aside, ignore_errors=True)
     return final, result
 
 
 def check_record(folder, record):
-    """Raise InputError unless the folder was unpacked from the archive of a record; None stands for any archive."""
+    """Raise InputError unless the folder was unpacked from the archive of a record; None stands for any damaged archive."""
     try:
         found = json.loads((folder / RECORD).read_text("utf-8"))
-        known = found["complete"] is (record is not None) and (record is None or found["identity"] == record["identity"])
+        known = not found["complete"] if record is None else found["complete"] and found["identity"] == record["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         known = False
     if not known:
@@ -130,54 +128,27 @@ def check_record(folder, record):
         )
 
 
-def remove(folder):
-    """Remove a folder with all that is in it, or a file, if it is there."""
-    if os.path.isdir(folder) and not os.path.islink(folder):
-        shutil.rmtree(folder)
-    else:
-        Path(folder).unlink(missing_ok=True)
-
-
 def report(folder, result):
-    """Return what was extracted and what was not, and the counts per split and class as far as the folders' names tell them."""
+    """Return what was extracted and what was not, and the files per split and class, or else per folder."""
     if result is None:
         return f"{folder}: unpacked before"
-    lines = [f"{folder}: {plural(result.files_in.total(), 'file')} extracted"]
+    lines = [f"{folder}: {plural(result.files, 'file')} extracted"]
     lines += [reason_line(reason, names) for reason, names in result.skipped.items()]
-    lines += [f"warning: {warning}" for warning in result.warnings]
-    return "\n".join(lines + count_tables(result.files_in))
+    try:
+        layout = find_layout(folder)
+    except InputError:  # named otherwise than data_split.py expects it
+        counts = Counter(path.split("/")[0] if "/" in path else "(top)" for path in scan(folder))
+        return "\n".join([*lines, table(sorted(counts.items()), ["folder", "files"])])
+    counts = Counter()
+    for split, classes in layout.items():
+        for label, folders in classes.items():
+            counts[split or "no split", label] = sum(1 for below in folders for _ in scan(below))
+    return "\n".join([*lines, counts_table(counts)])
 
 
-def count_tables(files_in):
-    """Return tables of the files of each split and class, as far as the folders' names tell them, and of the other folders.
-
-    Args:
-        files_in: {folder: files}, relative POSIX paths.
-    """
-    below = defaultdict(set)  # folder: names of the folders in it
-    for path in files_in:
-        for inner in [path, *folders_above(path)]:
-            folder, _, name = inner.rpartition("/")
-            below[folder].add(name)
-    known, other = Counter(), Counter()
-    for path, files in files_in.items():
-        outwards = [path, *folders_above(path)]
-        names = [folder.rpartition("/")[2] for folder in reversed(outwards) if not is_data_set(below[folder])]
-        label = next(filter(None, map(class_of, names)), None)
-        split = next(filter(None, map(split_of, path.split("/"))), None)
-        if label:
-            known[split or "no split", label] += files
-        else:
-            other[path.split("/")[0] or "(top)"] += files
-    tables = [counts_table(known)] if known else []
-    return tables + ([table(sorted(other.items()), ["other folders" if known else "folder", "files"])] if other else [])
-
-
-def describe_damage(source, folder, result: Extraction):
+def describe_damage(source, folder, damaged):
     """Return the line of an error about a damaged archive."""
-    shown = ", ".join(map(printable, result.damaged[:3])) + (", ..." if len(result.damaged) > 3 else "")
-    what = plural(len(result.damaged), "damaged entry")
-    return f"{source}: {what}: {shown}; get the archive again. What was readable is in {folder}"
+    return f"{source}: {reason_line('damaged', damaged, 'entry')}; get the archive again. What was readable is in {folder}"
 
 
 @stage
@@ -193,17 +164,15 @@ def main(argv=None):
     for source in args.sources:
         try:
             folder, result = unpack(source, args.to, args.max_size)
+            print(report(folder, result), flush=True)
+            if result and result.damaged:
+                failures.append(describe_damage(source, folder, result.damaged))
         except InputError as error:
             failures.append(str(error))
-            continue
         except OSError as error:
             failures.append(describe_os_error(error))
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 break  # the next one would meet the same
-            continue
-        print(report(folder, result), flush=True)
-        if result and result.damaged:
-            failures.append(describe_damage(source, folder, result))
     if failures:
         raise InputError("; ".join(failures))
 

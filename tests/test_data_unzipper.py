@@ -1,18 +1,14 @@
 import io
 import json
 import os
-import subprocess
-import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from data_unzipper import main, parse_size
 from detector.data.archive import RECORD
 
-ROOT = Path(__file__).parent.parent
 TREE = {f"{split}/{name}/{i}.jpg": b"\xff\xd8\xff" + f"{split} {name} {i}".encode() * (i * 40 + 1)
         for split in ("train", "test") for name in ("FAKE", "REAL") for i in range(8)}  # fmt: skip
 COUNTS = (
@@ -63,19 +59,12 @@ def test_several_archives_recognised_by_content(run, tmp_path, unpacked):
     code, out, err = run(main, one, none, two, "--to", tmp_path / "raw")
     assert out == (
         f"{tmp_path}/raw/one: 3 files extracted\n"
-        "          Fake  Real  total\nno split     1     1      2\n"
-        "other folders  files\nnotes              1\n"
+        "folder  files\nai          1\nhuman       1\nnotes       1\n"
         f"{tmp_path}/raw/two: 1 file extracted\n"
         "folder  files\n(top)       1\n"
     )
     assert code == 1 and err.startswith(f"error: {none}: expected a zip or a tar") and err.count("\n") == 1
     assert set(unpacked(tmp_path / "raw")) == {"one/ai/a.png", "one/human/b.png", "one/notes/x.txt", "two/a.png"}
-
-
-def test_a_top_folder_with_the_name_of_a_class(run, tmp_path):
-    names = [f"photos/{split}/{name}/sd/{i}.jpg" for split in ("train", "test") for name in ("fake", "real") for i in range(8)]
-    code, out, _ = run(main, make_zip(tmp_path / "set.zip", dict.fromkeys(names, b"x")), "--to", tmp_path / "raw")
-    assert (code, out) == (0, f"{tmp_path}/raw/set: 32 files extracted\n{COUNTS}")
 
 
 def test_what_is_no_archive(run, tmp_path):
@@ -99,20 +88,15 @@ def test_what_is_left_out_is_reported(run, tmp_path, unpacked):
         assert unpacked(tmp_path / "raw" / path.stem) == TREE
 
 
-@pytest.mark.parametrize("name", ["../x.jpg", "/tmp/x.jpg", "train/FAKE/0.jpg/x"])
-def test_a_refused_archive_leaves_nothing(run, tmp_path, name):
+@pytest.mark.parametrize(("name", "reason"), [
+    ("../x.jpg", "'..'"), ("/tmp/x.jpg", "absolute path"), ("train/FAKE/0.jpg/x", "both a file and a folder"),
+    *[(name, "longer than this disk takes") for name in ("x" * 300, "x" * 300 + "/0.jpg") if os.name != "nt"],
+])  # fmt: skip
+def test_a_refused_archive_leaves_nothing(run, tmp_path, name, reason):
     for path in (make_tar(tmp_path / "set.tar", TREE | {name: b"x"}), make_zip(tmp_path / "set.zip", TREE | {name: b"x"})):
         code, out, err = run(main, path, "--to", tmp_path / "raw")
-        assert (code, out, os.listdir(tmp_path / "raw")) == (1, "", []) and err.startswith(f"error: {path}: ")
+        assert (code, out, os.listdir(tmp_path / "raw")) == (1, "", []) and err.startswith(f"error: {path}: ") and reason in err
     assert not (tmp_path / "x.jpg").exists()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows answers otherwise")
-@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/0.jpg"])
-def test_a_name_too_long_for_the_disk(run, tmp_path, name):
-    for path in (make_tar(tmp_path / "set.tar", TREE | {name: b"x"}), make_zip(tmp_path / "set.zip", TREE | {name: b"x"})):
-        code, out, err = run(main, path, "--to", tmp_path / "raw")
-        assert (code, out, os.listdir(tmp_path / "raw")) == (1, "", []) and "longer than this disk takes" in err
 
 
 def test_a_damaged_archive_gives_a_partial_folder(run, tmp_path, unpacked):
@@ -122,7 +106,7 @@ def test_a_damaged_archive_gives_a_partial_folder(run, tmp_path, unpacked):
     for _ in range(2):  # a partial folder of ours is replaced
         code, out, err = run(main, path, "--to", tmp_path / "raw")
         assert code == 1 and out.startswith(f"{tmp_path}/raw/set.partial: 15 files extracted\n")
-        assert err.startswith(f"error: {path}: 1 damaged entry: ") and err.endswith(f"{tmp_path}/raw/set.partial\n")
+        assert err.startswith(f"error: {path}: damaged: 1 entry (the archive: ") and err.endswith(f"{tmp_path}/raw/set.partial\n")
     assert unpacked(tmp_path / "raw/set.partial") == dict(list(TREE.items())[:15])
     path.write_bytes(whole)
     assert run(main, path, "--to", tmp_path / "raw")[0] == 0
@@ -130,9 +114,6 @@ def test_a_damaged_archive_gives_a_partial_folder(run, tmp_path, unpacked):
     (tmp_path / "raw/set.partial" / RECORD).unlink()
     path = make_zip(tmp_path / "set.zip", TREE, zipfile.ZIP_STORED)
     path.write_bytes(path.read_bytes().replace(b"train FAKE 3", b"train FAKE X", 1))
-    code, out, err = run(main, path, "--to", tmp_path / "new")
-    assert (code, out.splitlines()[0]) == (1, f"{tmp_path}/new/set.partial: 31 files extracted")
-    assert err.startswith(f"error: {path}: 1 damaged entry: train/FAKE/3.jpg; ")
     (tmp_path / "raw/set").rename(tmp_path / "away")
     code, _, err = run(main, path, "--to", tmp_path / "raw")  # somebody else's folder of that name stays
     assert code == 1 and f"{tmp_path}/raw/set.partial is there" in err
@@ -175,15 +156,6 @@ def test_killed_three_times(tmp_path, unpacked, kill_three_times):
     path = make_zip(tmp_path / "set.zip", TREE)
     assert kill_three_times("data_unzipper.py", [path, "--to", tmp_path / "raw"], [path, "--to", tmp_path / "whole"]) == 0
     assert unpacked(tmp_path / "raw") == unpacked(tmp_path / "whole") == {f"set/{key}": value for key, value in TREE.items()}
-
-
-def test_as_from_the_shell(tmp_path):
-    path = make_zip(tmp_path / "set.zip", TREE)
-    command = [sys.executable, str(ROOT / "data_unzipper.py"), str(path), "--to", str(tmp_path / "raw")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    heavy = "import sys, data_unzipper; print([m for m in ('numpy', 'PIL', 'tqdm', 'tensorflow', 'kagglehub') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"
 
 
 def test_sizes_on_the_command_line(run, tmp_path):

@@ -1,22 +1,24 @@
 """Safe extraction of zip and tar archives: names checked, bombs refused, litter left out, damage survived."""
 
+import bz2
 import contextlib
-import functools
-import io
+import gzip
+import lzma
+import mmap
 import os
 import re
 import stat
 import struct
-import sys
 import tarfile
-import tempfile
+import zipfile
 import zlib
-from collections import Counter, defaultdict, namedtuple
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 from detector.console import InputError, printable, progress, show_size
-from detector.files import folders_above, is_junk, without_case
+from detector.data.placing import place
+from detector.files import folders_above, is_junk
 
 MAX_RATIO = 1000  # an archive of images hardly shrinks at all; deflate cannot exceed 1032:1, so more than this is an attack
 RATIO_FLOOR = 64 << 20  # bytes; below this size no ratio does harm
@@ -25,8 +27,8 @@ MAX_EXTENDED_HEADER = 1 << 20  # bytes of a long name or a pax header in a tar
 WRITE_AT_ONCE = 8 << 20  # bytes; a zip entry up to this size is held in memory and written with one call
 PIECE = 1 << 18  # bytes read at a time of anything larger
 ENTRIES_PER_TASK = 256  # zip entries that a thread takes at a time
-NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 MAGIC = {b"PK\x03\x04": "zip", b"\x1f\x8b": "tar.gz", b"BZh": "tar.bz2", b"\xfd7zXZ\0": "tar.xz", b"\x28\xb5\x2f\xfd": "tar.zst"}
+_DAMAGE = (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)
 _EXTENDED_TYPES = (b"x", b"g", b"X", b"L", b"K")
 _REFUSED_BY_WINDOWS = re.compile(r'[<>:"|?*\\\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)', re.IGNORECASE)
 _DOUBLE_BYTE = ("cp932", "gbk", "big5", "cp949")  # in these a backslash may be the second byte of a character
@@ -38,27 +40,19 @@ SPECIAL = "devices and pipes"
 DUPLICATES = "stored more than once (the last copy was kept)"
 HIDDEN = "hidden files (extracted, but no stage reads them)"
 
-ZipEntry = namedtuple("ZipEntry", "path size offset packed crc method")
-
-
-class Damaged(Exception):
-    """The archive, or one entry of it, is damaged. The message says how."""
-
 
 @dataclass
 class Extraction:
     """What came out of an archive."""
 
-    files_in: Counter = field(default_factory=Counter)  # folder: files
+    files: int = 0
     skipped: dict = field(default_factory=lambda: defaultdict(list))  # reason: names
-    damaged: list = field(default_factory=list)  # names of damaged entries, or what is wrong with the archive
-    warnings: list = field(default_factory=list)
+    damaged: list = field(default_factory=list)  # damaged entries with the reason, or what is wrong with the archive
 
     def count(self, path):
         """Count one extracted file."""
-        folder, _, name = path.rpartition("/")
-        self.files_in[folder] += 1
-        if name.startswith("."):
+        self.files += 1
+        if path.rpartition("/")[2].startswith("."):
             self.skipped[HIDDEN].append(path)
 
 
@@ -72,8 +66,6 @@ def kind_of(archive):
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
             return kind
-    import zipfile
-
     if zipfile.is_zipfile(archive):  # empty, or with something in front of it, such as a self-extracting archive
         return "zip"
     if os.path.getsize(archive) and tarfile.is_tarfile(archive):
@@ -92,9 +84,13 @@ def extract(archive, root, max_size):
         OSError: a file cannot be written.
     """
     kind = kind_of(archive)
-    if kind == "zip":
-        return extract_zip(archive, root, max_size)
-    return extract_tar(archive, kind.partition(".")[2], root, max_size)
+    try:
+        if kind == "zip":
+            return extract_zip(archive, root, max_size)
+        return extract_tar(archive, kind.partition(".")[2], root, max_size)
+    except (FileExistsError, NotADirectoryError) as error:
+        name = printable(os.path.relpath(error.filename, root))
+        raise InputError(f"{name} is both a file and a folder, or on this disk the same name as another entry's") from None
 
 
 def check_size(unpacked, archive_size, max_size):
@@ -105,14 +101,6 @@ def check_size(unpacked, archive_size, max_size):
         raise InputError(f"it unpacks to more than {MAX_RATIO:,} times its size: it looks like a bomb, not like images")
 
 
-def byte_bar(total):
-    """Return a progress bar in bytes. Off a terminal it does nothing, which saves importing tqdm."""
-    if sys.stderr.isatty():
-        return progress(None, total=total, unit="B", unit_scale=True)
-    return contextlib.nullcontext(SimpleNamespace(n=0, update=lambda _: None))
-
-
-# --- names -------------------------------------------------------------------------------------------------------------
 def safe_path(name, windows=os.name == "nt"):
     """Return an entry's name as a clean relative POSIX path, '' for the top folder.
 
@@ -123,7 +111,7 @@ def safe_path(name, windows=os.name == "nt"):
         raise InputError(f"the entry {printable(name)[:60]} ... lies {len(parts):,} folders deep; at most {MAX_DEPTH} are unpacked")
     if name.startswith(("/", "\\")) or (parts and re.fullmatch("[A-Za-z]:", parts[0])):
         raise InputError(f"the entry {printable(name)} has an absolute path")
-    if ".." in name and ".." in re.split(r"[/\\]", name):
+    if ".." in re.split(r"[/\\]", name):
         raise InputError(f"the entry {printable(name)} leads out of its folder by '..'")
     if "\0" in name:
         raise InputError(f"the entry {printable(name)} has a zero byte in its name")
@@ -137,109 +125,71 @@ def in_litter(path):
     return any(map(is_junk, path.split("/")))
 
 
-def checked_path(name):
-    """Return (`safe_path` of a name, whether it is in litter); folders are remembered, as most names differ in the file only."""
-    folder, _, base = name.rpartition("/")
-    if os.name == "nt" or base in ("", ".", "..") or not folder or "\\" in base or "\0" in base:
-        path = safe_path(name)
-        return path, in_litter(path)
-    inside, litter = _checked_folder(folder)
-    return f"{inside}/{base}" if inside else base, litter or is_junk(base)
-
-
-@functools.lru_cache(maxsize=1024)
-def _checked_folder(name):
-    path = safe_path(name)
-    return path, in_litter(path)
-
-
-class Names:
-    """The paths of the files of an archive: which repeat, and which cannot be in one folder."""
-
-    def __init__(self):
-        self._files, self._folders = set(), set()
-        self._spelled = {}  # path, case ignored: path
-
-    def add(self, path):
-        """Add a file. Returns None, or an earlier path that equals it if case is ignored: itself, if that was added before.
-
-        Raises InputError if the path is used both for a file and for a folder.
-        """
-        if path.rpartition("/")[0] not in self._folders:
-            for folder in folders_above(path):
-                if folder in self._files:
-                    raise InputError(f"{printable(folder)} is both a file and a folder")
-                self._folders.add(folder)
-        if path in self._folders:
-            raise InputError(f"{printable(path)} is both a file and a folder")
-        if path in self._files:
-            return path
-        self._files.add(path)
-        other = self._spelled.setdefault(without_case(path), path)
-        return None if other == path else other
-
-
-def check_disk_holds_both(folder, one, other):
-    """Raise InputError if the disk takes two paths that differ only by case, or by Unicode composition, for one."""
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        here = [os.path.join(scratch, path.replace("/", "_")[-100:]) for path in (one, other)]
-        open(here[0], "x").close()
-        if os.path.lexists(here[1]):
-            raise InputError(f"{printable(one)} and {printable(other)} are the same name on this disk; unpack it on another disk")
+def _write(path, pieces):
+    """Write a new file from pieces of bytes; if that fails, none of it stays. Raises FileExistsError if there is one."""
+    try:
+        with open(path, "xb") as file:
+            file.writelines(pieces)
+    except FileExistsError:
+        raise
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, path) from None  # the system names no file if the disk is full
+        raise
 
 
 # --- zip ---------------------------------------------------------------------------------------------------------------
 def extract_zip(archive, root, max_size):
     """Extract a zip into the folder `root`, in threads; returns and raises as `extract`."""
     result = Extraction()
-    entries, folders, clashes = read_directory(archive, result)
-    archive_size = os.path.getsize(archive)
-    check_size(sum(entry.size for entry in entries), archive_size, max_size)
-    for one, other in clashes:
-        check_disk_holds_both(root, one, other)
-    for folder in folders:
-        os.makedirs(os.path.join(root, folder), exist_ok=True)
-    # Threads, not processes: nearly all of the time is spent in system calls and in zlib, which release the interpreter lock
-    chunks = [entries[start : start + ENTRIES_PER_TASK] for start in range(0, len(entries), ENTRIES_PER_TASK)]
-    with byte_bar(archive_size) as bar:
-        for chunk, problems in _in_threads(lambda chunk: _extract_entries(archive, chunk, root), chunks):
-            for entry, problem in zip(chunk, problems, strict=True):
-                if problem:
-                    result.damaged.append(entry.path)
-                else:
-                    result.count(entry.path)
-            bar.update(sum(entry.packed for entry in chunk))
+    try:
+        opened = zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error) as error:
+        raise InputError(f"a zip whose directory cannot be read ({error}): cut short or damaged; get the archive again") from None
+    with opened, open(archive, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        entries, folders = check_entries(opened.infolist(), result)
+        check_size(sum(info.file_size for _, info in entries), len(content), max_size)
+        for folder in folders:
+            os.makedirs(os.path.join(root, folder), exist_ok=True)
+
+        def extract_some(some):
+            return [_extract_entry(opened, content, info, f"{root}/{path}") for path, info in some]
+
+        # Threads, not processes: nearly all of the time is spent in system calls and in zlib, which release the interpreter lock
+        chunks = [entries[start : start + ENTRIES_PER_TASK] for start in range(0, len(entries), ENTRIES_PER_TASK)]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            done = progress(pool.map(extract_some, chunks), total=len(chunks), unit=f"{ENTRIES_PER_TASK} files")
+            for chunk, problems in zip(chunks, done, strict=True):
+                for (path, _), problem in zip(chunk, problems, strict=True):
+                    if problem:
+                        result.damaged.append(f"{path} ({problem})")
+                    else:
+                        result.count(path)
     return result
 
 
-def read_directory(archive, result):
-    """Read the directory of a zip and check every name in it.
+def check_entries(infos, result):
+    """Check the name and kind of every entry of a zip.
 
     Args:
-        archive: path.
+        infos: list of ZipInfo.
         result: Extraction that what is left out is added to.
 
     Returns:
-        (list of ZipEntry, list of folders, list of pairs of paths that differ only by case)
+        ([(path, ZipInfo)] of the files, of several with one name the last, [folders])
 
     Raises:
-        InputError: an entry must not be unpacked, or the directory cannot be read.
+        InputError: an entry must not be unpacked.
     """
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(archive) as file:
-            infos = file.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error) as error:
-        raise InputError(f"a zip whose directory cannot be read ({error}): cut short or damaged; get the archive again") from None
-    supported = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
     entries, folders = {}, set()
     for info, name in zip(infos, decode_names(infos), strict=True):
         kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
-        path, litter = checked_path(name)
+        path = safe_path(name)
         if info.flag_bits & 0x41:
             raise InputError(f"the entry {printable(name)} is encrypted; unpack the archive with its password")
-        if litter:
+        if in_litter(path):
             result.skipped[JUNK].append(path)
         elif name.endswith("/") or kind == stat.S_IFDIR or (not kind and info.external_attr & 0x10 and not info.file_size):
             folders.add(path)
@@ -249,50 +199,31 @@ def read_directory(archive, result):
             result.skipped[SPECIAL].append(path)
         elif not path:
             raise InputError(f"the entry {printable(name)} is a file without a name")
-        elif info.compress_type not in supported:
-            method = zipfile.compressor_names.get(info.compress_type, "unknown")
-            result.damaged.append(f"{path} (compressed by method {info.compress_type}, {method})")
         else:
             if path in entries:
                 result.skipped[DUPLICATES].append(path)
-            facts = info.file_size, info.header_offset, info.compress_size, info.CRC, info.compress_type
-            entries[path] = ZipEntry(path, *facts)
-    return _check_together(entries, folders)
-
-
-def _check_together(entries, folders):
-    """Return (entries, folders, clashes); an empty file whose name is that of a folder is an odd entry for the folder."""
+            entries[path] = info
     for folder in {path.rpartition("/")[0] for path in entries} - {""}:
         folders.update([folder, *folders_above(folder)])
-    names, clashes, kept = Names(), [], []
-    for entry in entries.values():
-        if entry.path in folders and not entry.size:
-            continue
-        if entry.path in folders:
-            raise InputError(f"{printable(entry.path)} is both a file and a folder")
-        other = names.add(entry.path)
-        clashes += [(other, entry.path)] if other else []
-        kept.append(entry)
-    return kept, sorted(folders), clashes
+    # an empty file whose name is that of a folder is an odd entry for the folder
+    return [(path, info) for path, info in entries.items() if info.file_size or path not in folders], sorted(folders)
 
 
 def decode_names(infos):
     """Return the names of zip entries with '/' between folders.
 
-    Without the UTF-8 flag the encoding of a name is unknown: the Info-ZIP Unicode field decides, then valid UTF-8. Otherwise the
-    name is in a code page: the standard one (437), unless there is a backslash in it and a double-byte code page reads it as
-    a part of a character. A backslash separates folders only in archives that have no '/' at all.
+    Without the UTF-8 flag the encoding of a name is unknown: valid UTF-8 is taken for that. Otherwise the name is in a code page:
+    the standard one (437), unless there is a backslash in it and a double-byte code page reads it as a part of a character. A
+    backslash separates folders only in archives that have no '/' at all.
     """
-    names, undecoded = [], {}
-    for info in infos:
-        name = info.orig_filename
-        if not info.flag_bits & 0x800 and not (name.isascii() and not info.extra):
-            raw = name.encode("cp437")  # as zipfile has decoded it
+    names, undecoded = [info.orig_filename for info in infos], {}
+    for index, info in enumerate(infos):
+        if not info.flag_bits & 0x800 and not info.orig_filename.isascii():
+            raw = info.orig_filename.encode("cp437")  # as zipfile has decoded it
             try:
-                name = _unicode_field(info.extra, raw) or raw.decode()
+                names[index] = raw.decode()
             except UnicodeDecodeError:
-                undecoded[len(names)] = raw
-        names.append(name)
+                undecoded[index] = raw
     if any(b"\\" in raw for raw in undecoded.values()):
         for encoding in _DOUBLE_BYTE:
             with contextlib.suppress(UnicodeDecodeError):
@@ -305,113 +236,45 @@ def decode_names(infos):
     return [name.replace("\\", "/") for name in names]
 
 
-def _unicode_field(extra, raw):
-    """Return the name in an Info-ZIP Unicode Path field (0x7075), which counts only if it belongs to the raw name; else None."""
-    while len(extra) >= 4:
-        kind, size = struct.unpack_from("<HH", extra)
-        content, extra = extra[4 : 4 + size], extra[4 + size :]
-        if kind == 0x7075 and content[:5] == struct.pack("<BI", 1, zlib.crc32(raw)):
-            return content[5:].decode()
+def _extract_entry(opened, content, info, path):
+    """Write one entry of a zip to `path`; return None, or what is wrong with it."""
+    try:
+        if info.file_size <= WRITE_AT_ONCE and info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            _write(path, [whole_entry(content, info)])
+        else:
+            with opened.open(info) as source:
+                _write(path, iter(lambda: source.read(PIECE), b""))
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        return error
     return None
 
 
-def _in_threads(work, chunks):
-    """Yield (chunk, work(chunk)) in order, with a thread for each core; a failure cancels what has not begun."""
-    from concurrent.futures import ThreadPoolExecutor
+def whole_entry(archive, info):
+    """Return the checked content of a stored or deflated entry of an archive, given as bytes; raise BadZipFile or zlib.error.
 
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        yield from zip(chunks, pool.map(work, chunks), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _extract_entries(archive, entries, root):
-    """Extract some entries of a zip; return for each of them None, or what is wrong with it."""
-    import mmap
-
-    problems = []
-    with open(archive, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for entry in entries:
-            try:
-                if entry.size <= WRITE_AT_ONCE and entry.method in (0, 8):
-                    _write(f"{root}/{entry.path}", [whole_entry(content, entry)])
-                else:
-                    file.seek(content_start(content, entry))
-                    _write(f"{root}/{entry.path}", entry_pieces(file, entry))
-                problems.append(None)
-            except Damaged as error:
-                problems.append(str(error))
-    return problems
-
-
-def _write(path, pieces):
-    """Write a new file from pieces of bytes; if that fails, none of it stays. (`open` would take twice as long.)"""
-    handle = os.open(path, NEW_FILE, 0o666)
-    try:
-        try:
-            for piece in pieces:
-                while len(piece):
-                    piece = piece[os.write(handle, piece) :]
-        finally:
-            os.close(handle)
-    except BaseException as error:
-        os.unlink(path)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, path) from None  # the system names no file if the disk is full
-        raise
-
-
-def content_start(archive, entry):
-    """Return where an entry's content starts: after its local header, whose length the directory does not tell."""
-    if archive[entry.offset : entry.offset + 4] != b"PK\x03\x04" or entry.offset + 30 > len(archive):
-        raise Damaged("no header at the place that the directory gives")
-    name, extra = struct.unpack_from("<HH", archive, entry.offset + 26)
-    return entry.offset + 30 + name + extra
-
-
-def whole_entry(archive, entry):
-    """Return the checked content of a stored or deflated entry; raise Damaged.
-
-    Not by zipfile: for images of a few kilobytes, opening an entry there takes longer than unpacking it.
+    Not by ZipFile.open: for images of a few kilobytes, opening an entry there takes longer than unpacking it.
     """
-    start = content_start(archive, entry)
-    content = archive[start : start + entry.packed]
-    if entry.method == 8:
-        try:
-            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, entry.size + 1)  # one byte too many is enough to know
-        except zlib.error as error:
-            raise Damaged(str(error)) from None
-    if len(content) != entry.size or zlib.crc32(content) != entry.crc:
-        raise Damaged("size or CRC-32 do not agree")
+    at = info.header_offset
+    if archive[at : at + 4] != b"PK\x03\x04" or at + 30 > len(archive):
+        raise zipfile.BadZipFile("no header at the place that the directory gives")
+    start = at + 30 + sum(struct.unpack_from("<HH", archive, at + 26))  # behind a name and an extra field
+    content = archive[start : start + info.compress_size]
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        content = unpacker.decompress(content, info.file_size + 1)  # one byte too many is enough to know
+    if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
+        raise zipfile.BadZipFile("size or CRC-32 do not agree")
     return content
-
-
-def entry_pieces(file, entry):
-    """Yield the content of an entry from a file positioned at its start, never more than the declared size; raise Damaged."""
-    import lzma
-    import zipfile
-
-    info = zipfile.ZipInfo(entry.path)
-    info.compress_type, info.CRC, info.file_size, info.compress_size = entry.method, entry.crc, entry.size, entry.packed
-    left = entry.size
-    try:
-        with zipfile.ZipExtFile(file, "r", info) as content:
-            while piece := content.read(PIECE):
-                left -= len(piece)
-                yield piece
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, lzma.LZMAError) as error:
-        raise Damaged(str(error)) from None
-    if left:
-        raise Damaged("shorter than declared")
 
 
 # --- tar ---------------------------------------------------------------------------------------------------------------
 def extract_tar(archive, packing, root, max_size):
     """Extract a tar, packed as '', 'gz', 'bz2', 'xz' or 'zst', into the folder `root`; returns and raises as `extract`."""
-    result, names = Extraction(), Names()
+    result, seen = Extraction(), set()
     archive_size = os.path.getsize(archive)
-    with open(archive, "rb") as file, byte_bar(archive_size) as bar:
+    with open(archive, "rb") as file, progress(None, total=archive_size, unit="B", unit_scale=True) as bar:
         stream = TarStream(file, packing)
         try:
             # read as a stream: what a decompressor has returned is used before it may fail
@@ -419,83 +282,52 @@ def extract_tar(archive, packing, root, max_size):
                 while member := tar.next():
                     tar.members.clear()  # else memory would grow with the archive
                     check_size(max(stream.size, tar.offset), archive_size, max_size)
-                    _extract_member(tar, member, root, names, result)
+                    _extract_member(tar, member, root, seen, result)
                     bar.update(file.tell() - bar.n)
             stream.drain()
-        except (Damaged, tarfile.ReadError, tarfile.StreamError) as error:
-            result.damaged.append(f"the archive: {stream.error or error}")
-            return result
+        except (tarfile.ReadError, tarfile.StreamError) as error:
+            stream.error = stream.error or error
     if stream.error:
         result.damaged.append(f"the archive: {stream.error}")
-    result.warnings += stream.warnings
     return result
 
 
-def _extract_member(tar, member, root, names, result):
-    path, litter = checked_path(member.name)
+def _extract_member(tar, member, root, seen, result):
+    path = safe_path(member.name)
+    target = os.path.join(root, path)
     if member.type in (b"V", b"D"):  # a volume label; the list of a folder in an incremental backup
         return
-    if litter:
+    if in_litter(path):
         result.skipped[JUNK].append(path)
     elif member.isdir():
-        os.makedirs(os.path.join(root, path), exist_ok=True)
+        os.makedirs(target, exist_ok=True)
     elif member.issym():
         result.skipped[LINKS].append(path)
     elif not path:
         raise InputError(f"the entry {printable(member.name)} is a file without a name")
     elif member.issparse():  # its declared size is not the size of what the archive stores
         raise InputError(f"the entry {printable(member.name)} is a sparse file; pack the folder again, without --sparse")
-    elif member.islnk() and safe_path(member.linkname) == path and os.path.isfile(os.path.join(root, path)):
+    elif member.islnk() and safe_path(member.linkname) == path and path in seen:
         return  # GNU tar writes a file that it was given twice as a hard link to itself
     elif member.islnk() or member.isfile():
-        _make_way(path, root, names, result)
-        if member.islnk():
-            _extract_hard_link(member, path, root, result)
+        if path in seen:  # of several files of one name the last one counts
+            os.unlink(target)  # not overwritten, as it may have a second name
+            result.files -= 1
+            result.skipped[DUPLICATES].append(path)
+            seen.remove(path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if member.isfile():
+            source = tar.extractfile(member)
+            _write(target, iter(lambda: source.read(PIECE), b""))
+        elif safe_path(member.linkname) in seen:
+            place(os.path.join(root, safe_path(member.linkname)), target, "hardlink")
         else:
-            _extract_file(tar, member, path, root, result)
+            result.damaged.append(f"{path} (a second name for {printable(member.linkname)}, which is missing)")
+            return
+        seen.add(path)
+        result.count(path)
     else:
         result.skipped[SPECIAL].append(path)
-
-
-def _make_way(path, root, names, result):
-    """Check the name of a file, and remove an earlier file of that name: of several the last one counts."""
-    other = names.add(path)
-    if other == path:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(root, path))  # not overwritten, as it may have a second name
-            result.files_in[path.rpartition("/")[0]] -= 1
-        result.skipped[DUPLICATES].append(path)
-    elif other:
-        check_disk_holds_both(root, other, path)
-
-
-def _extract_file(tar, member, path, root, result):
-    try:
-        member.name = path
-        tar.extract(member, root, set_attrs=False, filter="data")
-    except tarfile.FilterError as error:
-        raise InputError(f"the entry {printable(member.name)} must not be unpacked: {error}") from None
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(os.path.join(root, path))
-        if isinstance(error, OSError) and error.errno is not None and not error.filename:
-            raise OSError(error.errno, error.strerror, os.path.join(root, path)) from None
-        if isinstance(error, tarfile.ReadError):
-            raise Damaged(f"it ends early, in {printable(path)}") from None
-        raise
-    result.count(path)
-
-
-def _extract_hard_link(member, path, root, result):
-    """Give an extracted file its second name, or a copy of it if the disk has no hard links."""
-    from detector.data.placing import place
-
-    source = os.path.join(root, safe_path(member.linkname))
-    if not os.path.isfile(source):
-        result.damaged.append(f"{path} (a second name for {printable(member.linkname)}, which is missing)")
-        return
-    place(source, os.path.join(root, path), "hardlink")
-    result.count(path)
 
 
 class _TarInfo(tarfile.TarInfo):
@@ -505,24 +337,19 @@ class _TarInfo(tarfile.TarInfo):
     def frombuf(cls, buf, encoding, errors):
         header = super().frombuf(buf, encoding, errors)
         if header.type in _EXTENDED_TYPES and header.size > MAX_EXTENDED_HEADER:  # would be read into memory
-            raise Damaged(f"a header of {header.size:,} bytes")
+            raise tarfile.ReadError(f"a header of {header.size:,} bytes")
         return header
 
     @classmethod
     def fromtarfile(cls, tar):
-        offset = tar.fileobj.tell()
         try:
             header = super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # the end mark
             raise
-        except tarfile.EmptyHeaderError:
-            raise Damaged("it ends early, without the mark at its end") from None
         except (tarfile.HeaderError, RecursionError, ValueError) as error:
-            if offset == 0:
-                raise Damaged("expected a tar in it, found something else") from None
-            raise Damaged(f"a damaged header at byte {offset:,} ({error})") from None
+            raise tarfile.ReadError(f"a damaged header, or none, at byte {tar.offset:,} ({error})") from None
         if not 0 <= header.size < 1 << 63:
-            raise Damaged(f"a header with an impossible size at byte {offset:,}")
+            raise tarfile.ReadError(f"a header with an impossible size at byte {tar.offset:,}")
         return header
 
 
@@ -530,32 +357,36 @@ class TarStream:
     """The unpacked content of a tar, for TarFile in stream mode.
 
     It ends at the first damage, and `error` then says what is wrong. Bytes after a gzip stream, as mailers and downloads append
-    them, are ignored with a warning.
+    them, are ignored.
 
     Attributes:
         size: bytes read so far.
     """
 
     def __init__(self, file, packing):
-        self.size, self.error, self.warnings = 0, None, []
-        self._content = _open_packed(file, packing)
-        # one call of the decompressor each, so that nothing is lost of what it returned before it failed
-        self._read = getattr(self._content, "read1", self._content.read)
-        self._errors = _damage_errors(packing)
+        self.size, self.error, self._damage = 0, None, _DAMAGE
+        unpackers = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+        if packing == "zst":
+            try:
+                import zstandard
+            except ImportError:
+                raise InputError("it is compressed with Zstandard, which needs a package: pip install zstandard") from None
+            self._content = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+            self._damage = (*_DAMAGE, zstandard.ZstdError)
+        else:
+            self._content = unpackers[packing](file) if packing else file
 
     def read(self, size):
         """Return up to `size` bytes; b'' at the end, and at damage."""
         if self.error:
             return b""
         try:
-            piece = self._read(size)
-        except self._errors as error:
+            piece = self._content.read1(size)  # one call of the decompressor: nothing that it returned before it failed is lost
+        except self._damage as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            if self.size and str(error).startswith("Not a gzipped file"):
-                self.warnings.append("ignored bytes after the end of the gzip stream")
-            else:
-                self.error = str(error)
+            if not self.size or not str(error).startswith("Not a gzipped file"):
+                self.error = error
             return b""
         self.size += len(piece)
         return piece
@@ -564,38 +395,3 @@ class TarStream:
         """Read to the end, where the checksum is."""
         while self.read(PIECE):
             pass
-
-
-def _open_packed(file, packing):
-    if packing == "gz":
-        import gzip
-
-        return gzip.GzipFile(fileobj=file)
-    if packing == "bz2":
-        import bz2
-
-        return bz2.BZ2File(file)
-    if packing == "xz":
-        import lzma
-
-        return lzma.LZMAFile(file)
-    if packing == "zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise InputError("it is compressed with Zstandard, which needs a package: pip install zstandard") from None
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-    return file
-
-
-def _damage_errors(packing):
-    """Return the exceptions by which a decompressor reports damage; OSError counts only without an errno."""
-    if packing == "xz":
-        from lzma import LZMAError
-
-        return EOFError, LZMAError
-    if packing == "zst":
-        from zstandard import ZstdError
-
-        return EOFError, ZstdError
-    return EOFError, OSError, zlib.error

@@ -1,3 +1,5 @@
+import contextlib
+import gzip
 import io
 import os
 import random
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from detector.console import InputError
 from detector.data import archive
-from detector.data.archive import DUPLICATES, HIDDEN, JUNK, LINKS, SPECIAL, Names, check_size, extract, safe_path
+from detector.data.archive import DUPLICATES, HIDDEN, JUNK, LINKS, SPECIAL, check_size, extract, safe_path
 
 LIMIT = 10**12
 TREE = {f"set/{name}/{i}.jpg": random.Random(f"{name}{i}").randbytes(3000) for name in ("Fake", "Real") for i in range(10)}
@@ -75,9 +77,9 @@ def tar_entry(name, kind, link=""):
 # --- names -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["/x", "\\x", "C:/x", "a/../x", "..", "../x", "a\\..\\..\\x", "a/..", "a\0b"])
+@pytest.mark.parametrize("name", ["/x", "\\x", "C:/x", "a/../x", "..", "../x", "a\\..\\..\\x", "a/..", "a\0b", "d/" * 1500 + "x"])
 def test_a_name_that_leaves_is_refused(name):
-    with pytest.raises(InputError, match=r"has an absolute path|leads out of its folder by '\.\.'|zero byte"):
+    with pytest.raises(InputError, match=r"has an absolute path|leads out of its folder by '\.\.'|zero byte|1,501 folders deep"):
         safe_path(name)
 
 
@@ -93,43 +95,25 @@ def test_a_name_that_windows_refuses(name):
         safe_path(name, windows=True)
 
 
-def test_an_entry_thousands_of_folders_deep_is_refused():
-    with pytest.raises(InputError, match="1,501 folders deep"):
-        safe_path("d/" * 1500 + "a.jpg")
-
-
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.text(alphabet="ab./\\:A", min_size=1, max_size=8), max_size=6))
-def test_whatever_comes_stays_inside(raw):
-    names = Names()
-    for name in raw:
-        try:
-            path = safe_path(name)
-            names.add(path)
-        except InputError:
-            continue
+@given(st.text(alphabet="ab./\\:A", min_size=1, max_size=8))
+def test_whatever_comes_stays_inside(name):
+    with contextlib.suppress(InputError):
+        path = safe_path(name)
         assert not path.startswith("/") and path in ("", os.path.normpath(path)) and not (path + "/").startswith("../")
         assert not re.fullmatch("[A-Za-z]:", path.split("/")[0])
 
 
-def test_names_side_by_side():
-    names = Names()
-    added = ["a/x.jpg", "a/y.jpg", "a/X.jpg", "a/X.jpg", "a/x.jpg", "é", "e\u0301"]
-    assert [names.add(path) for path in added] == [None, None, "a/x.jpg", "a/X.jpg", "a/x.jpg", None, "é"]
-    for path in ("a", "a/x.jpg/b"):
-        with pytest.raises(InputError, match="is both a file and a folder"):
-            names.add(path)
-
-
-def test_a_case_clash_is_refused_only_if_the_disk_cannot_hold_both(unpack, tmp_path, monkeypatch):
+def test_names_that_are_one_on_this_disk_are_refused(unpack, tmp_path, monkeypatch):
     entries = [("set/aB.jpg", b"1"), ("set/Ab.jpg", b"2")]
     paths = make_zip(tmp_path / "a.zip", *entries), make_tar(tmp_path / "a.tar", *entries)
     if not (tmp_path / "A.ZIP").exists():
         for path in paths:
             assert unpack(path)[1] == dict(entries)
-    monkeypatch.setattr(archive.os.path, "lexists", lambda path: True)  # as on a disk that ignores case
+    write = archive._write
+    monkeypatch.setattr(archive, "_write", lambda path, pieces: write(path.lower(), pieces))  # as a disk that ignores case
     for path in paths:
-        with pytest.raises(InputError, match=r"set/aB\.jpg and set/Ab\.jpg are the same name on this disk"):
+        with pytest.raises(InputError, match=r"set/ab\.jpg is both a file and a folder, or on this disk the same name"):
             unpack(path)
 
 
@@ -143,13 +127,13 @@ def test_equal_names_give_the_last(unpack, tmp_path):
     for path in (make_zip(tmp_path / "a.zip", *entries), *tars):
         result, found = unpack(path)
         assert found == {"a/x.jpg": b"new", "a/y.jpg": b"old" if path.name == "b.tar" else b"y"}
-        assert dict(result.skipped) == {DUPLICATES: ["a/x.jpg"]} and result.files_in.total() == 2
+        assert dict(result.skipped) == {DUPLICATES: ["a/x.jpg"]} and result.files == 2
 
 
 def test_a_file_given_twice_to_gnu_tar_is_kept(unpack, tmp_path):
     """GNU tar stores the second as a hard link to itself: `find photos | tar -cf a.tar -T -`."""
     result, found = unpack(make_tar(tmp_path / "a.tar", ("a/x.jpg", b"x"), tar_entry("a/x.jpg", tarfile.LNKTYPE, "a/x.jpg")))
-    assert found == {"a/x.jpg": b"x"} and not result.damaged and result.files_in.total() == 1
+    assert found == {"a/x.jpg": b"x"} and not result.damaged and result.files == 1
 
 
 def test_a_sparse_file_is_refused(unpack, tmp_path):
@@ -205,7 +189,7 @@ def test_a_tar_cut_short_or_damaged_keeps_what_came_before(unpack, tmp_path, pac
             assert found == {name: TREE[name] for name in names[: len(found)]}
         elif not packing:
             continue  # a plain tar has no checksum of its content
-        assert len(result.damaged) == 1 and least <= len(found) == result.files_in.total()
+        assert len(result.damaged) == 1 and least <= len(found) == result.files
 
 
 def test_damage_between_two_entries_is_reported(unpack, tmp_path):
@@ -215,11 +199,11 @@ def test_damage_between_two_entries_is_reported(unpack, tmp_path):
     data[data.index(b"set/Real/0.jpg") + 150] ^= 1
     path.write_bytes(data)
     result, found = unpack(path)
-    assert len(found) == 10 and "a damaged header at byte" in result.damaged[0]
+    assert len(found) == 10 and "a damaged header, or none, at byte" in result.damaged[0]
     whole = make_tar(path, *TREE.items()).read_bytes().rstrip(b"\0")
     path.write_bytes(whole + bytes(-len(whole) % 512))
     result, found = unpack(path)
-    assert found == TREE and "without the mark at its end" in result.damaged[0]
+    assert found == TREE and "a damaged header, or none, at byte" in result.damaged[0]
 
 
 @pytest.mark.parametrize("size", [b"-0000000001\0", b"\xff" * 12, b"zzzzzzzzzzz\0"])
@@ -261,19 +245,15 @@ def test_bytes_after_a_gzip_stream(unpack, tmp_path, tail):
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
     result, found = unpack(path)
-    assert found == TREE and not result.damaged and len(result.warnings) == 1
-    path.write_bytes(whole + bytes(600))
-    assert unpack(path)[0].warnings == []
+    assert found == TREE and not result.damaged
     path.write_bytes(whole[:-8] + b"\0\0\0\0" + whole[-4:])
     result, found = unpack(path)
     assert found == TREE and len(result.damaged) == 1  # the checksum at the very end is read
 
 
 def test_a_gz_without_a_tar(unpack, tmp_path):
-    import gzip
-
     (tmp_path / "text.gz").write_bytes(gzip.compress(b"a single text" * 100))
-    assert "expected a tar in it" in unpack(tmp_path / "text.gz")[0].damaged[0]
+    assert "a damaged header, or none, at byte 0" in unpack(tmp_path / "text.gz")[0].damaged[0]
 
 
 def test_zstandard_without_the_library(unpack, tmp_path, monkeypatch):
@@ -310,7 +290,9 @@ def test_zips_of_every_method(unpack, tmp_path, monkeypatch, method):
     data[start : start + 1000] = random.Random(1).randbytes(1000)
     path.write_bytes(data)
     result, found = unpack(path)
-    assert result.damaged == ["set/Fake/1.jpg"] and found == {k: v for k, v in TREE.items() if k != "set/Fake/1.jpg"}
+    assert [line.partition(" ")[0] for line in result.damaged] == ["set/Fake/1.jpg"] and found == {
+        k: v for k, v in TREE.items() if k != "set/Fake/1.jpg"
+    }
     path.write_bytes(data[:-300])
     with pytest.raises(InputError, match="a zip whose directory cannot be read"):
         unpack(path)
@@ -326,14 +308,14 @@ def change_directory(path, at, value, fmt="<H"):
 def test_entries_that_are_not_what_the_directory_says(unpack, tmp_path):
     path = make_zip(tmp_path / "a.zip", ("a.jpg", bytes(100_000)), ("b.jpg", b"b"), method=zipfile.ZIP_DEFLATED)
     change_directory(path, 10, 9)
-    assert unpack(path)[0].damaged == ["a.jpg (compressed by method 9, deflate64)"]
+    assert "is not supported" in unpack(path)[0].damaged[0]
     change_directory(path, 10, 8)
     change_directory(path, 24, 10, "<I")  # a smaller size, and its checksum
     change_directory(path, 16, zlib.crc32(bytes(10)), "<I")
     result, found = unpack(path)
-    assert (result.damaged, found) == (["a.jpg"], {"b.jpg": b"b"})
+    assert (len(result.damaged), found) == (1, {"b.jpg": b"b"})
     change_directory(path, 42, 7, "<I")
-    assert unpack(path)[0].damaged == ["a.jpg"]
+    assert "no header" in unpack(path)[0].damaged[0]
     change_directory(path, 8, 1)
     with pytest.raises(InputError, match=r"the entry a\.jpg is encrypted"):
         unpack(path)
@@ -351,15 +333,13 @@ def test_odd_entries_for_folders(unpack, tmp_path, odd):
     assert unpack(make_zip(tmp_path / "a.zip", odd, ("set/Fake/0.jpg", b"x")))[1] == {"set/Fake/0.jpg": b"x"}
 
 
-def raw_names(path, names, encoding, extra=lambda raw: b""):
+def raw_names(path, names, encoding):
     """Write a zip whose names are bytes in a code page, without the UTF-8 flag."""
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as file:
         warnings.simplefilter("ignore")  # of names that look the same until the bytes are replaced
         for index, name in enumerate(names):
             raw = name.encode(encoding)
-            info = zipfile.ZipInfo("?" * len(raw))
-            info.extra = extra(raw)
-            file.writestr(info, b"%d" % index)
+            file.writestr("?" * len(raw), b"%d" % index)
     data = path.read_bytes()
     for name in names:
         raw = name.encode(encoding)
@@ -387,12 +367,3 @@ def test_names_in_code_pages(unpack, tmp_path, encoding, names):
     assert not any(name.rpartition("/")[2].startswith(".") or "\\" in name for name in found) and not result.skipped
     if encoding != "gbk":
         assert set(found) == set(names)
-
-
-def test_the_unicode_field_gives_the_name(unpack, tmp_path):
-    def extra(raw):
-        content = struct.pack("<BI", 1, zlib.crc32(raw)) + "写真.jpg".encode()
-        return struct.pack("<HH", 0x7075, len(content)) + content
-
-    assert list(unpack(raw_names(tmp_path / "a.zip", ["é.jpg"], "cp437", extra))[1]) == ["写真.jpg"]
-    assert list(unpack(raw_names(tmp_path / "b.zip", ["é.jpg"], "cp437", lambda raw: extra(b"another")))[1]) == ["é.jpg"]
