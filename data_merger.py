@@ -12,17 +12,16 @@ Nothing is ever overwritten. If the same content is under both labels or in two 
 placed, unless --on-conflict skip leaves the new files out. After an interruption, the same command finishes.
 """
 
-import argparse
 import functools
 import os
 from collections import Counter
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, plural, reason_line, stage
-from detector.data import placing
+from detector.console import InputError, plural, reason_line, stage
+from detector.data import duplicates, placing
 from detector.data import tree as data_tree
-from detector.data.tree import AUGMENTED, CLASSES, SPLITS, Image, counts_table
-from detector.files import folders_above, is_link, names_for, scan, without_case
+from detector.data.tree import CLASSES, SPLITS, counts_table
+from detector.files import folders_above, names_for, without_case
 
 SHOWN = 10  # pairs of a list
 
@@ -33,32 +32,26 @@ SHOWN = 10  # pairs of a list
 def read_target(target):
     """Return the files of the target as [Image]; an empty list if it does not exist, or holds neither splits nor classes.
 
-    Raises InputError if its folders are not named as in a data tree.
+    Raises InputError if its folders are not named as in a data tree, or if a folder in it is a link.
     """
     if not os.path.lexists(target):
         return []
-    names = [entry.name for entry in os.scandir(target) if entry.is_dir() and not entry.name.startswith(".")]
-    if any(data_tree.class_of(name) for name in names):
-        wrong = [name for name in names if name not in CLASSES and name not in data_tree.NOT_STRAY]
-        if wrong:
-            raise InputError(f"{target}: expected the folders Fake and Real, found also {wrong[0]}; rename it or move it away")
-        layout = {None: {name: [os.path.join(target, name)] for name in CLASSES if name in names}}
-    else:
-        data_tree.check_no_stray(target)
-        places = {split: {name: os.path.join(target, split, name) for name in CLASSES} for split in SPLITS}
-        layout = {
-            split: {name: [folder] for name, folder in classes.items() if os.path.isdir(folder)}
-            for split, classes in places.items()
-            if split in names
-        }
-    return data_tree.find_images(layout)
+    layout = {}
+    for split in (*SPLITS, None):
+        folders = {name: os.path.join(target, split or "", name) for name in CLASSES}
+        layout[split] = {name: [folder] for name, folder in folders.items() if os.path.isdir(folder)}
+    data_tree.check_no_stray(target, CLASSES if layout[None] else SPLITS)
+    links = []
+    images = data_tree.find_images(layout, links)
+    if links:
+        raise InputError(f"{links[0]}: expected a folder, found a link, which no stage follows; remove it")
+    return images
 
 
 def read_sources(sources):
     """Return (images of all sources, in order, as [Image], lines for the report on the files that are skipped).
 
-    Raises InputError if the layout of a source is unknown, if some sources have splits and others have not, or if an augmented
-    image is not in train.
+    Raises InputError if the layout of a source is unknown, or if some sources have splits and others have not.
     """
     for source in sources:
         placing.refuse_unfinished(source)
@@ -71,11 +64,7 @@ def read_sources(sources):
     files = [file for layout in layouts for file in data_tree.find_images(layout, links, ignored)]
     for source, layout in zip(sources, layouts, strict=True):
         loose += data_tree.loose_files(source, layout)
-    astray = [file.path for file in files if AUGMENTED in file.inside and file.split not in (None, "train")]
-    if astray:
-        raise InputError(f"{astray[0]}: expected augmented images in train only, found {len(astray):,} elsewhere; remove them")
-    report = data_tree.report_skipped(files, links, loose, ignored)
-    return [file for file in files if file.kind], report
+    return [file for file in files if file.kind], data_tree.report_skipped(files, links, loose, ignored)
 
 
 def check_same_kind(target, there, images):
@@ -86,30 +75,16 @@ def check_same_kind(target, there, images):
         raise InputError(f"{target}: expected {come} as in the source, found {have}; {cure}")
 
 
-def check_augmented(there, images):
-    """Raise InputError if an augmented image of train was made from an image of validation or test: a leak.
-
-    Its content is new; only its name, which contains the name of its original, tells.
-    """
-    held = {_key(image, image.inside)[1:]: image for image in (*there, *images) if image.split in ("validation", "test")}
-    for image in (*there, *images):
-        original = AUGMENTED in image.inside and held.get(_key(image, image.inside.rpartition(AUGMENTED)[0])[1:])
-        if original:
-            raise InputError(
-                f"{image.path}: made from an image that is in {original.split}, {original.path}; "
-                "merge the originals first, then run data_augmentation.py on the tree they make"
-            )
-
-
-def check_apart(sources, target):
-    """Raise InputError if two of the folders are the same or nested."""
-    placing.check_is_folder(target)
-    goal, real = Path(os.path.realpath(target)), [Path(os.path.realpath(source)) for source in sources]
-    for i, (source, path) in enumerate(zip(sources, real, strict=True)):
-        if path == goal or path in goal.parents:
-            raise InputError(f"{target}: expected a folder outside the source {source}; choose another --into")
-        if any(path == other or path in other.parents or other in path.parents for other in real[:i]):
-            raise InputError(f"{source}: expected each source once, found it twice or inside another; give it once")
+def check_augmented(images):
+    """Raise InputError if an augmented image is in validation or test, or was made from an image there: a leak."""
+    paths, places, insides = zip(*((image.path, (image.split, image.label), image.inside) for image in images), strict=True)
+    leaks, held_out = duplicates.augmented(paths, places, insides).values()
+    if held_out:
+        raise InputError(f"{held_out[0]}: expected augmented images in train only, found {len(held_out):,} elsewhere; remove them")
+    if leaks:
+        made, original = leaks[0]
+        cure = "merge the originals first, then run data_augmentation.py on the tree they make"
+        raise InputError(f"{made}: made from an image in validation or test, {original}; {cure}")
 
 
 # --- the plan ----------------------------------------------------------------------------------------------------------
@@ -145,42 +120,22 @@ def plan_merge(there, images, target):
 
     Returns:
         [(source, destination, state)]; state is "new", "renamed" or "there" (same name, same content).
-
-    Raises:
-        InputError: something else is where a new image's folder has to be.
     """
     taken = {_key(file, file.inside): (file.digest, file.inside) for file in there}
-    folders = _folders(images)
-    check_folders(folders, taken, target)
-    folders.update(_folders(there))
+    folders = {_key(image, above) for image in (*there, *images) for above in folders_above(image.inside)}
     plan = []
     for image in images:
-        folder = os.path.join(target, image.split or "", image.label)
         for inside in names_for(image.inside, image.digest):
             key = _key(image, inside)
-            known = key in taken
-            if key in folders or (there and not known and os.path.lexists(os.path.join(folder, inside))):
+            if key in folders:
                 continue
+            known = key in taken
             digest, name = taken.setdefault(key, (image.digest, inside))
             if digest == image.digest:
                 break
         state = "there" if known else "new" if inside == image.inside else "renamed"
-        plan.append((image.path, os.path.join(folder, name), state))
+        plan.append((image.path, os.path.join(target, image.split or "", image.label, name), state))
     return plan
-
-
-def check_folders(folders, taken, target):
-    """Raise InputError if the target has a file or a link in the place of a new image's folder."""
-    for key, (image, inside) in folders.items():
-        path = os.path.join(target, image.split or "", image.label, taken.get(key, (None, inside))[1])
-        if os.path.lexists(path) and (is_link(path) or not os.path.isdir(path)):
-            found = "link" if is_link(path) else "file"
-            raise InputError(f"{path}: expected a folder, for {image.path}, found a {found}; rename one of the two")
-
-
-def _folders(images):
-    """Return {key: (an image in it, path inside the class folder)} of all folders that contain the images."""
-    return {_key(image, above): (image, above) for image in images for above in folders_above(image.inside)}
 
 
 def _key(image, inside):
@@ -195,10 +150,12 @@ def make_plan(sources, target, transfer, on_conflict):
     images, rest = read_sources(sources)
     there = read_target(target)
     check_same_kind(target, there, images)
-    check_augmented(there, images)
+    check_augmented([*there, *images])
     conflicts, within = find_conflicts(there, images)
     if on_conflict == "error":
-        refuse_conflicts(target, [(images[i], other) for i, other in conflicts.items()], within)
+        refuse_conflicts(within, f"remove one of each from {target}, then merge")
+        pairs = [(images[i], other) for i, other in conflicts.items()]
+        refuse_conflicts(pairs, "look at them, or leave the new ones out with --on-conflict skip")
     plan = plan_merge(there, [image for i, image in enumerate(images) if i not in conflicts], target)
     states = Counter(state for *_, state in plan)
     report = [f"placed: {plural(states['new'] + states['renamed'], 'image')}"]
@@ -216,66 +173,36 @@ def make_plan(sources, target, transfer, on_conflict):
     return report, [(source, destination) for source, destination, state in plan if state != "there" or transfer == "move"]
 
 
-def refuse_conflicts(target, met, within):
+def refuse_conflicts(pairs, cure):
     """Raise InputError that lists the pairs, if there are any."""
-    for pairs, cure in (
-        (within, f"in {target} itself; remove one of each, then merge"),
-        (met, "; look at them, or leave the new ones out with --on-conflict skip"),
-    ):
-        if pairs:
-            lines = [f"{image.path} ({_place(image)}) = {other.path} ({_place(other)})" for image, other in pairs[:SHOWN]]
-            more = [f"and {len(pairs) - SHOWN:,} more"] if len(pairs) > SHOWN else []
-            raise InputError(
-                "\n  ".join([f"{plural(len(pairs), 'image')} under both labels or in two splits{_glue(cure)}:", *lines, *more])
-            )
+    if not pairs:
+        return
+    lines = [f"{plural(len(pairs), 'image')} under both labels or in two splits; {cure}:"]
+    for image, other in pairs[:SHOWN]:
+        one, two = (", ".join(filter(None, (either.split, either.label))) for either in (image, other))
+        lines.append(f"{image.path} ({one}) = {other.path} ({two})")
+    if len(pairs) > SHOWN:
+        lines.append(f"and {len(pairs) - SHOWN:,} more")
+    raise InputError("\n  ".join(lines))
 
 
-def _glue(cure):
-    return cure if cure.startswith(";") else f" {cure}"
-
-
-def _place(image: Image):
-    return f"{image.split}, {image.label}" if image.split else image.label
-
-
-def count_target(target):
-    """Return a Counter {(split or "all", class): images} of the target."""
-    counts = data_tree.count_images(target)
-    if counts:
-        return counts
-    for name in CLASSES:
-        folder = os.path.join(target, name)
-        if os.path.isdir(folder):
-            counts["all", name] = sum(1 for _ in scan(folder))
-    return counts
-
-
-# --- the stage ---------------------------------------------------------------------------------------------------------
-
-
-def parse(argv):
-    """Return the arguments."""
-    parser = argparse.ArgumentParser("data_merger.py", description=__doc__, formatter_class=HelpFormatter)
+@stage
+def main(argv=None):
+    """Run the stage."""
+    parser = placing.make_parser("data_merger.py", __doc__)
     parser.add_argument("sources", type=Path, nargs="+", metavar="source", help="folder with splits, or with class folders")
     parser.add_argument("--into", type=Path, required=True, help="folder to merge into; made if it does not exist")
     parser.add_argument(
         "--on-conflict", choices=("error", "skip"), default="error",
         help="what to do with the same content under both labels or in two splits: end, or leave the new file out ",
     )  # fmt: skip
-    placing.add_options(parser)
-    return parser.parse_args(argv)
-
-
-@stage
-def main(argv=None):
-    """Run the stage."""
-    args = parse(argv)
-    check_apart(args.sources, args.into)
+    args = parser.parse_args(argv)
+    placing.check_outside(args.into, args.sources, "--into")
     job = ["data_merger.py", *map(os.path.abspath, args.sources), "--into", os.path.abspath(args.into)]
-    job += ["--transfer", args.transfer, "--on-conflict", args.on_conflict]
+    job += ["--on-conflict", args.on_conflict]
     make = functools.partial(make_plan, args.sources, args.into, args.transfer, args.on_conflict)
     report, _ = placing.run_job(args.into, job, make, args.transfer, args.dry_run)
-    print(*report, *([] if args.dry_run else [counts_table(count_target(args.into))]), sep="\n")
+    print(*report, *([] if args.dry_run else [counts_table(data_tree.count_images(args.into))]), sep="\n")
 
 
 if __name__ == "__main__":

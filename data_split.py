@@ -13,19 +13,18 @@ published test is left out. The same seed gives the same split on every machine.
 finishes.
 """
 
-import argparse
+import functools
 import os
 from collections import Counter, defaultdict
 from fractions import Fraction
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, number_type, plural, reason_line, stage
+from detector.console import InputError, number_type, plural, reason_line, stage
 from detector.data import placing
 from detector.data import tree as data_tree
-from detector.data.splitting import plan_groups, plan_split, resolve_sizes
+from detector.data.splitting import plan_split, resolve_sizes
 from detector.data.tree import AUGMENTED, CLASSES, LEFT_OUT, SPLITS, counts_table
 from detector.files import digests_and_formats, scan, without_case
-from detector.images import formats
 
 HELD_OUT = ("validation", "test")  # kept as published
 REASONS = {
@@ -63,22 +62,22 @@ def set_aside(images):
     A published test stays whole, and so does a published validation, except for images that are also in the test.
     """
     held = {split: {image.digest for image in images if image.split == split} for split in HELD_OUT}
-    reasons = [_reason(image, held["validation"], held["test"]) for image in images]
-    labels = _labels(image for image, reason in zip(images, reasons, strict=True) if not reason and image.split not in HELD_OUT)
+    labels = _labels(image for image in images if image.split not in HELD_OUT)
     keep, left_out = [], defaultdict(list)
-    for image, reason in zip(images, reasons, strict=True):
-        if not reason and image.split not in HELD_OUT and len(labels[image.digest]) > 1:
-            reason = "two_labels"
+    for image in images:
+        reason = _reason(image, held, labels)
         (left_out[reason] if reason else keep).append(image)
-    return keep, dict(left_out)
+    return keep, left_out
 
 
-def _reason(image, in_validation, in_test):
-    if image.split == "test":
-        return None
-    if image.digest in in_test:
+def _reason(image, held, labels):
+    if image.split != "test" and image.digest in held["test"]:
         return "validation_twin_of_test" if image.split == "validation" else "twin_of_test"
-    return "twin_of_validation" if image.split != "validation" and image.digest in in_validation else None
+    if image.split in HELD_OUT:
+        return None
+    if image.digest in held["validation"]:
+        return "twin_of_validation"
+    return "two_labels" if len(labels[image.digest]) > 1 else None
 
 
 def _labels(images):
@@ -105,13 +104,10 @@ def plan_tree(images, left_out, data, sizes, seed, group_of=None):
     published = Counter(image.split for image in images if image.split in HELD_OUT)
     pool = {image.path: image for image in images if image.split not in HELD_OUT}
     counts, exact = resolve_sizes(sizes, published, len(pool))
-    if group_of:
-        groups = {image.path: group_of(image) for image in images}
-        items = [(image.path, image.label, image.digest, groups[image.path]) for image in pool.values()]
-        divided, joined = plan_groups(items, counts, seed, exact)
-        report = report_groups(divided, counts, joined, groups, {image.path for image in images} - pool.keys())
-    else:
-        divided, report = plan_split([(image.path, image.label, image.digest) for image in pool.values()], counts, seed, exact), []
+    groups = {image.path: group_of(image) if group_of else None for image in images}
+    items = [(image.path, image.label, image.digest, groups[image.path]) for image in pool.values()]
+    divided, joined = plan_split(items, counts, seed, exact)
+    report = report_groups(divided, counts, joined, groups, groups.keys() - pool.keys()) if group_of else []
     placed = [(image, image.split) for image in images if image.split in HELD_OUT]
     placed += [(pool[path], split) for split, paths in divided.items() for path in paths]
     placed += [(image, f"{LEFT_OUT}/{reason}") for reason, some in left_out.items() for image in some]
@@ -153,23 +149,16 @@ def check_classes(source, images):
 def check_target(data, plan, digests):
     """Raise InputError if a split of `data` holds an image that is not in this plan: two splits in one tree are a leak."""
     below = len(os.path.join(data, ""))
-    planned = [(destination[below:].replace(os.sep, "/"), digests[source]) for source, destination in plan]
-    known = {without_case(path): digest for path, digest in planned}
-    there = [f"{top}/{path}" for top in (*SPLITS, LEFT_OUT) for path in _files(os.path.join(data, top))]
-    foreign = [path for path in there if without_case(path) not in known and not path.startswith(LEFT_OUT)]
-    if not foreign:
-        there = [path for path in there if without_case(path) in known]
-        facts = digests_and_formats(data, there)
-        foreign = [path for path, (digest, _) in zip(there, facts, strict=True) if digest != known[without_case(path)]]
+    planned = {without_case(path[below:].replace(os.sep, "/")): digests[source] for source, path in plan}
+    folders = [split for split in SPLITS if os.path.isdir(os.path.join(data, split))]
+    there = [f"{split}/{path}" for split in folders for path in scan(os.path.join(data, split))]
+    found = zip(there, digests_and_formats(data, there), strict=True)
+    foreign = [path for path, (digest, _) in found if planned.get(without_case(path)) != digest]
     if foreign:
         raise InputError(
             f"{data}: expected no other images, found {len(foreign):,} that are not of this split (first: {foreign[0]}); "
             "choose an empty --data (data_merger.py joins the two), or remove the old split with data_deleter.py"
         )
-
-
-def _files(folder):
-    return scan(folder) if os.path.isdir(folder) else []
 
 
 # --- the stage ---------------------------------------------------------------------------------------------------------
@@ -178,6 +167,8 @@ def _files(folder):
 def make_plan(source, data, sizes, seed, group_by=None):
     """Return (lines to print at the end, [(source, destination)]); nothing on disk changes."""
     images, rest = read_source(source)
+    if not images and any(data_tree.count_images(data).values()):
+        return [f"{source}: no images left to move", *rest], []
     keep, left_out = set_aside(images)
     check_classes(source, keep)
     name_group = data_tree.make_grouping(group_by)
@@ -198,21 +189,6 @@ def make_plan(source, data, sizes, seed, group_by=None):
     return report, plan
 
 
-def moved_before(source, data):
-    """Return whether the source has no images because all of them were moved to `data`."""
-    folders = [folder for classes in data_tree.find_layout(source).values() for some in classes.values() for folder in some]
-    left = (formats.is_image(os.path.join(folder, path)) for folder in folders for path in scan(folder))
-    return not any(left) and any(data_tree.count_images(data).values())
-
-
-def check_apart(source, data):
-    """Raise InputError if `data` is the source or in it: a second run would take it for a class folder."""
-    placing.check_is_folder(data)
-    inner, outer = Path(os.path.realpath(data)), Path(os.path.realpath(source))
-    if inner == outer or outer in inner.parents:
-        raise InputError(f"{data}: expected a folder outside the source {source}; choose another --data")
-
-
 def count_plan(plan, data):
     """Return a Counter {(split, class): images} of a plan."""
     below = len(os.path.join(data, ""))
@@ -220,9 +196,10 @@ def count_plan(plan, data):
     return Counter((split, label) for split, label, _ in parts if split != LEFT_OUT)
 
 
-def parse(argv):
-    """Return the arguments."""
-    parser = argparse.ArgumentParser("data_split.py", description=__doc__, formatter_class=HelpFormatter)
+@stage
+def main(argv=None):
+    """Run the stage."""
+    parser = placing.make_parser("data_split.py", __doc__)
     parser.add_argument("source", type=Path, help="folder that holds the class folders, or train and test folders with them")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder to make the splits in")
     parser.add_argument(
@@ -236,24 +213,12 @@ def parse(argv):
         help="keep groups in one split: by the first folder below the class folder, or by what a regular expression finds in the "
              "path (its first group, if it has one)",
     )  # fmt: skip
-    placing.add_options(parser)
-    return parser.parse_args(argv)
-
-
-@stage
-def main(argv=None):
-    """Run the stage."""
-    args = parse(argv)
-    check_apart(args.source, args.data)
+    args = parser.parse_args(argv)
+    placing.check_outside(args.data, [args.source], "--data")
     job = ["data_split.py", os.path.abspath(args.source), "--data", os.path.abspath(args.data), "--seed", str(args.seed)]
-    job += ["--transfer", args.transfer] + (["--sizes", *map(str, args.sizes)] if args.sizes else [])
+    job += ["--sizes", *map(str, args.sizes)] if args.sizes else []
     job += ["--group-by", args.group_by] if args.group_by is not None else []
-
-    def make():
-        if args.transfer == "move" and moved_before(args.source, args.data):
-            return [f"{args.source}: no images left to move"], []
-        return make_plan(args.source, args.data, args.sizes, args.seed, args.group_by)
-
+    make = functools.partial(make_plan, args.source, args.data, args.sizes, args.seed, args.group_by)
     report, plan = placing.run_job(args.data, job, make, args.transfer, args.dry_run)
     print(*report, counts_table(count_plan(plan, args.data) or data_tree.count_images(args.data)), sep="\n")
 

@@ -1,13 +1,15 @@
 """Place files by hard link, copy or move: nothing overwritten, nothing lost, resumable after an interruption."""
 
+import argparse
 import contextlib
 import json
 import os
 import shlex
 import shutil
 import sys
+from pathlib import Path
 
-from detector.console import InputError, plural, printable, progress
+from detector.console import HelpFormatter, InputError, plural, printable, progress
 from detector.files import atomic_write, lock, require_folder, same_content, sync_to_disk
 
 TRANSFERS = ("hardlink", "copy", "move")
@@ -15,10 +17,13 @@ JOURNAL = ".unfinished.jsonl"  # in a data folder: the plan of the stage that is
 LOCK = ".in_use"  # in a data folder: the lock file of the stage that is placing files there
 
 
-def check_is_folder(data):
-    """Raise InputError if `data` exists and is not a folder."""
-    if os.path.lexists(data):
-        require_folder(data)
+def check_outside(target, sources, flag):
+    """Raise InputError if the folder to place files in is a file, one of the sources, or inside one."""
+    if os.path.lexists(target):
+        require_folder(target)
+    for source in sources:
+        if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
+            raise InputError(f"{target}: expected a folder outside the source {source}; choose another {flag}")
 
 
 # --- placing -----------------------------------------------------------------------------------------------------------
@@ -28,9 +33,6 @@ def place(source, destination, transfer, copied=None):
     Repeating it does nothing: a destination with the same content counts as done (a move then removes its source), and so does
     one whose source is gone. If a hard link is impossible (another disk, a file system without them), the file is copied and
     added to the list `copied`. A symbolic link is placed as the file that it points to.
-
-    Returns:
-        True if a file was placed, False if it was there before.
 
     Raises:
         InputError: something else is at `destination`.
@@ -42,26 +44,24 @@ def place(source, destination, transfer, copied=None):
         else:
             _link(source, destination, transfer, copied)  # a move is a link, then an unlink: unlike a rename it overwrites nothing
     except FileExistsError:
-        return _already_there(source, destination, transfer)
+        check_same(source, destination)
+        if transfer == "move" and _is_second_copy(source, destination):
+            os.unlink(source)
     except FileNotFoundError:
         if os.path.lexists(source) or not os.path.lexists(destination):
             raise
-        return False
-    if transfer == "move":
-        os.unlink(source)
-    return True
+    else:
+        if transfer == "move":
+            os.unlink(source)
 
 
-def _already_there(source, destination, transfer):
+def check_same(source, destination):
+    """Raise InputError unless the destination of a file exists and has its content."""
     if not os.path.lexists(destination):  # its folder could not be made
         folder = os.path.dirname(destination)
         raise InputError(f"{folder}: expected a folder, found a file; move it away and run the same command again")
-    found = "another file" if os.path.isfile(destination) else "something else"
-    if found == "something else" or not same_content(source, destination):
-        raise InputError(f"{destination}: {found} of that name exists; move it away and run the same command again")
-    if transfer == "move" and _is_second_copy(source, destination):
-        os.unlink(source)
-    return False
+    if not os.path.isfile(destination) or not same_content(source, destination):
+        raise InputError(f"{destination}: something else of that name exists; move it away and run the same command again")
 
 
 def _is_second_copy(source, destination):
@@ -107,13 +107,13 @@ def carry_out(plan, transfer, unit="image"):
     If files had to be copied instead of hard-linked, a line on stderr says so: copies take space.
 
     Returns:
-        (placed, vanished): the number of files placed now, and the sources that vanished before they were placed.
+        The sources that vanished before they were placed.
     """
-    placed, vanished, copied = 0, [], []
+    vanished, copied = [], []
     try:
         for source, destination in progress(plan, unit=unit):
             try:
-                placed += place(source, destination, transfer, copied)
+                place(source, destination, transfer, copied)
             except FileNotFoundError:
                 if os.path.lexists(source):
                     raise
@@ -122,31 +122,41 @@ def carry_out(plan, transfer, unit="image"):
         if copied and transfer == "hardlink":
             here, there = (printable(os.path.dirname(path)) for path in copied[0])
             print(f"cannot hard-link {here} to {there}; copied {plural(len(copied), unit)} instead", file=sys.stderr)
-    return placed, vanished
+    return vanished
 
 
 # --- an interrupted stage ----------------------------------------------------------------------------------------------
 # The plan is written into the data folder before the first file is placed, and removed after the last. Run again, the
 # stage continues that plan: nothing is hashed again, and a move knows its plan although part of the source is gone.
-def unfinished_plan(data, job):
+def unfinished_plan(data, job, but=None):
     """Return the interrupted plan of the same job in the folder `data`: (report, plan), or None without one.
 
     Args:
         data: folder that files are placed in.
         job: the command line, as a list of strings with absolute paths.
+        but: name of a stage whose interruption counts as none.
 
     Raises:
         InputError: another job was interrupted there.
     """
-    head, plan = _read_journal(data, job)
-    if head is None:
-        return None
-    return head["report"], [(os.path.join(head["cwd"], source), os.path.join(data, below)) for source, below in plan]
+    journal = os.path.join(data, JOURNAL)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(journal, encoding="utf-8") as file:
+        try:
+            head = json.loads(next(file))
+            theirs = shlex.join(head["job"])
+            if head["job"] == job:
+                plan = map(json.loads, file)
+                return head["report"], [(os.path.join(head["cwd"], source), os.path.join(data, below)) for source, below in plan]
+        except (ValueError, KeyError, TypeError, StopIteration):
+            raise InputError(f"{journal}: expected an interrupted plan, found something else; remove the file") from None
+        if head["job"][0] != but:
+            raise InputError(f"{data}: a command was interrupted here; run it again to finish it: {theirs}")
+    return None
 
 
 def refuse_unfinished(data, but=None):
     """Raise InputError if a stage, other than `but`, was interrupted in the folder `data`, which is therefore incomplete."""
-    _read_journal(data, job=None, but=but)
+    unfinished_plan(data, None, but)
 
 
 @contextlib.contextmanager
@@ -191,28 +201,15 @@ def _job_in(data):
     return ""
 
 
-def _read_journal(data, job, but=None):
-    journal = os.path.join(data, JOURNAL)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(journal, encoding="utf-8") as file:
-        try:
-            head = json.loads(next(file))
-            theirs = shlex.join(head["job"])
-            plan = [json.loads(line) for line in file] if head["job"] == job else None
-        except (ValueError, KeyError, TypeError, StopIteration):
-            raise InputError(f"{journal}: expected an interrupted plan, found something else; remove the file") from None
-        if plan is None and head["job"][0] != but:
-            raise InputError(f"{data}: a command was interrupted here; run it again to finish it: {theirs}")
-        return head, plan
-    return None, None
-
-
-def add_options(parser):
-    """Add the options of all stages that place files: --transfer and --dry-run."""
+def make_parser(name, description):
+    """Return the parser of a stage that places files, with the options --transfer and --dry-run."""
+    parser = argparse.ArgumentParser(name, description=description, formatter_class=HelpFormatter)
     parser.add_argument(
         "--transfer", choices=TRANSFERS, default="hardlink",
         help="how images are placed; a hard link takes no space, and becomes a copy if links are impossible",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print what would be placed, change nothing")
+    return parser
 
 
 def run_job(data, job, make_plan, transfer, dry_run):
@@ -220,7 +217,7 @@ def run_job(data, job, make_plan, transfer, dry_run):
 
     Args:
         data: folder that all destinations are in.
-        job: the command line, as a list of strings with absolute paths.
+        job: the command line but for --transfer, as a list of strings with absolute paths.
         make_plan: function that returns (report, [(source, destination)]).
         transfer: one of TRANSFERS.
         dry_run: print the plan instead.
@@ -228,6 +225,7 @@ def run_job(data, job, make_plan, transfer, dry_run):
     Returns:
         (report, plan)
     """
+    job = [*job, "--transfer", transfer]
     with contextlib.nullcontext() if dry_run else alone_in(data):
         report, plan = unfinished_plan(data, job) or make_plan()
         if dry_run:
@@ -240,15 +238,7 @@ def run_job(data, job, make_plan, transfer, dry_run):
 def finish(data, job, report, plan, transfer):
     """Carry out a plan so that the same job, if killed at any moment and run again, finishes it.
 
-    Args:
-        data: folder that all destinations of the plan are in.
-        job: the command line, as a list of strings with absolute paths.
-        report: what the stage needs to report at the end, after an interruption too (anything that JSON can hold).
-        plan: list of (source, destination).
-        transfer: one of TRANSFERS.
-
-    Returns:
-        The number of files placed now.
+    Args: as of `run_job`; `report` is what the stage prints at the end, after an interruption too.
 
     Raises:
         InputError: sources vanished; everything else is placed, and the plan is kept.
@@ -256,7 +246,7 @@ def finish(data, job, report, plan, transfer):
     journal = os.path.join(data, JOURNAL)
     if plan and not os.path.exists(journal):
         _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": report}, plan)
-    placed, vanished = carry_out(plan, transfer)
+    vanished = carry_out(plan, transfer)
     if vanished:
         raise InputError(
             f"{plural(len(vanished), 'image')} vanished before being placed (first: {vanished[0]}), the others are in {data}; "
@@ -264,7 +254,6 @@ def finish(data, job, report, plan, transfer):
         )
     if plan:
         os.unlink(journal)
-    return placed
 
 
 def _write_journal(data, head, plan):

@@ -41,7 +41,12 @@ def resolve_sizes(sizes, published, images):
         sizes = {"train": Fraction(1)} if len(splits) == 1 else SIZES_OF_TRAIN if published else SIZES
     else:
         sizes = dict(zip(SPLITS, sizes, strict=True))
-        _check_published(sizes, published)
+        for split, number in published.items():
+            if sizes[split] not in (0, number):
+                raise InputError(
+                    f"--sizes: the published {split} of {plural(number, 'image')} stays untouched, found {_plain(sizes[split])}; "
+                    "give 0 for it and divide the rest"
+                )
     wanted = [sizes[split] for split in splits]
     if sum(wanted) == 1:
         return dict(zip(splits, apportion(images, wanted), strict=True)), False
@@ -53,21 +58,6 @@ def resolve_sizes(sizes, published, images):
     if sum(wanted) > images:
         raise InputError(f"--sizes: {plural(int(sum(wanted)), 'image')} asked for, {images:,} are there to divide; ask for fewer")
     return {split: int(size) for split, size in zip(splits, wanted, strict=True)}, True
-
-
-def _check_published(sizes, published):
-    for split, number in published.items():
-        if sizes[split] not in (0, number):
-            raise InputError(
-                f"--sizes: the published {split} of {plural(number, 'image')} stays untouched, {_plain(sizes[split])} was asked "
-                f"for; give 0 for it and divide the rest, for example --sizes {_example(published)}"
-            )
-
-
-def _example(published):
-    if len(published) == 2:
-        return "1 0 0"
-    return " ".join("0.8" if split == "train" else "0" if split in published else "0.2" for split in SPLITS)
 
 
 def _plain(number):
@@ -89,41 +79,51 @@ def quotas(counts, per_class):
 
 
 def plan_split(items, counts, seed, exact=True):
-    """Divide images among splits: seeded, in equal proportion per class, images of equal content together.
+    """Divide images among splits: seeded, in equal proportion per class, no content and no group in two splits.
 
-    Groups of equal content are taken in the order of a hash of seed and content, so that the split depends neither on the
-    machine nor on the order of the list. A group that is larger than what is left is skipped.
+    Groups are placed first, those that share a content together: of several seeded orders, roughly the largest first, the one
+    that comes closest to the counts is taken. Images without a group fill the rest in the order of a hash of seed and content,
+    so that the split depends neither on the machine nor on the order of the list. What is larger than the room left is skipped.
 
     Args:
-        items: list of (name, class, content key); the names are distinct.
-        counts: {split: number of images}.
+        items: list of (name, class, content key, group or None); the names are distinct.
+        counts: {split: number of images}, with groups to be met as well as these allow.
         seed: any integer.
-        exact: if False, the counts may be missed: what groups of equal content make impossible goes to the first split.
+        exact: if False, the counts may be missed: all images without a group that are left go to the first split.
 
     Returns:
-        {split: [names]}, sorted.
+        ({split: [names]}, sorted; [[groups that share a content]])
 
     Raises:
         InputError: a count cannot be met, or leaves a class of a split empty.
     """
-    groups = {name: defaultdict(list) for name in CLASSES}
-    for name, label, key in items:
-        groups[label][key].append(name)
-    per_class = Counter(label for _, label, _ in items)
-    wanted = quotas(counts, {label: per_class[label] for label in CLASSES})
-    plan = {split: [] for split in counts}
+    per_class = Counter(label for _, label, *_ in items)
+    wanted = quotas(counts, per_class)
+    room = {(split, label): wanted[label][split] for split in counts for label in CLASSES}
+    if sum(counts.values()) < len(items):  # None stands for what no split asks for
+        room |= {(None, label): per_class[label] - sum(wanted[label].values()) for label in CLASSES}
+    units, singles = _connected(items)
+    attempts = range(ATTEMPTS if units else 1)
+    plans = [_place_units(units, dict(room), f"{seed}/{attempt}", attempt % 2) for attempt in attempts]
+    placed, left = min(plans, key=lambda plan: _distance(plan[1], room, per_class, singles))
     first, *others = counts
     for label in CLASSES:
-        ranked = [groups[label][key] for key in sorted(groups[label], key=lambda key: _rank(seed, key))]
-        for split in others:
-            taken, ranked = _take(ranked, wanted[label][split])
-            _check_filled(taken, split, label, wanted[label][split], counts[split], exact)
-            plan[split] += taken
-        rest = sum(map(len, ranked)) if not exact else wanted[label][first]
-        taken, _ = _take(ranked, rest)
-        _check_filled(taken, first, label, rest, counts[first], exact)
-        plan[first] += taken
-    return {split: sorted(names) for split, names in plan.items()}
+        ranked = [singles[label][key] for key in sorted(singles[label], key=lambda key: _rank(seed, key))]
+        for split in (*others, first):
+            rest = split == first and not exact
+            number = sum(map(len, ranked)) if rest else max(left[split, label], 0)
+            taken, ranked = _take(ranked, number)
+            placed[split] += [(name, label) for name in taken]
+            if exact and not units and len(taken) != number:
+                raise InputError(
+                    f"{split}: expected {number:,} images of class {label}, {len(taken):,} can be had: the rest are groups of "
+                    "identical images, which stay together; ask for another number"
+                )
+            if counts[split] and all(of != label for _, of in placed[split]):
+                cure = "give more images of that class or smaller groups, or other --sizes"
+                raise InputError(f"{split}: no image of class {label} would be in it; {cure}")
+    joined = [unit["groups"] for unit in units if len(unit["groups"]) > 1]
+    return {split: sorted(name for name, _ in placed[split]) for split in counts}, joined
 
 
 def _rank(seed, key):
@@ -142,64 +142,6 @@ def _take(groups, number):
         if len(taken) == number:
             break
     return taken, left
-
-
-def _check_filled(taken, split, label, wanted, count, exact):
-    if count and not taken:
-        raise InputError(f"{split}: no image of class {label} would be in it; give more images of that class, or other --sizes")
-    if exact and len(taken) != wanted:
-        raise InputError(
-            f"{split}: expected {wanted:,} images of class {label}, {len(taken):,} can be had: the rest are groups of identical "
-            "images, which stay together; ask for another number"
-        )
-
-
-def plan_groups(items, counts, seed, exact=True):
-    """Divide images among splits so that no group, and no content, is in two of them.
-
-    Groups that share a content are kept together. Of several seeded orders in which they are placed, roughly the largest
-    first, the one that comes closest to the counts is taken. Images without a group fill the rest, as in `plan_split`.
-
-    Args:
-        items: list of (name, class, content key, group or None); the names are distinct.
-        counts: {split: number of images}, to be met as well as the groups allow.
-        seed: any integer.
-        exact: if False, all images without a group that are left go to the first split.
-
-    Returns:
-        ({split: [names]}, sorted; [[groups that share a content]])
-
-    Raises:
-        InputError: a split would have no image of a class.
-    """
-    per_class = {label: sum(of == label for _, of, *_ in items) for label in CLASSES}
-    wanted = quotas(counts, per_class)
-    room = {(split, label): wanted[label][split] for split in counts for label in CLASSES}
-    if sum(counts.values()) < len(items):  # None stands for what no split asks for
-        room |= {(None, label): per_class[label] - sum(wanted[label].values()) for label in CLASSES}
-    units, singles = _connected(items)
-    plans = [_place_units(units, dict(room), f"{seed}/{attempt}", attempt % 2) for attempt in range(ATTEMPTS)]
-    placed, left = min(plans, key=lambda plan: _distance(plan[1], room, per_class, singles))
-    first = next(iter(counts))
-    for label in CLASSES:
-        ranked = [singles[label][key] for key in sorted(singles[label], key=lambda key: _rank(seed, key))]
-        for split in reversed(counts):
-            rest = split == first and not exact
-            taken, ranked = _take(ranked, sum(map(len, ranked)) if rest else max(left[split, label], 0))
-            placed[split] += [(name, label) for name in taken]
-    _check_classes_of_groups(placed, counts, len(units))
-    joined = [unit["groups"] for unit in units if len(unit["groups"]) > 1]
-    return {split: sorted(name for name, _ in placed[split]) for split in counts}, joined
-
-
-def _check_classes_of_groups(placed, counts, units):
-    for split, number in counts.items():
-        for label in CLASSES:
-            if number and not any(of == label for _, of in placed[split]):
-                raise InputError(
-                    f"{split}: no image of class {label} would be in it: {plural(units, 'group')} cannot be divided that way; "
-                    "give more groups, or other --sizes"
-                )
 
 
 def _connected(items):

@@ -16,7 +16,6 @@ from detector.files import (
     counts_as_file,
     digests_and_formats,
     folders_above,
-    is_junk,
     names_for,
     require_folder,
     scan,
@@ -61,28 +60,29 @@ def split_of(folder_name):
 
 
 def class_folders(folder):
-    """Return {'Fake': [paths], 'Real': [paths]} of the class folders directly in `folder`, or None without any.
+    """Return {'Fake': [paths], 'Real': [paths]} of the class folders directly in `folder`.
 
-    Raises InputError for a folder whose name is no known class, if another one is.
+    Raises InputError if a class is missing, or for a folder whose name is no known class.
     """
-    subfolders = _subfolders(folder)
-    found = {path: class_of(path.name) for path in subfolders}
+    found = {path: class_of(path.name) for path in _subfolders(folder)}
     if not any(found.values()):
-        return None
+        raise InputError(f"{folder}: expected class folders (Fake and Real, or a known alias), found none; rename them")
     stray = [path.name for path, known in found.items() if not known]
     if stray:
         raise InputError(
             f"{folder}: expected class folders only ({', '.join(CLASSES)} or a known alias), found also {', '.join(stray)}; "
             "rename it to Fake or Real, or move it away"
         )
-    return {name: [path for path, known in found.items() if known == name] for name in CLASSES}
+    classes = {name: [path for path, known in found.items() if known == name] for name in CLASSES}
+    for name, folders in classes.items():
+        if not folders:
+            raise InputError(f"{folder}: expected folders of both classes, found none for {name}; add it")
+    return classes
 
 
 def _subfolders(folder):
     with os.scandir(folder) as entries:
-        names = sorted(
-            entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".") and not is_junk(entry.name)
-        )
+        names = sorted(entry.name for entry in entries if entry.is_dir() and counts_as_file(entry.name))
     return [Path(folder) / name for name in names]
 
 
@@ -122,41 +122,28 @@ def find_layout(source):
 
 
 def _layout_in(folder):
-    classes = class_folders(folder) if _any(folder, class_of) else None
-    if classes:
+    subfolders = _subfolders(folder)
+    if any(class_of(path.name) for path in subfolders):
+        classes = class_folders(folder)
         below = [path for some in classes.values() for one in some for path in _subfolders(one) if split_of(path.name)]
         if below:  # taken for class folders without splits, its test would be divided among all three
             raise InputError(
                 f"{below[0]}: expected splits above the classes, as in {below[0].name}/Fake, found them below; swap the folders"
             )
-        return {None: _both(classes, folder)}
-    if not _any(folder, split_of):
-        return None
+        return {None: classes}
     layout = {}
-    for path in _subfolders(folder):
-        split = split_of(path.name)
-        if split is None:
-            if path.name in NOT_STRAY:
-                continue
-            raise InputError(f"{folder}: expected train, validation and test folders only, found also {path.name}; move it away")
-        classes = class_folders(path)
-        if classes is None:
-            raise InputError(f"{path}: expected class folders (Fake and Real, or a known alias), found none; rename them")
-        if split in layout:
-            raise InputError(f"{folder}: two folders mean {split}; keep one of them")
-        layout[split] = _both(classes, path)
+    if any(split_of(path.name) for path in subfolders):
+        for path in subfolders:
+            split = split_of(path.name)
+            if split in layout:
+                raise InputError(f"{folder}: two folders mean {split}; keep one of them")
+            if split:
+                layout[split] = class_folders(path)
+            elif path.name not in NOT_STRAY:
+                raise InputError(
+                    f"{folder}: expected only train, validation and test folders, found also {path.name}; move it away"
+                )
     return layout
-
-
-def _any(folder, known):
-    return any(known(path.name) for path in _subfolders(folder))
-
-
-def _both(classes, folder):
-    for name, folders in classes.items():
-        if not folders:
-            raise InputError(f"{folder}: expected folders of both classes, found none for {name}; add it")
-    return classes
 
 
 def read_tree(data, splits=SPLITS, but=None):
@@ -191,28 +178,25 @@ def read_tree(data, splits=SPLITS, but=None):
     return tree
 
 
-def check_no_stray(data):
-    """Raise InputError if `data`, or a split in it, holds an unknown folder."""
+def check_no_stray(data, known=SPLITS):
+    """Raise InputError if `data` holds folders other than the known ones, or a split in it others than the classes."""
     for path in _subfolders(data):
         if path.name in NOT_STRAY:
             continue
-        if path.name not in SPLITS:
+        if path.name not in known:
             raise InputError(
-                f"{data}: expected the folders {', '.join(SPLITS)}, found also {path.name}; move it away (the folder is the label)"
+                f"{data}: expected the folders {', '.join(known)}, found also {path.name}; move it away (the folder is the label)"
             )
-        for below in _subfolders(path):
-            if below.name not in CLASSES:
-                raise InputError(
-                    f"{path}: expected the folders Fake and Real, found also {below.name}; it would be a third class: move it away"
-                )
+        if known is SPLITS:
+            check_no_stray(path, CLASSES)
 
 
 def count_images(data):
-    """Return a Counter {(split, class): files} of the splits that are in a data tree."""
+    """Return a Counter {(split, class): files} of the splits in a data tree, or of its class folders ("all") if it has none."""
     counts = Counter()
-    for split in SPLITS:
+    for split in (*SPLITS, "all"):
         for name in CLASSES:
-            folder = Path(data) / split / name
+            folder = Path(data, "" if split == "all" else split, name)
             if folder.is_dir():
                 counts[split, name] = sum(1 for _ in scan(folder))
     return counts
@@ -264,30 +248,21 @@ def find_images(layout, links=None, ignored=None):
 def _apart(folders, links, ignored):
     """Return [(folder, path in it, new path)] of the files of one class; the new paths are different on every system."""
     found = [(folder, path) for folder in folders for path in scan(folder, links, ignored)]
-    names = [path for _, path in found]
-    if _clash(names):
-        names = _distinct([f"{os.path.basename(folder)}/{path}" for folder, path in found] if len(folders) > 1 else names)
+    names = _distinct([path for _, path in found])
+    if len(folders) > 1 and names != [path for _, path in found]:
+        names = _distinct([f"{os.path.basename(folder)}/{path}" for folder, path in found])
     return [(folder, path, name) for (folder, path), name in zip(found, names, strict=True)]
 
 
-def _clash(paths):
-    files, folders = set(map(without_case, paths)), _all_above(paths)
-    return len(files) < len(paths) or not files.isdisjoint(folders)
-
-
-def _all_above(paths):
-    return {without_case(above) for path in paths if "/" in path for above in folders_above(path)}
-
-
 def _distinct(paths):
-    taken, names = _all_above(paths), []
+    taken = {without_case(above) for path in paths if "/" in path for above in folders_above(path)}
+    names = []
     for path in paths:
-        key, name = without_case(path), path
-        if key in taken:
+        name = path
+        if without_case(name) in taken:
             digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()
             name = next(name for name in names_for(path, digest) if without_case(name) not in taken)
-            key = without_case(name)
-        taken.add(key)
+        taken.add(without_case(name))
         names.append(name)
     return names
 
