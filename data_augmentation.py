@@ -13,14 +13,12 @@ The same seed gives the same images on any number of cores, also after an interr
 """
 
 import argparse
-import contextlib
 import functools
 import hashlib
 import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 from detector.console import (
@@ -36,24 +34,22 @@ from detector.console import (
 )
 from detector.data.placing import refuse_unfinished, unfinished_while
 from detector.data.splitting import apportion
-from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, counts_table, read_tree
-from detector.files import parallel, scan
+from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, SPLITS, counts_table, is_augmented, read_tree
+from detector.files import atomic_write, parallel, scan
 
 STAGE = "data_augmentation.py"
-UNASKED = 100_000  # more new files than this are made only if requested by number
 SHOWN = 10  # messages about unusable originals
 PER_IMAGE = 10
 SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
 LONGEST_SIDE = 65_500  # of a JPEG, in pixels
 LONGEST_NAME = 255  # of a file on all common disks, in bytes
-NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a new image is made from an original, and how it is written."""
 
-    affine: dict | None  # arguments of transforms.random_affine; None leaves it out
+    affine: dict | None  # arguments of transforms.random_affines; None leaves it out
     degradation: dict | None  # arguments of corruptions.random_degradation, applied after that; None leaves it out
     format: str
     quality: int
@@ -83,10 +79,13 @@ def plan_augmentation(originals, images=None, per_image=PER_IMAGE, total=None, s
         InputError: `images` or `total` cannot be met.
     """
     sizes = [len(originals[name]) for name in CLASSES]
-    picked = sizes if images is None else apportion(_check_images(images, sum(sizes)), sizes)
-    new = [per_image * number for number in picked]
-    if total is not None:
-        new = apportion(_check_total(total, sum(sizes)), picked)
+    there = sum(sizes)
+    if images is not None and not 1 <= images <= there:
+        raise InputError(f"--images {images}: expected 1 to {there}, the number of originals in train")
+    if total is not None and total <= there:
+        raise InputError(f"--total {total}: expected more than {there}, the number of originals in train")
+    picked = sizes if images is None else apportion(images, sizes)
+    new = [per_image * number for number in picked] if total is None else apportion(total - there, picked)
     plan = {}
     for name, number, wanted in zip(CLASSES, picked, new, strict=True):
         ranked = sorted(originals[name], key=lambda path: _hash(seed, path))[:number]
@@ -95,43 +94,13 @@ def plan_augmentation(originals, images=None, per_image=PER_IMAGE, total=None, s
     return {path: plan[path] for path in sorted(plan) if plan[path]}
 
 
-def _check_images(images, there):
-    if not 1 <= images <= there:
-        raise InputError(f"--images {images}: expected 1 to {there}, the number of originals in train")
-    return images
-
-
-def _check_total(total, there):
-    if total <= there:
-        raise InputError(f"--total {total}: expected more than {there}, the number of originals in train")
-    return total - there
-
-
 def _hash(*parts):
     return hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogateescape")).digest()
 
 
-def check_number_of_files(plan, asked):
-    """Raise InputError if the plan makes more than UNASKED files that were not requested by number."""
-    new = sum(plan.values())
-    if new > UNASKED and not asked:
-        per_image = max(plan.values())
-        raise InputError(
-            f"expected at most {UNASKED:,} new images if no number is given, this makes {new:,} ({len(plan):,} x {per_image}); "
-            f"pass --images {len(plan)} --per-image {per_image} for all of them, or fewer, or --total"
-        )
-
-
-def output_name(source, index, format):
-    """Return the name of a new image: it holds the whole name of its original, so that a.jpg and a.png do not clash."""
-    return f"{source}{AUGMENTED}{index:02d}{SUFFIXES[format]}"
-
-
-def is_planned(path, plan, format):
-    """Return whether the plan makes the image at a path."""
-    source, _, end = path.rpartition(AUGMENTED)
-    index = end.removesuffix(SUFFIXES[format])
-    return index.isdecimal() and int(index) < plan.get(source, 0) and path == output_name(source, int(index), format)
+def output_names(source, copies, format):
+    """Return the names of new images: they hold the whole name of the original, so that a.jpg and a.png do not clash."""
+    return [f"{source}{AUGMENTED}{index:02d}{SUFFIXES[format]}" for index in range(copies)]
 
 
 # --- the images --------------------------------------------------------------------------------------------------------
@@ -146,24 +115,18 @@ def augment(image, source, copies, recipe):
         copies: number of new images.
 
     Returns:
-        Iterator of (h, w, 3) uint8, BGR: the order that OpenCV encodes.
+        Iterator of (h, w, 3) uint8, RGB.
     """
-    import cv2
-
     from detector.images.corruptions import random_degradation
     from detector.images.transforms import random_affines
 
-    swapped = functools.partial(cv2.cvtColor, code=cv2.COLOR_RGB2BGR)
-
-    def moved(image):
-        if recipe.affine is None:
-            return [image] * copies
-        return random_affines(image, _generator(recipe.seed, source), copies, **recipe.affine)
-
+    moved = [image] * copies
+    if recipe.affine is not None:
+        moved = random_affines(image, _generator(recipe.seed, source), copies, **recipe.affine)
     if recipe.degradation is None:
-        return moved(swapped(image))  # all channels move alike, so this is done once for all copies
+        return iter(moved)
     rng = _generator(recipe.seed, source, "damage")  # the key of earlier versions: the same seed gives the same images
-    return (swapped(random_degradation(new, rng, **recipe.degradation)) for new in moved(image))
+    return (random_degradation(new, rng, **recipe.degradation) for new in moved)
 
 
 def _generator(*key):
@@ -172,18 +135,8 @@ def _generator(*key):
     return default_rng(int.from_bytes(_hash(*key)[:16]))
 
 
-def encode(images, recipe):
-    """Yield each image, (h, w, 3) uint8, BGR, as the bytes of a file, (n,) uint8, without metadata."""
-    import cv2
-
-    kind = SUFFIXES[recipe.format]
-    settings = (cv2.IMWRITE_JPEG_QUALITY, recipe.quality) if recipe.format == "jpeg" else ()
-    for image in images:
-        yield cv2.imencode(kind, image, settings)[1]
-
-
 def augment_file(job, data, into, recipe):
-    """Make the new images of one original.
+    """Make the new images of one original, without metadata.
 
     Args:
         job: (relative path of the original, number of new images).
@@ -202,8 +155,9 @@ def augment_file(job, data, into, recipe):
 
     cv2.setNumThreads(1)  # other processes are on the other cores
     source, copies = job
-    outputs = [output_name(source, index, recipe.format) for index in range(copies)]
-    excess = len(os.fsencode(os.path.basename(outputs[-1]))) - LONGEST_NAME
+    names = output_names(source, copies, recipe.format)
+    outputs = [Path(into, name) for name in names]
+    excess = len(os.fsencode(outputs[-1].name)) - LONGEST_NAME
     if excess > 0:
         return f"{source}: expected a name that new images can add to, found one too long; rename it, {excess} bytes shorter"
     try:
@@ -213,40 +167,15 @@ def augment_file(job, data, into, recipe):
     except InputError as error:
         os.stat(os.path.join(data, source))
         for output in outputs:
-            Path(into, output).unlink(missing_ok=True)
+            output.unlink(missing_ok=True)
         return str(error)
-    folder = os.path.join(into, "")
-    for output, content in zip(outputs, encode(augment(image, source, copies, recipe), recipe), strict=True):
-        write(folder + output, content)
+    outputs[0].parent.mkdir(parents=True, exist_ok=True)
+    settings = (cv2.IMWRITE_JPEG_QUALITY, recipe.quality) if recipe.format == "jpeg" else ()
+    for output, new in zip(outputs, augment(image, source, copies, recipe), strict=True):
+        _, content = cv2.imencode(SUFFIXES[recipe.format], cv2.cvtColor(new, cv2.COLOR_RGB2BGR), settings)
+        with atomic_write(output) as temporary:  # an existing file is replaced: other hard links to it keep their content
+            temporary.write_bytes(content)
     return None
-
-
-def write(path, content):
-    """Write a file, and make its folder. An existing file is removed first, so that other hard links to it keep their content.
-
-    Not atomic, which would take twice as long: the tree is marked as unfinished until everything is written.
-    """
-    try:
-        handle = _create(path)
-        try:
-            while len(content):
-                content = content[os.write(handle, content) :]
-        finally:
-            os.close(handle)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(path)  # an incomplete image
-        raise OSError(error.errno, error.strerror, path) from None  # the system names no file if the disk is full
-
-
-def _create(path):
-    try:
-        return os.open(path, NEW_FILE, 0o666)
-    except FileExistsError:
-        os.unlink(path)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-    return os.open(path, NEW_FILE, 0o666)
 
 
 # --- the stage ---------------------------------------------------------------------------------------------------------
@@ -269,18 +198,11 @@ def read_originals(data):
     return originals
 
 
-def is_augmented(path):
-    """Return whether a path is that of an augmented image."""
-    return AUGMENTED in path.rpartition("/")[2]
-
-
 def left_overs(into, plan, format):
-    """Yield the paths, relative to `into`, of augmented images of earlier runs that are not in the plan, unfinished ones too."""
-    for here, _, names in os.walk(os.path.join(into, "train")):
-        folder = os.path.relpath(here, into).replace(os.sep, "/")
-        for name in names:
-            if AUGMENTED in name and not is_planned(f"{folder}/{name}", plan, format):
-                yield f"{folder}/{name}"
+    """Return the paths of augmented images of earlier runs below `into` that are not in the plan, unfinished ones too."""
+    planned = {name for source, copies in plan.items() for name in output_names(source, copies, format)}
+    found = (Path(here, name) for here, _, names in os.walk(Path(into, "train")) for name in names if AUGMENTED in name)
+    return [path for path in found if path.relative_to(into).as_posix() not in planned]
 
 
 def carry_out(plan, data, into, recipe):
@@ -289,30 +211,19 @@ def carry_out(plan, data, into, recipe):
     Returns:
         List of messages, one for each original that could not be read.
     """
-    for path in list(left_overs(into, plan, recipe.format)):
-        os.unlink(os.path.join(into, path))
+    for path in left_overs(into, plan, recipe.format):
+        path.unlink()
     make = functools.partial(augment_file, data=os.fspath(data), into=os.fspath(into), recipe=recipe)
     few = sum(plan.values()) < 200  # done before other processes would have started
     chunk = len(plan) if few else max(1, min(16, len(plan) // 32))  # small enough to end at the same time on all cores
-    results = parallel(make, _by_turns(list(plan.items()), chunk), unit="original", chunk=chunk)
+    results = parallel(make, list(plan.items()), unit="original", chunk=chunk)
     return [message for message in results if message]
-
-
-def _by_turns(jobs, chunk):
-    """Return jobs in chunks from the front and from the back in turns, so that two processes rarely write to one folder.
-
-    The system creates the files of a folder one by one, and the processes would wait for each other.
-    """
-    chunks = [jobs[start : start + chunk] for start in range(0, len(jobs), chunk)]
-    half = -(-len(chunks) // 2)
-    pairs = zip_longest(chunks[:half], reversed(chunks[half:]), fillvalue=[])
-    return [job for pair in pairs for part in pair for job in part]
 
 
 def count(data):
     """Return a Counter {(row, class): images} of a data tree; augmented images of train have a row of their own."""
     counts = Counter()
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         for name in CLASSES:
             folder = Path(data, split, name)
             for path in scan(folder) if folder.is_dir() else ():
@@ -334,7 +245,7 @@ def parse(argv):
     add("--data", type=Path, default=Path("data"), help="data tree")
     add("--images", type=int, metavar="K", help="number of originals to use, of both classes in proportion (default: all)")
     number = parser.add_mutually_exclusive_group()
-    number.add_argument("--per-image", type=positive_int, metavar="N", help=f"new images for each original (default: {PER_IMAGE})")
+    number.add_argument("--per-image", type=positive_int, default=PER_IMAGE, metavar="N", help="new images for each original")
     number.add_argument("--total", type=int, metavar="N", help="final number of images in train, spread evenly over the originals")
     add("--recipe", choices=("geometric", "degradation", "damage", "both"), default="geometric",
         help="what is done (damage: the former name of degradation)")  # fmt: skip
@@ -347,10 +258,7 @@ def parse(argv):
     geometric = parser.add_argument_group("geometric recipe", "largest amounts; each image draws its own uniformly")
     geometric.add_argument("--rotation", type=number_type(at_least=0, at_most=180), default=20.0, help="degrees to either side")
     geometric.add_argument("--shift", type=fraction, default=0.2, help="fraction of width and of height")
-    geometric.add_argument(
-        "--shear", type=fraction, default=0.2,
-        help="radians, as in the original recipe (Keras would now take degrees)",
-    )  # fmt: skip
+    geometric.add_argument("--shear", type=fraction, default=0.2, help="radians, as in the original recipe")
     geometric.add_argument("--zoom", type=number_type(at_least=0, at_most=0.9), default=0.2,
         help="shows 1 - ZOOM to 1 + ZOOM of each side")  # fmt: skip
     geometric.add_argument("--no-flip", dest="flip", action="store_false", help="do not mirror half of the images")
@@ -381,9 +289,9 @@ def recipe_of(args):
 def print_plan(plan, into, format):
     """Print every file that would be made and removed."""
     for source, copies in plan.items():
-        sys.stdout.writelines(f"{source} -> {Path(into, output_name(source, index, format))}\n" for index in range(copies))
-    removed = list(left_overs(into, plan, format))
-    sys.stdout.writelines(f"remove {Path(into, path)}\n" for path in removed)
+        sys.stdout.writelines(f"{source} -> {Path(into, name)}\n" for name in output_names(source, copies, format))
+    removed = left_overs(into, plan, format)
+    sys.stdout.writelines(f"remove {path}\n" for path in removed)
     for name in CLASSES:
         made = [copies for source, copies in plan.items() if source.startswith(f"train/{name}/")]
         print(f"{name}: {plural(sum(made), 'new image')} from {plural(len(made), 'original')}")
@@ -398,8 +306,7 @@ def main(argv=None):
     into = args.into or args.data
     originals = read_originals(args.data)
     check_into(args.data, into)
-    plan = plan_augmentation(originals, args.images, args.per_image or PER_IMAGE, args.total, args.seed)
-    check_number_of_files(plan, asked=args.total is not None or None not in (args.images, args.per_image))
+    plan = plan_augmentation(originals, args.images, args.per_image, args.total, args.seed)
     if args.dry_run:
         return print_plan(plan, into, args.format)
     refuse_unfinished(into, but=STAGE)

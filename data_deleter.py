@@ -18,7 +18,7 @@ from pathlib import Path
 
 from detector.console import HelpFormatter, InputError, plural, progress, show_size, stage
 from detector.data.placing import JOURNAL
-from detector.data.tree import AUGMENTED, CLASSES
+from detector.data.tree import CLASSES, is_augmented
 from detector.files import is_link, require_folder, scan
 
 
@@ -67,7 +67,7 @@ def survey_augmented(data):
             raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give its own tree")
     for folder in folders:
         require_folder(folder, holding=f"images of class {folder.name}")
-    paths = [os.path.join(folder, path) for folder in folders for path in scan(folder) if AUGMENTED in path.rsplit("/", 1)[-1]]
+    paths = [os.path.join(folder, path) for folder in folders for path in scan(folder) if is_augmented(path)]
     return paths, [], sum(os.lstat(path).st_size for path in paths)
 
 

@@ -69,7 +69,7 @@ def augmented(paths, places, insides):
         {leaks, held_out}, the entry `augmented` of the audit's report: pairs of an augmented image in train and its original, for
         which there is none in train but one in validation or test; and the augmented images that are in these themselves.
     """
-    made = [i for i, inside in enumerate(insides) if data_tree.AUGMENTED in inside.rpartition("/")[2]]
+    made = [i for i, inside in enumerate(insides) if data_tree.is_augmented(inside)]
     found = {"leaks": [], "held_out": [paths[i] for i in made if places[i][0] in HELD_OUT]}
     if not made:
         return found

@@ -86,6 +86,11 @@ def _subfolders(folder):
     return [Path(folder) / name for name in names]
 
 
+def is_augmented(path):
+    """Return whether a path is that of an image that data_augmentation made."""
+    return AUGMENTED in os.path.basename(path)
+
+
 def is_data_set(names):
     """Return whether folder names are those of both classes, or of splits: a folder that holds them is no class folder."""
     names = list(names)
