@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter, namedtuple
 from pathlib import Path
 
 from detector import __version__
@@ -24,7 +25,8 @@ from detector.console import HelpFormatter, InputError, fraction, plural, printa
 EXAMPLE = Path(__file__).resolve().parent / "docs" / "images" / "example.jpg"  # drawn by benchmarks/screenshot.py
 MAX_DESCRIBED = 5  # images that are described in several lines; more get a line each
 FAILED_ON = 3  # exit code
-FAIL_ON = {  # choice of --fail-on -> (field of the row, values)
+Outcome = namedtuple("Outcome", "conclusion verdict detector")
+FAIL_ON = {  # choice of --fail-on -> (field of the outcome, values)
     "fake": ("verdict", {"Fake"}),
     "uncertain": ("verdict", {"Fake", "uncertain"}),
     "ai": ("conclusion", {"AI-generated", "AI-edited", "Fake"}),
@@ -42,29 +44,20 @@ def find_sources(images):
 
 
 # --- output --------------------------------------------------------------------------------------------------------------
-class Summary:
-    """Counts over the rows that went through `watch`."""
+def watch(rows, outcomes):
+    """Yield the rows and count them in `outcomes`, a Counter of Outcome."""
+    for row in rows:
+        outcomes[Outcome(row["conclusion"], row["verdict"], row["detector"])] += 1
+        yield row
 
-    def __init__(self, fail_on=None):
-        self.conclusions, self.detectors, self.failed, self.total = {}, {}, 0, 0
-        self.alarm = False
-        self._field, self._values = FAIL_ON.get(fail_on, ("verdict", set()))
 
-    def watch(self, rows):
-        """Yield the rows and count them."""
-        for row in rows:
-            self.total += 1
-            self.conclusions[row["conclusion"]] = self.conclusions.get(row["conclusion"], 0) + 1
-            self.failed += row["error"] is not None
-            self.alarm |= row[self._field] in self._values
-            if row["detector"]:
-                self.detectors[row["detector"]] = None
-            yield row
-
-    def __str__(self):
-        names = ("AI-generated", "AI-edited", "Fake", "camera original", "Real", "uncertain")
-        counts = [f"{self.conclusions[name]:,} {name}" for name in names if name in self.conclusions]
-        return ", ".join([*counts, *([f"{self.failed:,} unreadable"] if self.failed else [])])
+def summarise(outcomes):
+    """Return the number of images of each conclusion, as text."""
+    names = {name: name for name in ("AI-generated", "AI-edited", "Fake", "camera original", "Real", "uncertain")}
+    numbers = Counter()
+    for outcome, number in outcomes.items():
+        numbers[outcome.conclusion] += number
+    return ", ".join(f"{numbers[key]:,} {name}" for key, name in (names | {None: "unreadable"}).items() if numbers[key])
 
 
 def print_json(rows):
@@ -84,15 +77,13 @@ def write_csv(path, rows):
     from detector.inference.predictor import COLUMNS
 
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
         for row in rows:
-            if row["provenance"]:
-                row = {**row, "provenance": json.dumps(row["provenance"])}
-            writer.writerow(row.values())
+            writer.writerow(row | {"provenance": row["provenance"] and json.dumps(row["provenance"])})
 
 
-def print_rows(rows, predictor, args, total, summary):
+def print_rows(rows, predictor, args, total, outcomes):
     """Print the rows for a person: in several lines for a few images, a line each for many, and the counts."""
     from detector.inference.predictor import about, describe
 
@@ -102,8 +93,8 @@ def print_rows(rows, predictor, args, total, summary):
         else:
             print(_line(row, args.force, len(predictor.detectors) > 1))
     if total > MAX_DESCRIBED:
-        print(summary)
-    for name in summary.detectors:
+        print(summarise(outcomes))
+    for name in dict.fromkeys(outcome.detector for outcome in outcomes if outcome.detector):
         print(about(predictor.find_detector(name)))
 
 
@@ -111,19 +102,10 @@ def _line(row, force, name_detector):
     if row["error"]:
         return f"{'unreadable':<15}  {'':>6}  {printable(row['error'])}"
     score = "" if row["gated"] and not force else f"{row['p_fake']:.4f}"
-    more = f"  {printable(row['detector'])}" if name_detector else ""
+    more = f"  {row['detector']}" if name_detector else ""
     more += f"  [{row['basis']}]" if row["basis"] != "detector" else ""
     more += f"  ({row['note']})" if row["note"] else ""
-    return f"{row['conclusion']:<15}  {score:>6}  {printable(row['path'])}{printable(more)}"
-
-
-def write_explanation(predictor, row, source, path):
-    """Write the image with its heat map over it."""
-    from detector.images import pixels
-    from detector.inference import attribution
-
-    image = pixels.read_image(source)
-    attribution.save(path, image, attribution.explain(predictor.find_detector(row["detector"]).open(), image))
+    return f"{row['conclusion']:<15}  {score:>6}  {printable(row['path'] + more)}"
 
 
 def write_report(predictor, rows, sources, args):
@@ -175,7 +157,7 @@ def make_parser():
         "--trust-list",
         type=Path,
         metavar="FILE.pem",
-        help="root certificates of trusted C2PA signers; remembered for later runs (C2PA publishes a list)",
+        help="root certificates of trusted C2PA signers; remembered for later runs (C2PA publishes a list); none forgets them",
     )
     add("--fail-on", choices=sorted(FAIL_ON),
         help=f"exit with code {FAILED_ON} if a verdict is Fake (fake), a verdict is Fake or uncertain (uncertain), or a "
@@ -183,15 +165,12 @@ def make_parser():
     add("--example", action="store_true", help="classify an image that ships with the program: a landscape drawn by a script")
     add("--host", default="127.0.0.1", help="address of the page; 0.0.0.0 makes it reachable from other machines")
     add("--port", type=int, default=7860, help="port of the page")
-    add("--share", action="store_true", help=argparse.SUPPRESS)
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
 def check(parser, args):
     """End with a usage error if options contradict each other, and with InputError if a file would be replaced."""
-    if args.share:
-        parser.error("--share no longer exists; use --host 0.0.0.0 to make the page reachable from your network")
     wanted = [name for name in ("json", "csv", "report", "explain", "fail_on") if getattr(args, name)]
     args.images += [os.fspath(EXAMPLE)] if args.example else []
     if wanted and not args.images:
@@ -219,25 +198,29 @@ def open_predictor(args):
 
 
 def predict_and_print(predictor, sources, names, args):
-    """Predict, and print or write what the options ask for; return the Summary."""
-    summary = Summary(args.fail_on)
-    rows = predictor.predict(sources, args.force, args.threshold, args.provenance, names)
+    """Predict, and print or write what the options ask for; return the Counter of outcomes."""
+    outcomes = Counter()
+    rows = watch(predictor.predict(sources, args.force, args.threshold, args.provenance, names), outcomes)
     shown = args.csv is None and sys.stdout.isatty()  # printed rows show the progress; a bar would stand between them
-    rows = summary.watch(progress(rows, total=len(sources)) if len(sources) > MAX_DESCRIBED and not shown else rows)
+    rows = progress(rows, total=len(sources)) if len(sources) > MAX_DESCRIBED and not shown else rows
     if args.explain or args.report:
         rows = list(rows)
         if args.explain and not rows[0]["error"]:
-            write_explanation(predictor, rows[0], sources[0], args.explain)
+            from detector.files import atomic_write
+            from detector.inference import attribution
+
+            with atomic_write(args.explain) as temporary:
+                attribution.save(temporary, predictor.find_detector(rows[0]["detector"]), sources[0])
         if args.report:
             write_report(predictor, rows, sources, args)
     if args.json:
         print_json(rows)
     elif args.csv:
         write_csv(args.csv, rows)
-        print(f"{plural(summary.total, 'row')} written to {args.csv}")
+        print(f"{plural(len(sources), 'row')} written to {args.csv}")
     else:
-        print_rows(rows, predictor, args, len(sources), summary)
-    return summary
+        print_rows(rows, predictor, args, len(sources), outcomes)
+    return outcomes
 
 
 @stage
@@ -257,11 +240,13 @@ def main(argv=None):
         from detector.web.server import serve
 
         return serve(predictor, args.host, args.port)
-    summary = predict_and_print(predictor, sources, names, args)
-    if summary.failed:
-        raise InputError(f"{summary.failed:,} of {plural(summary.total, 'image')} cannot be read; see the reasons above")
-    if summary.alarm:
-        raise SystemExit(FAILED_ON)
+    outcomes = predict_and_print(predictor, sources, names, args)
+    if failed := sum(number for outcome, number in outcomes.items() if outcome.conclusion is None):
+        raise InputError(f"{failed:,} of {plural(len(sources), 'image')} cannot be read; see the reasons above")
+    if args.fail_on:
+        field, values = FAIL_ON[args.fail_on]
+        if any(getattr(outcome, field) in values for outcome in outcomes):
+            raise SystemExit(FAILED_ON)
     return None
 
 

@@ -4,13 +4,36 @@ import contextlib
 import errno
 import os
 
+from detector import files
 from detector.console import InputError, describe_os_error
+
+MAX_BYTES = 1 << 30  # of a file
 
 NOT_THE_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # concern the machine: every file would fail
 
 
 class UnreadableFile(Exception):
     """Why a file cannot be read, without its name: `one_file` adds it."""
+
+
+def read_source(source) -> bytes:
+    """Return the content of a path, of bytes, or of a binary file that can seek (its position stays the same).
+
+    Raises:
+        UnreadableFile: it has more than MAX_BYTES bytes.
+    """
+    if isinstance(source, str | os.PathLike):
+        content = files.read_bytes(source) if os.stat(source).st_size <= MAX_BYTES else None
+    elif isinstance(source, bytes):
+        content = source
+    else:
+        position = source.tell()
+        source.seek(0)
+        content = source.read(MAX_BYTES + 1)
+        source.seek(position)
+    if content is None or len(content) > MAX_BYTES:
+        raise UnreadableFile(f"expected at most {MAX_BYTES:,} bytes, found more; scale the image down")
+    return content
 
 
 @contextlib.contextmanager

@@ -16,14 +16,12 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from detector import files
 from detector.images.essentials import add_end, add_filler, end_of_jpeg, strip_metadata
 from detector.images.exif import limit_tags, read_orientation
 from detector.images.formats import FORMATS, HEAD, container_format, is_empty_image
-from detector.images.guard import UnreadableFile, one_file
+from detector.images.guard import UnreadableFile, one_file, read_source
 
 MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded), beyond which it suspects a decompression bomb
-MAX_BYTES = 1 << 30  # of a file
 SMALL = 64  # data sets whose median shorter side is at most this are judged at 32 px, others at 224 px
 VIEW_MARGIN = 8 / 7  # shorter side of a scaled image by the side of the view cut out of it: 256 for 224 px
 VIEW_KINDS = ("whole", "between", "native")
@@ -96,15 +94,7 @@ def _one_image(source):
 
 def _content(source):
     """Return (bytes of the file, its format). Raises UnreadableFile if it is no image."""
-    if isinstance(source, bytes):
-        content = source
-    elif isinstance(source, str | os.PathLike):
-        content = files.read_bytes(source) if os.stat(source).st_size <= MAX_BYTES else None
-    else:
-        source.seek(0)
-        content = source.read(MAX_BYTES + 1)
-    if content is None or len(content) > MAX_BYTES:
-        raise UnreadableFile(f"expected at most {MAX_BYTES:,} bytes, found more; scale the image down")
+    content = read_source(source)
     kind = container_format(content[:HEAD])
     if kind is None:
         kinds = ", ".join(FORMATS)

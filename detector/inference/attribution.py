@@ -21,9 +21,9 @@ import functools
 import math
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from detector.console import progress
-from detector.files import atomic_write
 from detector.images import pixels
 
 CELLS = 32  # resolution of the map: cells on a side, or pixels if there are fewer
@@ -53,41 +53,25 @@ def explain(detector, image):
     inputs, boxes = pixels.preprocess(image, detector.metadata), pixels.input_boxes(*image.shape[:2], detector.metadata)
     logits = detector.logits(inputs)
     each = (SMALL_PASSES if inputs.shape[1] <= pixels.SMALL else PASSES) // len(inputs)
-    heat = np.zeros(image.shape[:2], np.float32)
-    covered = np.zeros(image.shape[:2], np.uint8 if len(boxes) < 256 else np.uint16)  # by how many inputs
+    each -= each % len(BASELINES)  # the baselines take turns
+    heat, covered = np.zeros(image.shape[:2], np.float32), np.zeros(image.shape[:2], np.uint16)  # by how many inputs
     with progress((), total=each * len(inputs) if each >= MIN_PASSES else 0, unit="masked image", delay=1) as bar:
         for one, logit, (left, top, right, bottom) in zip(inputs, logits, boxes, strict=True):
             cells = logit + (_differences(detector, one, each, bar) if each >= MIN_PASSES else np.zeros((1, 1)))
-            part = heat[top:bottom, left:right]
-            if len(boxes) == 1:
-                _enlarge(cells, *part.shape, out=part)
-            else:
-                part += _enlarge(cells, *part.shape)
-                covered[top:bottom, left:right] += 1
-    if len(boxes) > 1:
-        np.divide(heat, covered, out=heat, where=covered > 1)
-    return heat
+            heat[top:bottom, left:right] += _enlarge(cells, bottom - top, right - left)
+            covered[top:bottom, left:right] += 1
+    return np.divide(heat, covered, out=heat, where=covered > 1)
 
 
 def _differences(detector, image, passes, bar):
-    """Return the attribution of each cell of an input, less their mean.
-
-    Args:
-        image: (s, s, 3) uint8, RGB.
-        passes: number of masked images.
-        bar: progress bar, or anything with `update`.
-
-    Returns:
-        (c, c) float64, logits, of mean 0.
-    """
+    """Return the attribution of each cell of an input, (s, s, 3) uint8, less their mean: (c, c) float64, logits."""
     size = len(image)
     masks, to_cells, to_weights, own = _design(min(size, CELLS), passes)
     baselines, at = _baselines(image), np.arange(size) * masks.shape[1] // size
-    batch = getattr(detector, "batch", 64)
     logits = []
-    for start in range(0, passes, batch):
-        some = masks[start : start + batch][:, at][:, :, at, None]
-        filled = np.stack([baselines[(start + i) % len(baselines)] for i in range(len(some))])
+    for start in range(0, passes, detector.batch):
+        some = masks[start : start + detector.batch][:, at][:, :, at, None]
+        filled = baselines[np.arange(start, start + len(some)) % len(baselines)]
         logits.append(detector.logits(np.where(some, filled, image)))
         bar.update(len(some))
     drops = -np.concatenate(logits)
@@ -103,17 +87,12 @@ def _differences(detector, image, passes, bar):
 
 @functools.lru_cache(maxsize=4)
 def _design(cells, passes):
-    """Draw masks and prepare the regression on them.
-
-    Args:
-        cells: a side of the map.
-        passes: number of masks.
+    """Draw masks for a map of cells x cells, and prepare the regression on them.
 
     Returns:
         masks: (passes, cells, cells) bool, True is masked; the baselines take turns.
         to_cells: (cells ** 2, passes) float64, from weights of masks to a drop of the logit for each cell.
-        to_weights: (passes, passes) float64, from drops of the logit to weights of masks.
-        own: (passes,) float64, its diagonal.
+        to_weights: (passes, passes) float64, from drops of the logit to weights of masks; and own, its diagonal.
     """
     masks = _draw_masks(cells, passes, np.random.default_rng(0))
     centred = masks.reshape(passes, -1) - masks.reshape(passes, -1).mean(axis=0)
@@ -142,25 +121,21 @@ def _draw_masks(cells, passes, rng):
 
 def _less_baseline_means(values):
     """Return (passes,) values less the mean of those with the same baseline."""
-    found = np.array(values, np.float64)
-    for i in range(len(BASELINES)):
-        found[i :: len(BASELINES)] -= found[i :: len(BASELINES)].mean()
-    return found
+    by_baseline = values.reshape(-1, len(BASELINES))
+    return (by_baseline - by_baseline.mean(axis=0)).ravel()
 
 
 def _baselines(image):
-    """Return the baselines, one image for each of BASELINES: (s, s, 3) uint8."""
-    from PIL import Image, ImageFilter
-
+    """Return the baselines, one image for each of BASELINES: (2, s, s, 3) uint8."""
     blurred = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(len(image) / 8)))
     noise = np.random.default_rng(0).normal(size=image.shape) * image.std(axis=(0, 1)) + image.mean(axis=(0, 1))
-    return blurred, np.clip(np.rint(noise), 0, 255).astype(np.uint8)
+    return np.stack([blurred, np.clip(np.rint(noise), 0, 255).astype(np.uint8)])
 
 
-def _enlarge(cells, height, width, out=None):
-    """Scale a map to (height, width) float32, linear between the cells' centres; into `out` where it is given."""
+def _enlarge(cells, height, width):
+    """Scale a map to (height, width) float32, linear between the cells' centres."""
     rows, columns = (_between(length, number) for length, number in zip((height, width), cells.shape, strict=True))
-    return np.matmul(rows, cells.astype(np.float32) @ columns.T, out=out)
+    return rows @ (cells.astype(np.float32) @ columns.T)
 
 
 def _between(length, number):
@@ -196,27 +171,25 @@ def overlay(image, heat):
     return canvas
 
 
-def save(path, image, heat):
-    """Write the overlay of an image and its heat map as PNG, atomically."""
-    from PIL import Image
+def explain_file(detector, source):
+    """Return an image file with its heat map over it, as `overlay` does."""
+    image = pixels.read_image(source)
+    return overlay(image, explain(detector, image))
 
-    with atomic_write(path) as temporary:
-        Image.fromarray(overlay(image, heat)).save(temporary, "PNG")
+
+def save(file, detector, source):
+    """Write the picture of an image file and its heat map as PNG into a path or binary file."""
+    Image.fromarray(explain_file(detector, source)).save(file, "PNG")
 
 
 def _to_picture_size(image, heat):
     """Return image and heat map in the size of the overlay."""
-    from PIL import Image
-
     height, width = image.shape[:2]
     longer = max(height, width)
     factor = LONGEST / longer if longer > LONGEST else math.ceil(SHORTEST / longer)
     size = tuple(max(16, round(side * factor)) for side in (width, height))  # a line of pixels stays visible
-    step = max(1, longer // (2 * LONGEST))  # subsampling keeps the memory for huge images small
     how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
-    few, little = np.ascontiguousarray(image[::step, ::step]), np.ascontiguousarray(heat[::step, ::step], np.float32)
-    shown = Image.fromarray(few).resize(size, how)
-    smooth = Image.fromarray(little).resize(size, Image.Resampling.BILINEAR)
+    shown, smooth = Image.fromarray(image).resize(size, how), Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR)
     return np.asarray(shown), np.asarray(smooth)
 
 
@@ -230,8 +203,6 @@ def _tinted(grey, strength):
 
 def _legend(width):
     """Return the legend, (height, width, 3) uint8: a colour scale and its meaning."""
-    from PIL import Image, ImageDraw, ImageFont
-
     letter = width // 30
     long, line = width - 2 * letter, 3 * letter // 2
     sheet = Image.new("RGB", (width, letter + 4 * line), "white")

@@ -7,9 +7,9 @@ for row in Predictor().predict(["photo.jpg"]):
 """
 
 import functools
+import glob
 import os
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -19,7 +19,10 @@ import numpy as np
 from detector import files
 from detector.console import InputError, printable
 from detector.images import formats, quality
+from detector.inference import scoring, stability
 from detector.model import export, runtime, scores
+from detector.provenance import read, summarise
+from detector.provenance.conclusion import conclude
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 STANDARD_INPUT = "-"
@@ -37,23 +40,23 @@ class Row(TypedDict):
     """What is known about one image; the keys of --json and of the REST API, and the columns of --csv."""
 
     path: Annotated[str, "path of the file, `-` for standard input; for an upload, its name"]
+    verdict: Annotated[str | None, "the detector's own: `Fake`, `Real` or `uncertain`; never changed by provenance"]
+    p_fake: Annotated[float | None, "the detector's calibrated probability that the image is Fake, 0 to 1"]
+    detector: Annotated[str | None, "name of the detector that scored the image"]
+    width: Annotated[int | None, "in pixels, as a viewer shows the image"]
+    height: Annotated[int | None, "in pixels, as a viewer shows the image"]
+    note: Annotated[str | None, "reasons for caution, in words"]
+    provenance: Annotated[dict[str, Any] | None, "the file's provenance metadata; null if it was not read"]
+    error: Annotated[str | None, "one line: why the image cannot be read; otherwise null"]
     conclusion: Annotated[
         str | None,
         "the answer to act on: `AI-generated`, `AI-edited` or `camera original` if the file's provenance says so, otherwise the "
         "detector's `Fake`, `Real` or `uncertain`; null if the image cannot be read",
     ]
     basis: Annotated[str | None, "what it rests on: `signed: NAME (…)`, `declared by the file, unsigned`, or `detector`"]
-    verdict: Annotated[str | None, "the detector's own: `Fake`, `Real` or `uncertain`; never changed by provenance"]
-    p_fake: Annotated[float | None, "the detector's calibrated probability that the image is Fake, 0 to 1"]
-    detector: Annotated[str | None, "name of the detector that scored the image"]
-    width: Annotated[int | None, "in pixels, as a viewer shows the image"]
-    height: Annotated[int | None, "in pixels, as a viewer shows the image"]
     gated: Annotated[
         bool | None, "true if the image is outside the detector's range (`note` says why); the verdict is `uncertain` unless forced"
     ]
-    note: Annotated[str | None, "reasons for caution, in words"]
-    provenance: Annotated[dict[str, Any] | None, "the file's provenance metadata; null if it was not read"]
-    error: Annotated[str | None, "one line: why the image cannot be read; otherwise null"]
 
 
 COLUMNS = list(Row.__annotations__)
@@ -73,43 +76,24 @@ def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
     found = []
     for source in map(Path, sources):
         if source.is_dir():
-            found += _in_folder(source)
+            start = os.path.join("" if source == Path() else source, "")  # no Paths: making them takes as long as finding the files
+            paths = [f"{start}{inside.replace('/', os.sep)}" for inside in files.scan(source)]
         elif source.exists():
             found.append(os.fspath(source))
-        else:
-            found += _matching(source)
+            continue
+        elif not (paths := sorted(glob.glob(os.fspath(source), recursive=True))):
+            raise InputError(f"{source}: expected an image, a folder or a pattern, found nothing of that name; check the path")
+        images = [path for path in paths if looks_like_image(path)]
+        if not images:
+            raise InputError(f"{source}: expected images, found none there; give another file or folder")
+        found += images
     return found
 
 
-def _in_folder(folder):
-    start = os.path.join("" if folder == Path() else folder, "")  # no Paths: making them takes as long as finding the files
-    paths = (f"{start}{inside.replace('/', os.sep)}" for inside in files.scan(folder))
-    images = [path for path in paths if looks_like_image(path)]
-    if not images:
-        raise InputError(f"{folder}: expected images, found none in the folder; give another one")
-    return images
-
-
-def _matching(pattern):
-    import glob
-
-    matches = sorted(glob.glob(os.fspath(pattern), recursive=True))
-    if not matches:
-        expected = "files that match" if glob.has_magic(os.fspath(pattern)) else "an image or a folder"
-        raise InputError(f"{pattern}: expected {expected}, found nothing of that name; check the path")
-    images = [path for path in matches if os.path.isfile(path) and looks_like_image(path)]
-    if not images:
-        raise InputError(f"{pattern}: expected images, found none among the matching files; give another pattern")
-    return images
-
-
 def looks_like_image(path: str) -> bool:
-    """Tell whether a file in a folder is an image, by its name or its first bytes."""
-    if path.lower().endswith(SUFFIXES):
-        return True
+    """Tell whether a path in a folder is that of an image, by its suffix or its first bytes."""
     try:
-        with open(path, "rb") as file:
-            return formats.image_format(file.read(16)) is not None
+        return not os.path.isdir(path) and (path.lower().endswith(SUFFIXES) or formats.is_image(path))
     except OSError:
         return True  # its row will say why it cannot be read
 
@@ -140,8 +124,7 @@ class LazyDetector:
         self.path, self.name = Path(path), name
         self.metadata = export.known_metadata(path)
         self.batch = runtime.batch_of(self.metadata)
-        self._threads, self._opening = threads, threading.Lock()
-        self._detector = self._failure = None
+        self._threads, self._opening, self._opened = threads, threading.Lock(), None
 
     def open(self):
         """Return the opened detector.
@@ -150,14 +133,14 @@ class LazyDetector:
             InputError: as detector.model.export.open_detector; every later call raises it again.
         """
         with self._opening:
-            if self._failure is None and self._detector is None:
+            if self._opened is None:
                 try:
-                    self._detector = export.open_detector(self.path, self._threads)
+                    self._opened = export.open_detector(self.path, self._threads)
                 except InputError as error:
-                    self._failure = str(error)
-        if self._failure is not None:
-            raise InputError(self._failure)
-        return self._detector
+                    self._opened = error
+        if isinstance(self._opened, InputError):
+            raise self._opened
+        return self._opened
 
     def logits(self, images, concurrency=1):
         """Return the logits of the opened detector, as Detector.logits."""
@@ -227,8 +210,6 @@ class Predictor:
         Raises:
             InputError: there is no such detector, or it cannot be opened. An image that cannot be read gets a row with `error`.
         """
-        from detector.inference import scoring, stability
-
         sources = list(sources)
         names = [_name(source) for source in sources] if names is None else list(names)
         choose = functools.lru_cache(CACHED_SIZES)(self.choose) if detector is None else self.find_detector(detector)
@@ -240,7 +221,7 @@ class Predictor:
 
         results = scoring.score_files(choose, sources, self.threads, checks, batch, has_verdict, _quality_note)
         for name, score in zip(names, results, strict=True):
-            found = read_provenance(score.source, self.trust_list) if provenance else None
+            found = read(score.source, self.trust_list) if provenance else None
             if score.error is not None:
                 yield error_row(name, score.error.replace(_name(score.source), name), found)
             else:
@@ -260,32 +241,29 @@ def _gate(score):
 
 def _row(name, score, force, threshold, provenance):
     """Return the Row of an image that could be read."""
-    from detector.inference import stability
-    from detector.provenance.conclusion import conclude
-
     metadata = score.detector.metadata
     thresholds = metadata["thresholds"] if threshold is None else {"fake": threshold, "real": np.nextafter(threshold, -1)}
-    gate, verdict = _gate(score), scores.verdict_of(score.p_fake, thresholds)
-    note = gate
+    note, verdict = _gate(score), scores.verdict_of(score.p_fake, thresholds)
+    gated = note is not None
     copies = [scores.verdict_of(p_fake, thresholds) for p_fake in scores.p_fake_of(score.degraded, metadata["temperature"])]
-    if gate and not force:
+    if gated and not force:
         verdict = "uncertain"
     elif not stability.is_stable(verdict, copies):
         verdict, note = "uncertain", stability.UNSTABLE
     answer = conclude(provenance, verdict)
     return {
         "path": name,
-        "conclusion": answer["conclusion"],
-        "basis": answer["basis"],
         "verdict": verdict,
         "p_fake": score.p_fake,
         "detector": score.detector.name,
         "width": score.width,
         "height": score.height,
-        "gated": gate is not None,
         "note": "; ".join(filter(None, (note, answer["note"]))) or None,
         "provenance": provenance,
         "error": None,
+        "conclusion": answer["conclusion"],
+        "basis": answer["basis"],
+        "gated": gated,
     }
 
 
@@ -309,18 +287,6 @@ def _distance_from_range(training_range, width, height):
     return max(low - side, side - high, 0.0), max(flat - aspect, aspect - long, 0.0), high - low
 
 
-def read_provenance(source, trust_list=None) -> dict:
-    """Return the provenance metadata of a file, as detector.provenance.read."""
-    from detector import provenance
-
-    return provenance.read(source, trust_list)
-
-
-def count_conclusions(rows: Iterable[Row]) -> Counter:
-    """Return how many rows have each conclusion; None counts the unreadable images."""
-    return Counter(row["conclusion"] for row in rows)
-
-
 # --- in words ------------------------------------------------------------------------------------------------------------
 def describe(row: Row, predictor: Predictor, force: bool = False, threshold: float | None = None) -> list[str]:
     """Return lines on one image for a person: the conclusion first, then the detector's verdict, then the provenance.
@@ -330,30 +296,21 @@ def describe(row: Row, predictor: Predictor, force: bool = False, threshold: flo
     """
     if row["error"]:
         return [f"unreadable: {printable(row['error'])}", *_provenance_lines(row)]
-    detector = f"  Detector {printable(row['detector'])}: {row['verdict']}"
+    detector, note = f"  Detector {printable(row['detector'])}: {row['verdict']}", f"  Note: {printable(row['note'] or '')}."
     if row["gated"] and not force:
-        notes: str | None = f"{row['note']}. (--force predicts anyway.)"
+        note += " (--force predicts anyway.)"
     else:
-        notes = f"{row['note']}." if row["note"] else None
         thresholds = describe_thresholds(predictor.find_detector(str(row["detector"])).metadata, threshold)
         detector += f", P(Fake) = {row['p_fake']:.4f}. {thresholds}"
     lines = [f"{printable(row['path'])}: {row['conclusion']}"]
     lines += [f"  Basis: {printable(row['basis'])}"] if row["basis"] != "detector" else []
-    lines += [detector, *([f"  Note: {printable(notes)}"] if notes else [])]
-    return lines + _provenance_lines(row)
+    return [*lines, detector, *([note] if row["note"] else []), *_provenance_lines(row)]
 
 
 def _provenance_lines(row):
     if row["provenance"] is None:
         return []
-    return ["  Provenance (independent of the score):", *(f"    {line}" for line in describe_provenance(row["provenance"]))]
-
-
-def describe_provenance(provenance: dict) -> list[str]:
-    """Return lines on a file's provenance for a person, as detector.provenance.summarise."""
-    from detector.provenance import summarise
-
-    return summarise(provenance)
+    return ["  Provenance (independent of the score):", *(f"    {line}" for line in summarise(row["provenance"]))]
 
 
 def claim(provenance: dict) -> str:
@@ -382,18 +339,18 @@ def about(detector) -> str:
     low, high = metadata["training_range"]["shorter_side"]
     sides = f"{low}" if low == high else f"{low} to {high}"
     real, fake = (f"{100 * metadata['thresholds'][name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
-    about_it = (
-        f"Detector {printable(detector.path.name)}: {architecture}, trained on {trained_on}; "
-        f"for images with a shorter side of {sides} pixels."
+    start = (
+        f"Detector {printable(detector.path.name)}: {architecture}, trained on {trained_on}; for images with a shorter side of "
+        f"{sides} pixels."
     )
     if groups := metadata["thresholds"].get("groups"):
         worst_real, worst_fake = (f"{100 * groups[name]['worst_error']:.0f} %" for name in ("real", "fake"))
         return (
-            f"{about_it} On sources like those of its calibration data, at most {real} of the real images are called Fake on "
-            f"average (worst source: {worst_real}) and at most {fake} of the AI-generated ones Real (worst source: {worst_fake}; "
-            "95 % confidence)."
+            f"{start} On sources like those of its calibration data, at most {real} of the real images are called Fake on average "
+            f"(worst source: {worst_real}) and at most {fake} of the AI-generated ones Real (worst source: {worst_fake}; 95 % "
+            "confidence)."
         )
     return (
-        f"{about_it} On images like those of its validation data, at most {real} of the real ones are called Fake and at most "
-        f"{fake} of the AI-generated ones Real (95 % confidence)."
+        f"{start} On images like those of its validation data, at most {real} of the real ones are called Fake and at most {fake} "
+        "of the AI-generated ones Real (95 % confidence)."
     )

@@ -28,13 +28,12 @@ escape `<` and `&`). It always has these keys:
 is fetched from a network.
 """
 
-import io
 import os
 import re
-from contextlib import contextmanager
 from typing import BinaryIO
 
 from detector.console import plural
+from detector.images.guard import read_source
 from detector.provenance.c2pa import NO_EDITS, read_manifest
 from detector.provenance.containers import Metadata
 from detector.provenance.fields import SOURCE_TYPES, line_of, reason, source_type
@@ -68,35 +67,18 @@ def read(source: str | os.PathLike | bytes | BinaryIO, trust_list: str | os.Path
     found: dict = dict.fromkeys(KEYS)
     found.update(says="nothing", signed=False, has_c2pa=False, generator=[], notes=[])
     try:
-        with _opened(source) as file:
-            metadata = Metadata(file, found["notes"])
-            found["has_c2pa"] = metadata.manifest > 0
-            if metadata.manifest:
-                with metadata.attempt("the C2PA manifest"):
-                    found["c2pa"] = read_manifest(file, metadata, trust_list)
-            with metadata.attempt("the metadata"):
-                _interpret(metadata, found)
+        content = read_source(source)
+        metadata = Metadata(content, found["notes"])
+        found["has_c2pa"] = metadata.manifest > 0
+        if metadata.manifest:
+            with metadata.attempt("the C2PA manifest"):
+                found["c2pa"] = read_manifest(content, metadata, trust_list)
+        with metadata.attempt("the metadata"):
+            _interpret(metadata, found)
     except Exception as error:  # a file that cannot be opened must not cost the verdict
         found["notes"].append(f"the metadata could not be read: {reason(error)}")
     _sum_up(found)
     return found
-
-
-@contextmanager
-def _opened(source):
-    """Yield a binary file at position 0."""
-    if isinstance(source, str | os.PathLike):
-        with open(source, "rb") as file:
-            yield file
-    elif isinstance(source, bytes | bytearray | memoryview):
-        yield io.BytesIO(source)
-    else:
-        position = source.tell()
-        source.seek(0)
-        try:
-            yield source
-        finally:
-            source.seek(position)
 
 
 def _interpret(metadata, found):

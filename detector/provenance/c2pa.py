@@ -9,7 +9,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import BinaryIO
 
 from detector.provenance.fields import AI_TERMS, PARTLY_AI_TERMS, SOURCE_TYPES, inside, line_of, reason, source_type
 from detector.provenance.trust_list import INSTALL, trust_list_date
@@ -26,21 +25,6 @@ NO_EDITS = {  # actions that do not change what the image shows
 EXPIRED = "signingCredential.expired"
 UNTRUSTED = "signingCredential.untrusted"  # the only failure that leaves a signature valid, apart from those of an identity
 CAWG = "cawg."  # status codes of CAWG's identity assertion, a statement of its own inside the manifest
-IDENTITY_PROBLEMS = {
-    "cawg.ica.did_unavailable": "its issuer can only be looked up on a network",
-    "cawg.ica.untrusted_issuer": "its issuer is not on a trust list",
-    "cawg.identity.untrusted": "its signer is not on a trust list",
-}
-PROBLEMS = {
-    "claimSignature.mismatch": "the signature does not match the manifest",
-    "claimSignature.outsideValidity": "signed while the certificate was not valid",
-    "claimSignature.missing": "the signature is missing",
-    "assertion.hashedURI.mismatch": "a statement in the manifest was changed after it was signed",
-    "assertion.missing": "a statement is missing from the manifest",
-    "signingCredential.expired": "the certificate has expired, and no trusted time stamp proves that it was valid when signing",
-    "signingCredential.ocsp.revoked": "the signer's certificate has been revoked",
-    "signingCredential.invalid": "the signer's certificate is not meant for signing manifests",
-}
 CHANGED = "the image was changed after it was signed"
 UNCOVERED = "the signature does not cover the whole file: the rest may have been changed"
 
@@ -59,20 +43,19 @@ def _context(anchors):
     })  # fmt: skip
 
 
-def read_manifest(file: BinaryIO, metadata, trust_list: str | os.PathLike | None) -> dict | None:
+def read_manifest(content: bytes, metadata, trust_list: str | os.PathLike | None) -> dict | None:
     """Read and verify a manifest.
 
     Args:
-        file: binary file that can seek.
+        content: the file.
         metadata: detector.provenance.containers.Metadata of the file; it gets notes.
         trust_list: path of a PEM file, or None.
 
     Returns:
         `c2pa` of detector.provenance; None, with a note, if the manifest cannot be read.
     """
-    end = file.seek(0, io.SEEK_END)
-    if metadata.manifest > MANIFEST_LIMIT or end > SIGNED_LIMIT:
-        return metadata.note(f"C2PA manifest not checked, too large: {metadata.manifest:,} bytes in a file of {end:,}")
+    if metadata.manifest > MANIFEST_LIMIT or len(content) > SIGNED_LIMIT:
+        return metadata.note(f"C2PA manifest not checked, too large: {metadata.manifest:,} bytes in a file of {len(content):,}")
     try:
         import c2pa
     except (ImportError, OSError, RuntimeError):  # not installed, or its library cannot be loaded
@@ -83,9 +66,8 @@ def read_manifest(file: BinaryIO, metadata, trust_list: str | os.PathLike | None
             anchors, date = Path(trust_list).read_text(encoding="utf-8"), trust_list_date(trust_list)
     except (OSError, ValueError) as error:
         metadata.note(f"the trust list could not be read: {reason(error)}")
-    file.seek(0)
     try:
-        with c2pa.Reader(f"image/{metadata.kind.lower()}", file, context=_context(anchors)) as reader:
+        with c2pa.Reader(f"image/{metadata.kind.lower()}", io.BytesIO(content), context=_context(anchors)) as reader:
             store = json.loads(reader.json())
     except Exception as error:  # c2pa-python raises its own and general exceptions
         return metadata.note(f"C2PA manifest unreadable: {reason(error)}")
@@ -225,7 +207,7 @@ def _identity(manifest, codes, successes):
     return {
         "names": [name for name in dict.fromkeys(names) if name],
         "verified": problem is None and any(code.startswith(CAWG) for code in successes),
-        "problem": problem and (IDENTITY_PROBLEMS.get(problem) or line_of(problem)),
+        "problem": line_of(problem),
     }
 
 
@@ -245,7 +227,7 @@ def _statuses(store):
             codes.append(code)
             if code not in _voiding([code]):
                 continue
-            line = PROBLEMS.get(code) or f"{code}: {line_of(inside(status, 'explanation')) or ''}"
+            line = f"{code}: {line_of(inside(status, 'explanation')) or 'no explanation'}"
             if re.fullmatch(r"assertion\.(dataHash|boxesHash|bmffHash)\.mismatch", code):
                 whole = code.replace("mismatch", "match") not in successes
                 line = CHANGED if whole else UNCOVERED

@@ -12,8 +12,9 @@ def conclude(provenance: dict | None, verdict: str | None) -> dict[str, str | No
 
         valid signature: AI-generated                      AI-generated     signed: NAME (trusted | signer not verified)
         valid signature: edited with AI or partly AI       AI-edited        the same
-        valid signature: camera, nothing that says AI      camera original  the same; a note if the verdict is Fake
         valid signature: camera, but metadata that says AI the verdict      detector, with a note
+        valid signature: camera, signer not verified, Fake Fake             detector, with a note
+        valid signature: camera, otherwise                 camera original  the same; a note if the verdict is Fake
         unsigned metadata: AI-generated                    AI-generated     declared by the file, unsigned
         unsigned metadata: edited with AI or partly AI     AI-edited        declared by the file, unsigned
         (a manifest whose certificate has expired, but whose image is unchanged, counts as unsigned metadata)
@@ -46,6 +47,8 @@ def conclude(provenance: dict | None, verdict: str | None) -> dict[str, str | No
             if contradiction := (generated + edited + names)[:1]:
                 note = f"contradiction: a valid signature of {signer} says camera, but the file also holds {contradiction[0]}"
                 return _row(verdict, "detector", note)
+            if verdict == "Fake" and not claims["trusted"]:  # anybody can make a certificate
+                return _row(verdict, "detector", f"a signature of {signer}, who is not verified, says camera")
             if claims["edited_after"]:
                 notes.append(f"the signed manifest records edits: {', '.join(claims['actions'])}")
             if verdict == "Fake":

@@ -1,30 +1,29 @@
 """Metadata in image files: from JPEG, PNG, WebP, GIF, TIFF, AVIF and HEIF to texts, EXIF, XMP and IPTC.
 
-Only headers are read, at most BUDGET bytes and PIECES pieces of them. The exception is text hidden in the pixels of a PNG
-(`_hidden_text`).
+At most BUDGET bytes of it are read.
 """
 
 import contextlib
 import io
 import re
+import struct
 import zlib
+from itertools import islice
 
-from detector.images.formats import image_format
+from detector.images.essentials import strip_metadata
+from detector.images.exif import limit_tags
+from detector.images.formats import END_OF_IMAGE, START_OF_SCAN, image_format, jpeg_segments
 from detector.provenance.fields import LIMIT, decoded, exif_text, read_exif, read_iptc, read_xmp, reason
 
 BUDGET = 16 << 20  # bytes read of all metadata of a file; of one piece, LIMIT
-PIECES = 20_000  # chunks, segments or boxes
-BLOCK = 1024  # bytes
-LARGEST_HEIF = 128 << 20  # bytes of an AVIF or HEIF; Pillow, which finds EXIF and XMP in it, reads the whole file
+PIECES = 20_000  # segments of a JPEG or chunks of a PNG that are looked at
+LARGEST_HEIF = 128 << 20  # bytes of an AVIF or HEIF in which Pillow looks for EXIF and XMP
 LARGEST_HIDING = 50_000_000  # pixels of a PNG that is decoded for hidden text
 NOTES = 12
-MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers that are followed by no segment
+XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
 SAMSUNG_TRAILER = 64 << 10  # bytes at the end of a file that are searched
 SAMSUNG_AI = re.compile(rb'PhotoEditor_Re_Edit_Data.*?"genAIType"\s*:\s*"?([1-9]\d{0,3})', re.DOTALL)  # 0: no AI
-HIDDEN = re.compile(rb"stealth_(png|rgb)(info|comp)")  # 15 bytes
-LOWEST_BIT = bytes(b"01"[value & 1] for value in range(256))
+C2PA_BOX = bytes.fromhex("75756964d8fec3d61b0e483c92975828877ec481")  # of AVIF and HEIF: type and UUID
 
 
 class Metadata:
@@ -38,26 +37,21 @@ class Metadata:
         notes: lines on what could not be read.
     """
 
-    def __init__(self, file, notes):
-        self.notes, self.budget = notes, BUDGET
+    def __init__(self, content, notes):
+        self.content, self.notes, self.budget = content, notes, BUDGET
         self.texts, self.exif, self.xmp, self.iptc = {}, {}, {}, {}
         self.manifest = 0
-        self.pieces = {"exif": [], "xmp": [], "iptc": []}  # bytes; for a TIFF, the file
-        self.kind = image_format(file.read(256))
+        self.pieces = {"exif": [], "xmp": [], "iptc": []}
+        self.kind = image_format(content[:256])
+        walks = {"JPEG": _walk_jpeg, "PNG": _walk_png, "WEBP": _walk_webp, "GIF": _walk_gif, "AVIF": _walk_heif, "HEIF": _walk_heif}
         with self.attempt("the metadata"):
-            self._gather(file)
+            if self.kind in walks:
+                walks[self.kind](content, self)
+            elif self.kind == "TIFF":
+                self.pieces["exif"].append(content)
+            elif self.kind is None:
+                self.note("not an image of a known format (JPEG, PNG, WebP, GIF, TIFF, AVIF, HEIF)")
         self._parse()
-
-    def _gather(self, file):
-        walks = {
-            "JPEG": _walk_jpeg, "PNG": _walk_png, "WEBP": _walk_webp, "GIF": _walk_gif, "AVIF": _walk_heif, "HEIF": _walk_heif,
-        }  # fmt: skip
-        if self.kind in walks:
-            walks[self.kind](file, self)
-        elif self.kind == "TIFF":
-            self.pieces["exif"].append(file)
-        elif self.kind is None:
-            self.note("not an image of a known format (JPEG, PNG, WebP, GIF, TIFF, AVIF, HEIF)")
 
     def _parse(self):
         for piece in self.pieces["exif"][:4]:
@@ -85,15 +79,16 @@ class Metadata:
         except Exception as error:  # parsers raise all kinds of exceptions on files of strangers
             self.note(f"{what} could not be read completely: {reason(error)}")
 
-    def take(self, file, size):
-        """Read a piece of `size` bytes, as far as the limits allow."""
+    def take(self, start, end):
+        """Return a piece of the file, as far as the limits allow."""
+        size = end - start
         allowed = min(size, LIMIT, self.budget)
         self.budget -= allowed
         if not self.budget:
             self.note(f"more than {BUDGET:,} bytes of metadata; the rest was not read")
         elif allowed < size:
             self.note(f"only the first {allowed:,} of {size:,} bytes of a piece of metadata were read")
-        return file.read(allowed)
+        return self.content[start : start + allowed]
 
     def add(self, name, data):
         """Store a piece of EXIF, XMP or IPTC."""
@@ -111,91 +106,51 @@ class Metadata:
             self.notes.append(line)
 
 
-def _walk_jpeg(file, found):
+def _walk_jpeg(content, found):
     """Walk through the segments up to the image data, and look for the trailer of Samsung's phones."""
-    end = file.seek(0, io.SEEK_END)
-    file.seek(max(0, end - 4))
-    if file.read(4) == b"SEFT":
-        file.seek(max(0, end - SAMSUNG_TRAILER))
-        tool = SAMSUNG_AI.search(found.take(file, min(end, SAMSUNG_TRAILER)))
+    if content.endswith(b"SEFT"):
+        tool = SAMSUNG_AI.search(content[-SAMSUNG_TRAILER:])
         found.add_text("samsung:genAIType", tool and tool[1])
-    file.seek(2)
-    for _ in range(PIECES):
-        marker = _next_marker(file)
-        if marker in (START_OF_SCAN, END_OF_IMAGE):
-            return None
-        if marker in WITHOUT_LENGTH:
-            continue
-        length = file.read(2)
-        size = int.from_bytes(length, "big") - 2
-        if len(length) < 2 or size < 0:
-            return found.note("the JPEG's header is damaged or cut off")
-        start = file.tell()
-        if 0xE0 <= marker <= 0xEF or marker == 0xFE:
-            _jpeg_segment(marker, size, file, found)
-        file.seek(start + size)
-    return found.note(f"more than {PIECES:,} segments in the JPEG; the rest was not read")
+    marker = None
+    for marker, start, end in islice(jpeg_segments(content), PIECES):
+        head, start = content[start + 4 : start + 52], start + 4
+        if marker == 0xE1 and head.startswith(b"Exif\0"):
+            found.add("exif", found.take(start + 6, end))
+        elif marker == 0xE1 and head.startswith(XMP_SEGMENT):
+            found.add("xmp", found.take(start + len(XMP_SEGMENT), end))
+        elif marker == 0xEB and head[:2] == b"JP" and head[12:16] == b"jumb":
+            if found.manifest or b"c2pa" in head[16:]:  # only the first segment holds the type of the boxes
+                found.manifest += end - start
+        elif marker == 0xED and head.startswith(b"Photoshop 3.0\0"):
+            found.add("iptc", found.take(start + 14, end))
+        elif marker == 0xFE:
+            found.add_text("comment", found.take(start, end))
+        elif 0xE0 <= marker <= 0xEF and head.startswith(b"AIGC"):  # China's label without an envelope
+            found.add_text("AIGC", found.take(start + 4, end))
+    if marker not in (START_OF_SCAN, END_OF_IMAGE):
+        found.note("the JPEG's header is damaged or cut off")
 
 
-def _next_marker(file):
-    """Move behind the next marker and return it, or None at the end of the file; skip stray bytes, as libjpeg does."""
-    for _ in range(LIMIT // BLOCK):
-        block = file.read(BLOCK)
-        if found := MARKER.search(block):
-            file.seek(found.end() - len(block), io.SEEK_CUR)
-            return found[1][0]
-        if len(block) < 2:
-            return None
-        file.seek(-1, io.SEEK_CUR)  # the first byte of a marker, perhaps
-    return None
-
-
-def _jpeg_segment(marker, size, file, found):
-    head = file.read(min(size, 48))
-    rest = size - len(head)
-    if marker == 0xE1 and head.startswith(b"Exif\0"):
-        found.add("exif", head[6:] + found.take(file, rest))
-    elif marker == 0xE1 and head.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-        found.add("xmp", head[29:] + found.take(file, rest))
-    elif marker == 0xEB and head[:2] == b"JP" and head[12:16] == b"jumb":
-        if found.manifest or b"c2pa" in head[16:]:  # only the first segment holds the type of the boxes
-            found.manifest += size
-    elif marker == 0xED and head.startswith(b"Photoshop 3.0\0"):
-        found.add("iptc", head[14:] + found.take(file, rest))
-    elif marker == 0xFE:
-        found.add_text("comment", head + found.take(file, rest))
-    elif head.startswith(b"AIGC"):  # China's label without an envelope
-        found.add_text("AIGC", (head + found.take(file, rest))[4:])
-
-
-def _walk_png(file, found):
+def _walk_png(content, found):
     """Walk through the chunks to the end: text may follow the image data."""
-    file.seek(8)
-    header, pixels = b"", []
+    place = 8
     for _ in range(PIECES):
-        head = file.read(8)
-        if len(head) < 8:
-            found.note("the PNG is cut off")
-            break
-        size, kind = int.from_bytes(head[:4], "big"), head[4:]
-        start = file.tell()
+        kind, start = content[place + 4 : place + 8], place + 8
+        end = start + int.from_bytes(content[place : place + 4], "big")
+        place = end + 4
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            _png_text(kind, found.take(file, size), found)
+            _png_text(kind, found.take(start, end), found)
         elif kind == b"eXIf":
-            found.add("exif", found.take(file, size))
+            found.add("exif", found.take(start, end))
         elif kind == b"caBX":
-            found.manifest += size
-        elif kind == b"IHDR":
-            header = file.read(min(size, 13))
-        elif kind == b"IDAT":
-            pixels.append((start, size))
+            found.manifest += end - start
         elif kind == b"IEND":
+            with contextlib.suppress(OSError, SyntaxError, ValueError):  # the pixels are damaged
+                _hidden_text(strip_metadata(content, "PNG")[0], found)
+            return
+        elif len(kind) < 4:
             break
-        file.seek(start + size + 4)
-    else:
-        found.note(f"more than {PIECES:,} chunks in the PNG; the rest was not read")
-    if len(header) == 13 and pixels:
-        _hidden_text(file, header, pixels, found)
+    found.note(f"the PNG is cut off, or has more than {PIECES:,} chunks")
 
 
 def _png_text(kind, data, found):
@@ -243,109 +198,76 @@ def _raw_profile(name, text, found):
     return found.add(name, data) if name in found.pieces else None
 
 
-def _hidden_text(file, header, pixels, found):
+def _hidden_text(content, found):
     """Look for text in the lowest bits of the pixels, column by column, as NovelAI and extensions of the web UI hide it.
 
     Such text survives the removal of metadata. It begins with a signature and the number of bits (32 bits), is plain or compressed
-    by gzip, and uses the alpha channel, or red, green and blue in turn. The signature fits in the first column, whose pixels can be
-    decoded without the others; the whole image is decoded only if it has the signature.
-
-    Args:
-        header: 13 bytes of the chunk IHDR.
-        pixels: list of (start, size) of the chunks IDAT.
+    by gzip, and uses the alpha channel, or red, green and blue in turn. The signature fits in the first column; the whole image is
+    decoded only if it is there.
     """
-    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
-    channels = {2: 3, 6: 4}.get(header[9])
-    if header[8] != 8 or header[12] or not channels or not 0 < width * height <= LARGEST_HIDING:
+    if content[12:16] != b"IHDR" or len(content) < 33:
         return
-    column = _first_column(file, 1 + width * channels, channels, min(height, 120), pixels)
-    alpha = b"".join(pixel[3:] for pixel in column)
-    mode = next((mode for mode, values in (("A", alpha), ("RGB", b"".join(pixel[:3] for pixel in column)[:120]))
-                 if (match := HIDDEN.match(_packed(values))) and (match[1] == b"png") == (mode == "A")), None)  # fmt: skip
-    if mode is None:
+    width, height, bits, colour, *_, interlaced = struct.unpack(">IIBBBBB", content[16:29])
+    if bits != 8 or colour not in (2, 6) or interlaced or not 0 < width * height <= LARGEST_HIDING:
         return
+    header = content[12:20] + min(height, 120).to_bytes(4, "big") + content[24:29]
+    top = content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
+    for channels, name in (("A", b"stealth_png"), ("RGB", b"stealth_rgb")):
+        signature = _lowest_bits(top, channels, columns=1)[:15]
+        if signature in (name + b"info", name + b"comp"):
+            data = _lowest_bits(content, channels, width)
+            size = int.from_bytes(data[15:19], "big") // 8
+            text = data[19 : 19 + min(size, LIMIT, found.budget)]
+            found.budget -= len(text)
+            found.add_text(f"hidden:{channels}", _unpacked(text, found, wbits=31) if signature.endswith(b"comp") else text)
+
+
+def _lowest_bits(content, channels, columns):
+    """Return the lowest bits of the given channels in the first columns of a PNG, eight to a byte."""
+    import numpy as np
     from PIL import Image
 
-    file.seek(0)
-    with found.attempt("text hidden in the pixels"), Image.open(file, formats=["PNG"]) as image:
-        values = (image.getchannel("A") if mode == "A" else image.convert("RGB")).transpose(Image.Transpose.TRANSPOSE).tobytes()
-        size = int.from_bytes(_packed(values[120:152]), "big") // 8
-        data = _packed(values[152 : 152 + 8 * min(size, LIMIT, found.budget)])
-        found.budget -= len(data)
-        compressed = _packed(values[:120]).endswith(b"comp")
-        found.add_text(f"hidden:{mode}", _unpacked(data, found, wbits=31) if compressed else data)
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        values = np.asarray(image.crop((0, 0, columns, image.height)))
+    values = values[..., 3:] if channels == "A" else values[..., :3]
+    return np.packbits(values.transpose(1, 0, 2) & 1).tobytes()
 
 
-def _first_column(file, row_size, channels, rows, pixels):
-    """Return the first pixels of at most `rows` rows of a PNG, as a list of bytes."""
-    wanted = rows * row_size if rows * row_size <= BUDGET else 0
-    unpacker, raw = zlib.decompressobj(), bytearray()
-    with contextlib.suppress(zlib.error):
-        for start, size in pixels:
-            if len(raw) >= wanted:
-                break
-            file.seek(start)
-            raw += unpacker.decompress(file.read(min(size, wanted)), wanted - len(raw))
-    column, above = [], bytes(channels)
-    for i in range(0, len(raw) - channels, row_size):
-        pixel, method = bytes(raw[i + 1 : i + 1 + channels]), raw[i]
-        if method >= 2:  # predicted from the pixel above: by half of it (3), or by all of it (2, and Paeth's 4)
-            pixel = bytes((value + (up >> (method == 3))) & 255 for value, up in zip(pixel, above, strict=True))
-        column.append(pixel)
-        above = pixel
-    return column
+def _walk_webp(content, found):
+    place = 12
+    while len(content) - place >= 8:
+        kind, start = content[place : place + 4], place + 8
+        end = start + int.from_bytes(content[place + 4 : place + 8], "little")
+        place = end + (end - start) % 2
+        if kind in (b"EXIF", b"XMP "):
+            found.add(kind.decode().strip().lower(), found.take(start, end))
+        elif kind == b"C2PA":
+            found.manifest += end - start
 
 
-def _packed(values):
-    """Return the lowest bits of `values`, eight to a byte."""
-    values = values[: len(values) // 8 * 8]
-    return int(values.translate(LOWEST_BIT), 2).to_bytes(len(values) // 8, "big") if values else b""
-
-
-def _walk_webp(file, found):
-    file.seek(12)
-    for _ in range(PIECES):
-        head = file.read(8)
-        if len(head) < 8:
-            return
-        size, start = int.from_bytes(head[4:], "little"), file.tell()
-        if head[:4] in (b"EXIF", b"XMP "):
-            found.add(head[:4].decode().strip().lower(), found.take(file, size))
-        elif head[:4] == b"C2PA":
-            found.manifest += size
-        file.seek(start + size + size % 2)
-
-
-def _walk_gif(file, found):
+def _walk_gif(content, found):
     """Look for XMP and a C2PA manifest near the start of the file."""
-    file.seek(0)
-    data = found.take(file, LIMIT)
+    data = content[:LIMIT]
     found.manifest = int(b"!\xff\x0bC2PA_GIF" in data)
     if (start := data.find(b"!\xff\x0bXMP DataXMP")) >= 0:
         found.add("xmp", data[start + 14 :].partition(b"\x01\xff\xfe")[0])  # XMP is not stored in blocks
 
 
-def _walk_heif(file, found):
+def _walk_heif(content, found):
     """Look for the box of a C2PA manifest; EXIF and XMP are read by Pillow."""
-    end = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    data = file.read(LIMIT)
-    if (start := data.find(bytes.fromhex("75756964d8fec3d61b0e483c92975828877ec481"))) >= 4:
-        found.manifest = int.from_bytes(data[start - 4 : start], "big") or end
-    if end > LARGEST_HEIF:
+    if (start := content.find(C2PA_BOX, 0, LIMIT)) >= 4:
+        found.manifest = int.from_bytes(content[start - 4 : start], "big") or len(content)
+    if len(content) > LARGEST_HEIF:
         return found.note(f"{found.kind} file too large to look for EXIF and XMP in it")
     from PIL import Image
 
-    from detector.images.exif import limit_tags
-
-    file.seek(0)
     limit_tags()
     if found.kind == "HEIF":
         with found.attempt("EXIF and XMP of HEIF, by the package pillow-heif,"):
             import pillow_heif
 
             pillow_heif.register_heif_opener()
-    with found.attempt(f"EXIF and XMP of the {found.kind} file"), Image.open(file, formats=[found.kind]) as image:
+    with found.attempt(f"EXIF and XMP of the {found.kind} file"), Image.open(io.BytesIO(content), formats=[found.kind]) as image:
         for name in {"exif", "xmp"} & image.info.keys():
             found.add(name, (image.info[name] or b"")[:LIMIT])
     return None

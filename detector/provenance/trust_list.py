@@ -15,10 +15,11 @@ from detector.console import InputError
 from detector.files import atomic_write
 
 INSTALL = "run: pip install -r requirements-app.txt (c2pa-python supports Linux with glibc, macOS and Windows on x86-64 and ARM)"
+FORGET = "none"  # in place of a path
 
 
-def remember_trust_list(path: str | os.PathLike) -> Path:
-    """Store a copy of a trust list for later runs and return the copy's path.
+def remember_trust_list(path: str | os.PathLike) -> Path | None:
+    """Store a copy of a trust list for later runs and return the copy's path; "none" removes the copy and returns None.
 
     The copy keeps the file's modification time, the only date of a trust list. If the configuration folder cannot be written
     to, `path` itself is returned and a line on stderr says so.
@@ -26,8 +27,11 @@ def remember_trust_list(path: str | os.PathLike) -> Path:
     Raises:
         InputError: the file is not a valid trust list, or c2pa-python is not installed.
     """
-    check_trust_list(path)
     stored = _stored()
+    if os.fspath(path) == FORGET:
+        stored.unlink(missing_ok=True)
+        return None
+    check_trust_list(path)
     try:
         if stored.exists() and stored.samefile(path):
             return stored

@@ -40,6 +40,6 @@ def render(template: str, **values) -> str:
     return environment().get_template(template).render(values)
 
 
-def data_uri(content: bytes, kind: str) -> str:
-    """Return bytes as a data URI for `src`; `kind` is the subtype of image/, such as 'png'."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+def data_uri(content: bytes, kind: str, of: str = "image") -> str:
+    """Return bytes as a data URI; `kind` is the subtype of image/ or of another type, such as 'png'."""
+    return f"data:{of}/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -9,7 +9,7 @@ import io
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, get_type_hints
 
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile
@@ -24,6 +24,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from detector import __version__
 from detector.console import InputError
+from detector.images.pixels import image_size
+from detector.inference import attribution
 from detector.inference import predictor as inference
 from detector.web import render
 
@@ -172,8 +174,6 @@ def predict_within_limits(predictor, images, **options):
 
 
 def _too_large(file):
-    from detector.images.pixels import image_size
-
     try:
         width, height = image_size(file)
     except (InputError, OSError):
@@ -185,13 +185,11 @@ def _too_large(file):
 
 
 def _heat_map_png(image, detector, predictor):
-    from PIL import Image
-
     (row,) = predict_within_limits(predictor, [image], detector=detector, force=True, provenance=False)
     if row["error"]:
         raise HTTPException(422, row["error"])
     file = io.BytesIO()
-    Image.fromarray(render.heat_map(predictor, row, image.file)).save(file, "PNG")
+    attribution.save(file, predictor.find_detector(row["detector"]), image.file)
     return file.getvalue()
 
 
@@ -275,8 +273,3 @@ def create_app(predictor, allowed_hosts=("*",)):
     app.add_exception_handler(InputError, lambda request, error: _problem(422, str(error)))
     app.add_exception_handler(Exception, _on_failure)
     return app
-
-
-def openapi() -> dict[str, Any]:
-    """Return the OpenAPI description, without any detector."""
-    return create_app(inference.Predictor([])).openapi()

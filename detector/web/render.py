@@ -3,17 +3,24 @@
 Names and texts of files come from strangers: the templates escape everything and show control characters as escape sequences.
 """
 
-import base64
 import csv
 import functools
+import hashlib
 import io
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
 from markupsafe import Markup
+from PIL import Image
 
 from detector import __version__, files
+from detector.images.guard import UnreadableFile, read_source
+from detector.images.pixels import read_image
+from detector.inference import attribution
 from detector.inference import predictor as inference
+from detector.provenance import summarise
+from detector.provenance.trust_list import trust_list_date
 from detector.reports.render import data_uri, environment
 
 HERE = Path(__file__).parent
@@ -68,13 +75,12 @@ def results(predictor, rows, sources, heat=False, force=False):
         heat: whether heat maps are wanted for several images; the page requests each by itself.
         force: as it was given to Predictor.predict.
     """
-    scored = [i for i, row in enumerate(rows) if _shows_score(row, force)]
-    wanted = set(scored[:MAX_HEAT_MAPS] if heat or len(rows) == 1 else [])
     longer = PREVIEW if len(rows) == 1 else THUMBNAIL
-    views = [
-        _view(predictor, row, force) | {"preview": _preview(row, source, longer), "wants_heat_map": i in wanted}
-        for i, (row, source) in enumerate(zip(rows, sources, strict=True))
-    ]
+    views = [_view(predictor, row, source, longer, force) for row, source in zip(rows, sources, strict=True)]
+    heat_maps = MAX_HEAT_MAPS if heat or len(rows) == 1 else 0
+    for view in views:
+        view["wants_heat_map"] = view["shows_score"] and heat_maps > 0
+        heat_maps -= view["shows_score"]
     return _template("results.html").render(
         views=views, counts=count(rows), limits=limits(_used(predictor, rows)), csv=csv_link(rows)
     )
@@ -88,45 +94,37 @@ def report(predictor, rows, sources, force=False, threshold=None, progress=lambd
         threshold: as it was given to Predictor.predict.
         progress: wraps the iterable of images; making a heat map takes a while.
     """
-    views, heat_maps = [], 0
+    views, heat_maps = [], MAX_HEAT_MAPS
     for row, source in progress(list(zip(rows, sources, strict=True))):
-        view = _view(predictor, row, force, threshold)
-        view |= {"preview": _preview(row, source, PREVIEW // 2), "sha256": _sha256(source), "heat": None}
-        if view["shows_score"] and heat_maps < MAX_HEAT_MAPS:
-            heat_maps += 1
-            view["heat"] = image_uri(scaled(heat_map(predictor, row, source), PREVIEW))
+        view = _view(predictor, row, source, PREVIEW // 2, force, threshold)
+        view |= {"sha256": _sha256(source), "heat": None}
+        if view["shows_score"] and heat_maps:
+            heat_maps -= 1
+            view["heat"] = image_uri(attribution.explain_file(predictor.find_detector(row["detector"]), source), PREVIEW)
         views.append(view)
     detectors = [
         {"name": one.name, "sha256": files.digest_of(one.path), "about": inference.about(one)} for one in _used(predictor, rows)
     ]
-    style = (HERE / "static" / "style.css").read_text("utf-8")
     return _template("report.html").render(
-        views=views, counts=count(rows), detectors=detectors, limits=LIMITS, style=style, max_heat_maps=MAX_HEAT_MAPS,
-        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"), trust_list=_trust_list_date(predictor),
+        views=views, counts=count(rows), detectors=detectors, limits=LIMITS, max_heat_maps=MAX_HEAT_MAPS,
+        style=(HERE / "static" / "style.css").read_text("utf-8"),
+        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
+        trust_list=predictor.trust_list and trust_list_date(predictor.trust_list),
     )  # fmt: skip
 
 
-def _trust_list_date(predictor):
-    from detector.provenance.trust_list import trust_list_date
-
-    return predictor.trust_list and trust_list_date(predictor.trust_list)
-
-
-def _shows_score(row, force):
-    return row["p_fake"] is not None and (force or not row["gated"])
-
-
-def _view(predictor, row, force, threshold=None):
-    """Return what the templates need to show a row."""
+def _view(predictor, row, source, longer, force, threshold=None):
+    """Return what the templates need to show a row, with a preview of at most `longer` pixels."""
     thresholds = {"fake": threshold, "real": threshold}
     if threshold is None and row["detector"]:
         thresholds = predictor.find_detector(row["detector"]).metadata["thresholds"]
     return {
         "row": row,
-        "shows_score": _shows_score(row, force),
+        "shows_score": row["p_fake"] is not None and (force or not row["gated"]),
         "thresholds": thresholds,
-        "provenance": inference.describe_provenance(row["provenance"]) if row["provenance"] else [],
+        "provenance": summarise(row["provenance"]) if row["provenance"] else [],
         "claim": inference.claim(row["provenance"]) if row["provenance"] else None,
+        "preview": None if row["error"] else image_uri(read_image(source), longer),
     }
 
 
@@ -142,8 +140,8 @@ def limits(detectors):
 
 def count(rows):
     """Return [(conclusion, number of rows)], without those that do not occur."""
-    counts = inference.count_conclusions(rows)
-    return [(name, counts[name]) for name in CONCLUSIONS if counts.get(name)]
+    counts = Counter(row["conclusion"] for row in rows)
+    return [(name, counts[name]) for name in CONCLUSIONS if counts[name]]
 
 
 def percent(fraction):
@@ -155,54 +153,20 @@ def percent(fraction):
     return Markup(f"{100 * fraction:.1f}&nbsp;%")
 
 
-# --- images --------------------------------------------------------------------------------------------------------------
-def heat_map(predictor, row, source):
-    """Return the image of a row with its heat map over it: (h, w, 3) uint8."""
-    from detector.images.pixels import read_image
-    from detector.inference import attribution
-
-    image = read_image(source)
-    return attribution.overlay(image, attribution.explain(predictor.find_detector(row["detector"]).open(), image))
-
-
-def _preview(row, source, longer):
-    """Return the image as a data URI, or None if it could not be read."""
-    from detector.images.pixels import read_image
-
-    return None if row["error"] else image_uri(scaled(read_image(source), longer))
-
-
-def scaled(image, longer):
-    """Return an image, (h, w, 3) uint8, scaled down so that its longer side has at most `longer` pixels."""
-    import numpy as np
-    from PIL import Image
-
+def image_uri(image, longer):
+    """Return an image, (h, w, 3) uint8, as a data URI with at most `longer` pixels on a side: PNG if it is small, else JPEG."""
     small = Image.fromarray(image)
     small.thumbnail((longer, longer), Image.Resampling.BICUBIC)
-    return np.asarray(small)
-
-
-def image_uri(image):
-    """Return an image, (h, w, 3) uint8, as a data URI: PNG if it is small, else JPEG."""
-    from PIL import Image
-
-    kind, options = ("png", {}) if max(image.shape) <= MAX_ENLARGED else ("jpeg", {"quality": 88})
+    kind, options = ("png", {}) if max(small.size) <= MAX_ENLARGED else ("jpeg", {"quality": 88})
     file = io.BytesIO()
-    Image.fromarray(image).save(file, kind, **options)
+    small.save(file, kind, **options)
     return data_uri(file.getvalue(), kind)
 
 
 def _sha256(source):
-    import hashlib
-
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    if hasattr(source, "read"):
-        source.seek(0)
-        return hashlib.file_digest(source, "sha256").hexdigest()
     try:
-        return files.digest_of(source)
-    except OSError:
+        return hashlib.sha256(read_source(source)).hexdigest()
+    except (OSError, UnreadableFile):
         return None
 
 
@@ -213,10 +177,9 @@ def csv_link(rows):
     writer = csv.DictWriter(file, inference.COLUMNS)
     writer.writeheader()
     for row in rows:
-        lines = inference.describe_provenance(row["provenance"]) if row["provenance"] else []
+        lines = summarise(row["provenance"]) if row["provenance"] else []
         writer.writerow({name: _cell(value) for name, value in (row | {"provenance": "; ".join(lines)}).items()})
-    data = base64.b64encode(file.getvalue().encode("utf-8", "backslashreplace")).decode("ascii")
-    return f"data:text/csv;charset=utf-8;base64,{data}"
+    return data_uri(file.getvalue().encode("utf-8", "backslashreplace"), "csv;charset=utf-8", "text")
 
 
 def _cell(value):

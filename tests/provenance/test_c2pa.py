@@ -128,11 +128,10 @@ VALIDATED = ["claimSignature.validated", "assertion.dataHash.match"]
 
 
 @pytest.mark.parametrize(("failure", "success", "signature", "trusted", "problem"), [
-    (["signingCredential.untrusted", "cawg.ica.did_unavailable"], VALIDATED, "valid", False, "network"),
-    (["cawg.ica.untrusted_issuer"], [*VALIDATED, "signingCredential.trusted"], "valid", True, "trust list"),
-    (["cawg.some.new.code"], VALIDATED, "valid", False, "cawg.some.new.code"),
-    (["cawg.ica.did_unavailable", "assertion.dataHash.mismatch"], VALIDATED[:1], "invalid", False, "network"),
-    (["cawg.ica.did_unavailable"], [], "invalid", False, "network"),
+    (["signingCredential.untrusted", "cawg.ica.did_unavailable"], VALIDATED, "valid", False, "cawg.ica.did_unavailable"),
+    (["cawg.ica.untrusted_issuer"], [*VALIDATED, "signingCredential.trusted"], "valid", True, "cawg.ica.untrusted_issuer"),
+    (["cawg.ica.did_unavailable", "assertion.dataHash.mismatch"], VALIDATED[:1], "invalid", False, "cawg.ica.did_unavailable"),
+    (["cawg.ica.did_unavailable"], [], "invalid", False, "cawg.ica.did_unavailable"),
     (["signingCredential.untrusted", "claimSignature.mismatch"], [], "invalid", False, None),
 ])  # fmt: skip
 def test_an_identity_that_cannot_be_checked_leaves_the_signature_valid(failure, success, signature, trusted, problem):
@@ -141,7 +140,7 @@ def test_an_identity_that_cannot_be_checked_leaves_the_signature_valid(failure, 
     assert (claims["signature"], claims["trusted"]) == (signature, trusted)
     identity = claims["identity"]
     assert (identity["names"], identity["verified"]) == (["jane (according to A site)", "Jane"], False)
-    assert problem in identity["problem"] if problem else identity["problem"] is None
+    assert identity["problem"] == problem
     assert not any("cawg" in line for line in claims["problems"])
     lines = harmless(read(drawn()) | {"c2pa": claims, "has_c2pa": True})
     assert sum("jane (according to A site), Jane; could not be checked" in line for line in lines) == 1
@@ -221,8 +220,7 @@ def test_without_the_package_the_rest_works(monkeypatch):
 @pytest.mark.parametrize(("failure", "success", "problem", "changed"), [
     (["assertion.dataHash.mismatch"], [], c2pa.CHANGED, True),
     (["assertion.dataHash.mismatch"], ["assertion.dataHash.match"], c2pa.UNCOVERED, False),
-    (["claimSignature.mismatch", "signingCredential.untrusted"], [], c2pa.PROBLEMS["claimSignature.mismatch"], False),
-    (["some.new.code"], [], "some.new.code:", False),
+    (["claimSignature.mismatch", "signingCredential.untrusted"], [], "claimSignature.mismatch: no explanation", False),
 ])  # fmt: skip
 def test_problems_in_words(failure, success, problem, changed):
     claims = parse_manifests(store(MADE, "Invalid", failure, success))

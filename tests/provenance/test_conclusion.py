@@ -32,7 +32,9 @@ ROWS = [  # unsigned metadata, manifest, state of its signature; verdict; conclu
     # a camera's signature
     (CAMERA, SHOT, "Trusted", "Real", "camera original", TRUSTED, None),
     (PLAIN, SHOT, "Valid", "uncertain", "camera original", UNVERIFIED, None),
-    (PLAIN, SHOT, "Valid", "Fake", "camera original", UNVERIFIED, "warning"),
+    (PLAIN, SHOT, "Trusted", "Fake", "camera original", TRUSTED, "warning"),
+    (PLAIN, SHOT, "Valid", "Fake", "Fake", "detector", "not verified"),  # anybody can sign
+    (PLAIN, CROPPED, "Valid", "Fake", "Fake", "detector", "not verified"),
     (PLAIN, CROPPED, "Valid", "Real", "camera original", UNVERIFIED, "cropped"),
     # contradictions
     (WEB_UI, SHOT, "Trusted", "Real", "Real", "detector", "contradiction"),

@@ -145,9 +145,9 @@ HOSTILE = {  # name: (how to make it, part of the note)
     ),
     "40 MB of text": (lambda: png((b"tEXt", b"parameters\0" + b"A" * (40 * MEGABYTE))), "of a piece of metadata were read"),
     "20 MB of EXIF": (lambda: jpeg(*[(0xE1, b"Exif\0\0MM\0*" + b"x" * 65000)] * 320), "bytes of metadata; the rest was not read"),
-    "tiny segments": (lambda: b"\xff\xd8" + b"\xff\xe5\0\2" * MEGABYTE, "more than 20,000 segments"),
+    "tiny segments": (lambda: b"\xff\xd8" + b"\xff\xe5\0\2" * MEGABYTE, "damaged or cut off"),
     "a segment of no length": (lambda: b"\xff\xd8\xff\xe1\0\0" + bytes(10 * MEGABYTE), "damaged"),
-    "tiny chunks": (lambda: png()[:33] + b"\0\0\0\0aaAA\0\0\0\0" * (1 << 18), "more than 20,000 chunks"),
+    "tiny chunks": (lambda: png()[:33] + b"\0\0\0\0aaAA\0\0\0\0" * (1 << 18), "cut off"),
     "a long GIF comment": (lambda: b"GIF89a\1\0\1\0\0\0\0!\xfe" + (b"\xff" + b"c" * 255) * (1 << 16), ""),
     "broken JSON": (lambda: with_text(prompt='{"1": {"class_type": "KSampler"', Software="NovelAI", Comment="{"), ""),
     "deep JSON": (lambda: with_text(prompt='{"a":' + "[" * 900_000), ""),
@@ -199,7 +199,7 @@ def test_a_cut_off_animation_is_a_note():
     data = file.getvalue()
     for cut in (data[: len(data) * 3 // 4], data[: data.index(b"fdAT") - 4], data[:-12]):
         found = read(cut)
-        assert (found["says"], found["notes"]) == ("nothing", ["the PNG is cut off"])
+        assert found["says"] == "nothing" and [note.split(",")[0] for note in found["notes"]] == ["the PNG is cut off"]
 
 
 def test_files_cut_off_anywhere():
