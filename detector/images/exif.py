@@ -9,7 +9,6 @@ import functools
 import io
 import struct
 import warnings
-from typing import BinaryIO
 
 FACTOR = 2  # bytes read for one directory, at most, per byte of the file: once, and once more for a value of damaged length
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
@@ -47,11 +46,11 @@ def limit_tags():
     TiffImagePlugin.ImageFileDirectory_v2.load = load
 
 
-def read_exif(source: bytes | BinaryIO) -> dict:
+def read_exif(content: bytes) -> dict:
     """Read the tags of EXIF.
 
     Args:
-        source: bytes that begin with a TIFF header (`Exif\\0\\0` before it is skipped), or a binary file that does, such as a TIFF.
+        content: bytes that begin with a TIFF header (`Exif\\0\\0` before it is skipped).
 
     Returns:
         {tag number: value} of the main directory and of the EXIF directory (0x8769); if both have a tag, the EXIF directory's
@@ -62,12 +61,11 @@ def read_exif(source: bytes | BinaryIO) -> dict:
         ValueError: the tags name more data than there is.
     """
     with warnings.catch_warnings(action="ignore"):  # Pillow warns of every damaged tag
-        file, head, main = _open(source)
-        found = _values(main)
+        found = _values(_directory(content))
         if isinstance(found.get(EXIF_IFD), int):
-            found |= _values(_directory(file, head, found[EXIF_IFD], EXIF_IFD))
+            found |= _values(_directory(content, found[EXIF_IFD], EXIF_IFD))
         if isinstance(found.get(GPS_IFD), int):
-            found[GPS_IFD] = _values(_directory(file, head, found[GPS_IFD], GPS_IFD))
+            found[GPS_IFD] = _values(_directory(content, found[GPS_IFD], GPS_IFD))
     return found
 
 
@@ -75,28 +73,22 @@ def read_orientation(exif: bytes | None) -> int:
     """Return the orientation, 1 to 8, of EXIF bytes; 1 if they are None, damaged, or have another value or none."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            value = _open(exif or b"")[2].get(ORIENTATION)
+            value = _directory(exif or b"").get(ORIENTATION)
     except (ValueError, struct.error):
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _open(source):
-    """Return (file, its first eight bytes, its main directory)."""
-    file = io.BytesIO(source[6:] if source.startswith(b"Exif\0\0") else source) if isinstance(source, bytes) else source
-    file.seek(0)
-    head = file.read(8)
-    if head[:4] not in (b"II*\0", b"MM\0*") or len(head) < 8:
-        return file, head, {}
-    return file, head, _directory(file, head, int.from_bytes(head[4:], "little" if head[:1] == b"I" else "big"))
-
-
-def _directory(file, head, offset, group=None):
+def _directory(content, offset=None, group=None):
+    """Return the main directory of tags, or the one at `offset`."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+    content = content.removeprefix(b"Exif\0\0")
+    if content[:4] not in (b"II*\0", b"MM\0*") or len(content) < 8:
+        return {}
     limit_tags()
-    directory = ImageFileDirectory_v2(head, group=group)
-    file.seek(offset)
+    directory, file = ImageFileDirectory_v2(content[:8], group=group), io.BytesIO(content)
+    file.seek(int.from_bytes(content[4:8], "little" if content[:1] == b"I" else "big") if offset is None else offset)
     directory.load(file)
     return directory
 

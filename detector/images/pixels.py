@@ -59,11 +59,11 @@ def read_image(source: str | os.PathLike | bytes | BinaryIO) -> np.ndarray:
             MAX_PIXELS pixels.
     """
     with _one_image(source):
-        content, kind = _content(source)
-        content, exif = strip_metadata(content, kind)
+        content, kind, exif = _content(source)
         image = _decode_jpeg(content) if kind == "JPEG" else _decode(content, kind)
-        exif = image.info.get("exif") if kind == "AVIF" else exif  # made by Pillow from the rotation that AVIF stores
-        return np.asarray(_upright(_to_rgb(image), read_orientation(exif)))
+        orientation = _orientation(image, exif)
+        image = _to_rgb(image)
+        return np.asarray(image.transpose(ORIENTATIONS[orientation]) if orientation in ORIENTATIONS else image)
 
 
 def image_size(source: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
@@ -73,12 +73,13 @@ def image_size(source: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
         InputError: as `read_image`, as far as the header shows it.
     """
     with _one_image(source):
-        content, kind = _content(source)
-        content, exif = strip_metadata(content, kind)
+        content, kind, exif = _content(source)
         image = _open(content, kind)
-        exif = image.info.get("exif") if kind == "AVIF" else exif
-        width, height = image.size
-        return (height, width) if read_orientation(exif) in (5, 6, 7, 8) else (width, height)
+        return image.size if _orientation(image, exif) < 5 else image.size[::-1]
+
+
+def _orientation(image, exif):
+    return read_orientation(image.info.get("exif") if image.format == "AVIF" else exif)  # Pillow makes it of AVIF's rotation
 
 
 @contextlib.contextmanager
@@ -93,27 +94,25 @@ def _one_image(source):
 
 
 def _content(source):
-    """Return (bytes of the file, its format). Raises UnreadableFile if it is no image."""
+    """Return (bytes of the file without metadata, its format, its EXIF). Raises UnreadableFile if it is no image."""
     content = read_source(source)
     kind = container_format(content[:HEAD])
     if kind is None:
-        kinds = ", ".join(FORMATS)
-        raise UnreadableFile(f"expected an image ({kinds}), found another kind of file; save it as JPEG or PNG, or leave it out")
+        raise UnreadableFile(f"expected an image ({', '.join(FORMATS)}), found another kind of file; save it as JPEG or PNG")
     if kind == "BMP" and content[14:18] != b"\x0c\0\0\0" and content[30:34] == b"\x02\0\0\0":
         raise UnreadableFile("BMP images with RLE4 compression are not supported; save it as PNG")  # Pillow decodes them wrongly
-    return content, kind
+    content, exif = strip_metadata(content, kind)
+    return content, kind, exif
 
 
 def _open(content, kind):
     if kind == "HEIF":
         _register_heif()
     try:
-        image = Image.open(io.BytesIO(content), formats=[kind])
+        return Image.open(io.BytesIO(content), formats=[kind])
     except UnidentifiedImageError:
         found = "has a height or width of 0" if is_empty_image(content[:HEAD]) else "is damaged or of an unsupported kind"
-        cure = "save it as JPEG or PNG, or leave it out"
-        raise UnreadableFile(f"expected an image, found a {kind} whose header {found}; {cure}") from None
-    return image
+        raise UnreadableFile(f"expected an image, found a {kind} whose header {found}; save it as JPEG or PNG") from None
 
 
 @functools.cache
@@ -130,31 +129,24 @@ def _decode(content, kind):
     if kind == "TIFF":
         if image.tag_v2.get(_PHOTOMETRIC) == _YCBCR and image.tile[0].codec_name == "raw":  # Pillow takes it for RGB
             raise UnreadableFile("TIFF images with uncompressed YCbCr are not supported; save it as PNG")
-        if sys.byteorder == "little":
-            image.tile = [_with_native_order(tile) if tile.codec_name == "libtiff" else tile for tile in image.tile]
+        for i, tile in enumerate(image.tile):
+            if tile.codec_name == "libtiff" and sys.byteorder == "little":
+                mode, *others = tile.args
+                image.tile[i] = tile._replace(args=(_NATIVE.get(mode, mode), *others))
     image.load()
     return image
 
 
-def _with_native_order(tile):
-    mode, *others = tile.args
-    return tile._replace(args=(_NATIVE.get(mode, mode), *others))
-
-
 def _decode_jpeg(content):
     """Decode a JPEG that need not have an end marker; raise UnreadableFile if rows are missing."""
-    had_end = end_of_jpeg(content) >= 0
-    content = content if had_end else add_end(content)
+    if not (had_end := end_of_jpeg(content) >= 0):
+        content = add_end(content)
     image = _decode(content, "JPEG")
     corner = image.getpixel((image.width - 1, image.height - 1))
     grey = all(value in (127, 128) for value in (corner if isinstance(corner, tuple) else (corner,)))  # libjpeg's for missing data
     if (grey or not had_end) and not np.array_equal(image, _decode(add_filler(content), "JPEG")):
         raise UnreadableFile("expected a whole image, found a damaged one (rows are missing); get the file again or leave it out")
     return image
-
-
-def _upright(image, orientation):
-    return image.transpose(ORIENTATIONS[orientation]) if orientation in ORIENTATIONS else image
 
 
 def _to_rgb(image):

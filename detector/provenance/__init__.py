@@ -64,8 +64,7 @@ def read(source: str | os.PathLike | bytes | BinaryIO, trust_list: str | os.Path
         trust_list: path of a PEM file with the roots that a C2PA signer must descend from to be `trusted`
             (detector.provenance.trust_list); None trusts no signer.
     """
-    found: dict = dict.fromkeys(KEYS)
-    found.update(says="nothing", signed=False, has_c2pa=False, generator=[], notes=[])
+    found: dict = dict.fromkeys(KEYS) | {"says": "nothing", "signed": False, "has_c2pa": False, "generator": [], "notes": []}
     try:
         content = read_source(source)
         metadata = Metadata(content, found["notes"])
@@ -167,8 +166,8 @@ def _signed_statements(claims, valid=True):
 
 def _programs(found):
     """Return the names of the programs that wrote or edited the file."""
-    xmp = found.get("xmp") or {}
-    return list(dict.fromkeys(name for name in (found.get("software"), xmp.get("creator_tool"), *xmp.get("software", [])) if name))
+    xmp = found["xmp"] or {}
+    return list(dict.fromkeys(filter(None, (found["software"], xmp.get("creator_tool"), *xmp.get("software", [])))))
 
 
 def _unsigned_statements(found):
@@ -204,23 +203,17 @@ def summarise(found: dict) -> list[str]:
 
     `<` and `>` become ‹ and ›, so that a line is harmless on a page that forgets to escape it.
     """
-    lines = [*_summarise_c2pa(found.get("c2pa"))]
+    lines = [*_summarise_c2pa(found["c2pa"])]
     signed = len(lines)
-    lines += [_summarise_generator(entry) for entry in (found.get("generator") or [])[:3]]
-    if kind := (found.get("xmp") or {}).get("digital_source_type"):
+    lines += [_summarise_generator(entry) for entry in found["generator"][:3]]
+    if kind := (found["xmp"] or {}).get("digital_source_type"):
         lines.append(f"IPTC source type (XMP, not signed): {kind['term']}, that is {kind['meaning']}.")
     lines += _summarise_rest(found)
-    last = [UNSIGNED] if len(lines) > signed else []
-    lines += [f"Note: {note}." for note in (found.get("notes") or [])[:3]]
-    if not last and not found.get("has_c2pa"):
-        last = [ABSENT]
-    if found.get("says") != "made by AI":
-        last.append(SYNTHID)
-    return [_plain(line) for line in lines[: LINES - len(last)] + last]
-
-
-def _plain(line):
-    return line_of(line, CUT_LINE).replace("<", "‹").replace(">", "›")
+    last = [UNSIGNED] if len(lines) > signed else [] if found["has_c2pa"] else [ABSENT]
+    lines += [f"Note: {note}." for note in found["notes"][:3]]
+    last += [SYNTHID] if found["says"] != "made by AI" else []
+    lines = [line_of(line, CUT_LINE) for line in lines[: LINES - len(last)] + last]
+    return [line.replace("<", "‹").replace(">", "›") for line in lines]
 
 
 def _summarise_c2pa(claims):
@@ -253,11 +246,7 @@ def _summarise_c2pa(claims):
     else:
         line = "C2PA signer not verified: no trust list given (--trust-list FILE.pem)."
         yield line + (" A certificate can carry any name, so the signer is unproven." if valid else "")
-    yield from _summarise_identity(claims["identity"])
-
-
-def _summarise_identity(identity):
-    if identity:
+    if identity := claims["identity"]:
         names = ", ".join(identity["names"]) or "no name"
         verified = "verified" if identity["verified"] else f"could not be checked: {identity['problem'] or 'no result'}"
         yield f"Identity statement (CAWG) in the C2PA manifest: {names}; {verified}."
@@ -275,7 +264,7 @@ def _summarise_generator(entry):
 
 
 def _summarise_rest(found):
-    camera, xmp, aigc = found.get("camera"), found.get("xmp") or {}, found.get("aigc")
+    camera, xmp, aigc = found["camera"], found["xmp"] or {}, found["aigc"]
     if aigc:
         producer = f", producer {aigc['producer']}" if aigc["producer"] else ""
         yield f"AIGC label (China, GB 45438-2025; not signed): {aigc['meaning']}{producer}."

@@ -8,10 +8,10 @@ import math
 import re
 import struct
 from collections.abc import Callable
-from typing import BinaryIO
 from xml.etree import ElementTree
 
 from detector.console import printable
+from detector.images import exif
 
 LIMIT = 1 << 20  # bytes of one value
 CUT = 200  # characters of a line
@@ -98,11 +98,11 @@ def inside(value, *keys):
     return value
 
 
-def read_exif(source: bytes | BinaryIO) -> dict:
+def read_exif(content: bytes) -> dict:
     """Read EXIF.
 
     Args:
-        source: bytes that begin with a TIFF header, or a binary file that does.
+        content: bytes that begin with a TIFF header.
 
     Returns:
         {name: value} of the tags in EXIF: text (str), the first number of numbers (int or float), or bytes; of the tags in EMBEDDED
@@ -111,9 +111,7 @@ def read_exif(source: bytes | BinaryIO) -> dict:
     Raises:
         ValueError: the tags name more data than there is.
     """
-    from detector.images import exif
-
-    tags = exif.read_exif(source)
+    tags = exif.read_exif(content)
     found = {name: _exif_value(tags[tag]) for tag, name in EXIF.items() if tag in tags}
     found |= {name: _exif_bytes(tags[tag]) for tag, name in EMBEDDED.items() if tag in tags}
     if isinstance(tags.get(GPS_IFD), dict):

@@ -14,11 +14,9 @@ from typing import Annotated, get_type_hints
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware import Middleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field, create_model
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -194,45 +192,32 @@ def _heat_map_png(image, detector, predictor):
 
 
 # --- the application -----------------------------------------------------------------------------------------------------
-class Guard:
-    """ASGI middleware: limits uploads, refuses other sites' requests and adds the security headers."""
+async def _guard(request, call_next):
+    """Middleware: limits uploads, refuses other sites' requests and adds the security headers."""
+    state, length = request.app.state, 0
+    refusal = None
+    if request.method not in ("GET", "HEAD"):
+        refusal = _refusal(request.headers, MAX_IN_FLIGHT - state.in_flight)
+        length = 0 if refusal else int(request.headers["content-length"])
+    state.in_flight += length
+    try:
+        response = refusal or await call_next(request)
+    finally:
+        state.in_flight -= length
+    response.headers.update(SECURITY_HEADERS)
+    return response
 
-    def __init__(self, app):
-        self.app, self.in_flight = app, 0
 
-    async def __call__(self, scope, receive, send):
-        """Handle a request."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        refusal, length = self._check(scope)
-
-        async def send_with_headers(message):
-            if message["type"] == "http.response.start":
-                added = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *added]}
-            await send(message)
-
-        if refusal:
-            return await refusal(scope, receive, send_with_headers)
-        self.in_flight += length
-        try:
-            return await self.app(scope, receive, send_with_headers)
-        finally:
-            self.in_flight -= length
-
-    def _check(self, scope):
-        """Return (the response that refuses a request, or None; its length in bytes)."""
-        if scope["method"] in ("GET", "HEAD"):
-            return None, 0
-        headers = Headers(scope=scope)
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            return _problem(403, "expected a request of this page, found one by another site"), 0
-        length = headers.get("content-length", "")
-        if not length.isdecimal():
-            return _problem(411, "expected an upload with Content-Length, found none"), 0
-        if int(length) > MAX_IN_FLIGHT - self.in_flight:
-            return _problem(413, "the server cannot take that many images at once; send fewer, or try again in a minute"), 0
-        return None, int(length)
+def _refusal(headers, room):
+    """Return the response that refuses an upload, or None."""
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return _problem(403, "expected a request of this page, found one by another site")
+    length = headers.get("content-length", "")
+    if not length.isdecimal():
+        return _problem(411, "expected an upload with Content-Length, found none")
+    if int(length) > room:
+        return _problem(413, "the server cannot take that many images at once; send fewer, or try again in a minute")
+    return None
 
 
 def _problem(status, detail):
@@ -263,10 +248,10 @@ def create_app(predictor, allowed_hosts=("*",)):
         title="Real or Fake?", version=__version__, docs_url=None, redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         description="Tells AI-generated images from real ones. It needs no network access and keeps no upload.",
-        middleware=[Middleware(Guard), Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)],
     )  # fmt: skip
-    app.state.predictor = predictor
-    app.state.limiter = anyio.CapacityLimiter(CONCURRENT_REQUESTS)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
+    app.middleware("http")(_guard)
+    app.state.predictor, app.state.limiter, app.state.in_flight = predictor, anyio.CapacityLimiter(CONCURRENT_REQUESTS), 0
     app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     app.add_exception_handler(RequestValidationError, _on_invalid_request)

@@ -1,4 +1,3 @@
-import io
 import struct
 import tracemalloc
 
@@ -67,7 +66,7 @@ def test_tags_that_name_the_same_megabyte_are_not_all_read(name, read):
     assert peak < 12 * MEGABYTE
 
 
-@pytest.mark.parametrize("source", [overlapping(40), io.BytesIO(tiff_with(40, None))], ids=["EXIF", "TIFF"])
+@pytest.mark.parametrize("source", [overlapping(40), tiff_with(40, None)], ids=["EXIF", "TIFF"])
 def test_reading_the_tags_themselves_is_refused(source):
     tracemalloc.start()
     try:
@@ -89,7 +88,6 @@ def test_tags_of_all_directories_are_read():
     found = read_exif(content)
     assert (found[0x010F], found[0x9286], found[0x8825]) == ("Canon", b"ASCII\0\0\0hello", {2: (1.0, 2.0, 3.0)})
     assert float(found[0x829A]) == 0.005
-    assert read_exif(io.BytesIO(content[6:])) == found
     assert read_orientation(content) == 6
 
 
