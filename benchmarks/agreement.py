@@ -20,18 +20,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+from measuring import ROOT, make_parser
 
-import numpy as np  # noqa: E402
-
-from benchmarks import page as page_benchmark  # noqa: E402
-from benchmarks.measuring import make_parser  # noqa: E402
-from detector.console import InputError, plural, progress, stage, table  # noqa: E402
-from detector.images import pixels  # noqa: E402
-from detector.inference import predictor, scoring  # noqa: E402
-from detector.model import backend, export, scores  # noqa: E402
-from detector.model import file as model_file  # noqa: E402
+from benchmarks import page as page_benchmark
+from detector.console import InputError, plural, progress, stage, table
+from detector.images import pixels
+from detector.inference import predictor, scoring
+from detector.model import backend, export, scores
+from detector.model import file as model_file
 
 SAME, LOGITS, P_FAKE = 1e-6, 1e-3, 1e-5
 WAYS = {  # suffix -> how Pillow writes it
@@ -121,12 +118,9 @@ def largest(values, others):
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 where a target is missed."""
-    parser = make_parser(__doc__)
-    parser.add_argument("model", type=Path, help="detector (.h5)")
-    parser.add_argument("folder", type=Path, help="folder of images; only read")
-    parser.add_argument("--images", type=int, default=1000, help="at most")
-    parser.add_argument("--longest", type=int, default=1024, help="pixels of the longer side at most")
-    args = parser.parse_args(argv)
+    args = make_parser(
+        __doc__, "model", "folder", images=(1000, "at most"), longest=(1024, "pixels of the longer side at most")
+    ).parse_args(argv)
     if args.images < 2 * len(WAYS):
         raise InputError(f"--images: expected at least {2 * len(WAYS)}, found {args.images}")
     with tempfile.TemporaryDirectory(prefix="agreement-") as work:

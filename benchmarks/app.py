@@ -24,12 +24,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from measuring import ROOT, against_parts, make_parser, measure, parts
 
-from measuring import against_parts, make_parser, measure, parts  # noqa: E402
-
-from detector.console import plural, stage, table  # noqa: E402
+from detector.console import plural, stage, table
 
 COLD_TARGET, BULK_TARGET = 10, 0.9
 KERAS = """
@@ -89,22 +86,12 @@ def bulk(args):
 
     paths = find_images([args.folder])
     with tempfile.TemporaryDirectory(prefix="app-") as work:
-        command = [
-            str(args.folder),
-            "--model",
-            str(args.model),
-            "--force",
-            "--no-provenance",
-            "--threshold",
-            "0.5",
-            "--overwrite",
-            "--csv",
-            str(Path(work, "verdicts.csv")),
-        ]
+        command = [args.folder, "--model", args.model, "--force", "--no-provenance", "--threshold", "0.5", "--overwrite"]
+        command += ["--csv", Path(work, "verdicts.csv")]
 
         def whole():
             with contextlib.redirect_stdout(io.StringIO()):
-                app.main(command)
+                app.main([*map(str, command)])
 
         timed = {**parts(open_detector(args.model), paths), "app.py": (whole, len(paths))}
         ratio, _ = against_parts(timed, "app.py", args.rounds)
@@ -134,21 +121,15 @@ def memory(args):
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 where the target is missed."""
-    parser = make_parser(__doc__)
-    what = parser.add_subparsers(required=True)
-    first = what.add_parser("cold", help="the first verdict")
-    first.add_argument("model", type=Path, help="detector (.h5)")
-    first.add_argument("--size", type=int, nargs=2, default=(32, 32), metavar=("W", "H"), help="of the image")
-    first.set_defaults(run=cold)
-    many = what.add_parser("bulk", help="a folder")
-    many.add_argument("model", type=Path, help="detector (.h5)")
-    many.add_argument("folder", type=Path, help="folder of images")
-    many.add_argument("--memory", action="store_true", help="measure peak memory of whole runs instead")
-    many.set_defaults(run=bulk)
-    for one in (first, many):
-        one.add_argument("--rounds", type=int, default=5, help="after a warm-up round")
+    parser = make_parser(__doc__, rounds=(5, "after a warm-up round"), memory=(False, "bulk: peak memory of whole runs instead"))
+    parser.add_argument("what", choices=("cold", "bulk"), help="the first verdict, or a folder")
+    parser.add_argument("model", type=Path, help="detector (.h5)")
+    parser.add_argument("folder", type=Path, nargs="?", help="bulk: folder of images")
+    parser.add_argument("--size", type=int, nargs=2, default=(32, 32), metavar=("W", "H"), help="cold: of the image")
     args = parser.parse_args(argv)
-    if not (memory if getattr(args, "memory", False) else args.run)(args):
+    if (args.what == "bulk") != (args.folder is not None):
+        parser.error("expected: cold MODEL, or bulk MODEL FOLDER")
+    if not (cold if args.what == "cold" else memory if args.memory else bulk)(args):
         raise SystemExit(1)
 
 

@@ -15,14 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from measuring import ROOT, make_parser, measure
 
-from measuring import make_parser, measure  # noqa: E402
-
-from detector.console import stage, table  # noqa: E402
-from detector.data.tree import find_layout  # noqa: E402
-from detector.files import require_folder  # noqa: E402
+from detector.console import stage, table
+from detector.data.tree import find_layout
+from detector.files import require_folder
 
 TARGET = 1.5
 HASHING = """
@@ -49,14 +46,11 @@ def compare(folder, runs, report):
 @stage
 def main(argv=None):
     """Measure and print; exit code 1 if the target is missed."""
-    parser = make_parser(__doc__)
-    parser.add_argument("folder", type=Path, help="split tree or unpacked archive")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each")
-    args = parser.parse_args(argv)
-    require_folder(args.folder, holding="class folders")
-    find_layout(args.folder)
+    args = make_parser(__doc__, "source", runs=(5, "runs of each")).parse_args(argv)
+    require_folder(args.source, holding="class folders")
+    find_layout(args.source)
     with tempfile.TemporaryDirectory() as scratch:
-        ratio = compare(args.folder, args.runs, Path(scratch) / "audit")
+        ratio = compare(args.source, args.runs, Path(scratch) / "audit")
     print(f"ratio: {ratio:.2f}, target: at most {TARGET}")
     if ratio > TARGET:
         raise SystemExit(f"finding: data_audit.py --quick takes {ratio:.2f} times as long as hashing, more than {TARGET}")

@@ -25,14 +25,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from measuring import ROOT, make_parser
 
-from benchmarks.measuring import make_parser  # noqa: E402
-from detector.console import InputError, plural, stage, table  # noqa: E402
-from detector.data.tree import CLASSES, find_layout  # noqa: E402
-from detector.files import scan  # noqa: E402
-from detector.images.pixels import image_size, read_image  # noqa: E402
+from detector.console import InputError, plural, stage, table
+from detector.data.tree import CLASSES, find_layout
+from detector.files import scan
+from detector.images.pixels import image_size, read_image
 
 TARGET = 8
 KERAS_QUALITY = 75  # Pillow's default, which Keras keeps
@@ -114,19 +112,17 @@ def compare(data, scratch, args):
 @stage
 def main(argv=None):
     """Run the benchmark."""
-    parser = make_parser(__doc__)
-    parser.add_argument("folder", type=Path, help="folder that holds the class folders")
-    parser.add_argument("--images", type=int, default=10000, help="originals, of both classes together")
-    parser.add_argument("--per-image", type=int, default=10, help="new images for each")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each")
+    parser = make_parser(
+        __doc__, "source", images=(10000, "originals, of both classes together"), per_image=(10, "new images for each"),
+        runs=(3, "runs of each"), scratch=(None, "folder on the disk to write to (default: the system's for temporary files)"),
+        in_memory=(False, "--scratch is a disk in memory: delete after every run"),
+    )  # fmt: skip
     parser.add_argument("--format", choices=("jpeg", "png"), default="jpeg", help="of the new images")
-    parser.add_argument("--scratch", type=Path, help="folder on the disk to write to (default: the system's for temporary files)")
-    parser.add_argument("--in-memory", action="store_true", help="--scratch is a disk in memory: delete after every run")
     args = parser.parse_args(argv)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         data = Path(folder, "data")
-        width, height = take_sample(args.folder, args.images, data)
+        width, height = take_sample(args.source, args.images, data)
         rates = compare(data, Path(folder), args)
         print(f"{plural(count(data), 'original')} of {width} x {height} px, {args.per_image} each, as {args.format}")
     medians = {name: statistics.median(some) for name, some in rates.items()}

@@ -20,14 +20,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from measuring import ROOT, against_parts, make_parser, measure, parts
 
-from measuring import against_parts, make_parser, measure, parts  # noqa: E402
-
-import evaluate  # noqa: E402
-from detector.console import plural, stage, table  # noqa: E402
-from detector.evaluation.dataset import label_of, list_items  # noqa: E402
+import evaluate
+from detector.console import plural, stage, table
+from detector.evaluation.dataset import label_of, list_items
 
 TARGET = 0.9
 
@@ -86,14 +83,10 @@ def spread(items, number):
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 if the target is missed."""
-    parser = make_parser(__doc__)
-    parser.add_argument("model", type=Path, help="detector (.h5)")
-    parser.add_argument("data", type=Path, help="data tree")
-    parser.add_argument("--split", default="validation", help="split to use")
-    parser.add_argument("--images", type=int, default=20_000, help="maximum number of images")
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds after the warm-up")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory of whole runs instead")
-    args = parser.parse_args(argv)
+    args = make_parser(
+        __doc__, "model", "data", split=("validation", "split to use"), images=(20_000, "maximum number of images"),
+        rounds=(5, "number of rounds after the warm-up"), memory=(False, "measure peak memory of whole runs instead"),
+    ).parse_args(argv)  # fmt: skip
     items = list_items(args.data, [args.split])[0][args.split]
     items = spread(items, args.images)[: args.images]
     if args.memory:

@@ -20,21 +20,16 @@ shuffled within each array, and the maps compared with those of the real ones.
 """
 
 import statistics
-import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+from measuring import make_parser
 
-import numpy as np  # noqa: E402
-
-from benchmarks.measuring import make_parser  # noqa: E402
-from detector.console import plural, progress, stage, table  # noqa: E402
-from detector.evaluation import dataset, intervals  # noqa: E402
-from detector.images import pixels  # noqa: E402
-from detector.inference import attribution  # noqa: E402
-from detector.model import export, scores  # noqa: E402
+from detector.console import plural, progress, stage, table
+from detector.evaluation import dataset, intervals
+from detector.images import pixels
+from detector.inference import attribution
+from detector.model import export, scores
 
 SHARE = 0.2
 FILLS = ("mean colour", "half a turn", "shuffled pixels")
@@ -196,15 +191,10 @@ def report(found, is_fake):
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 where a target is missed."""
-    parser = make_parser(__doc__)
-    parser.add_argument("model", type=Path, help="detector (.h5)")
-    parser.add_argument("data", type=Path, help="data tree")
-    parser.add_argument("--split", default="validation", help="split to use")
-    parser.add_argument("--images", type=int, default=200, help="half of each class")
-    parser.add_argument("--draws", type=int, default=5, help="of each random fifth")
-    parser.add_argument("--seed", type=int, default=0, help="draws the images")
-    parser.add_argument("--speed", action="store_true", help="measure the seconds of a map instead")
-    args = parser.parse_args(argv)
+    args = make_parser(
+        __doc__, "model", "data", split=("validation", "split to use"), images=(200, "half of each class"),
+        draws=(5, "of each random fifth"), seed=(0, "draws the images"), speed=(False, "measure the seconds of a map instead"),
+    ).parse_args(argv)  # fmt: skip
     detector = export.open_detector(args.model)
     images, is_fake = read_some(args, detector.size)
     if args.speed:

@@ -9,14 +9,35 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # of a script, only its own folder is there
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # of a script, only its own folder is there
+WORK = (None, "folder on the same disk to work in (default: the source's parent)")  # an option
+POSITIONAL = {
+    "model": "detector (.h5)",
+    "data": "data tree",
+    "folder": "folder of images; only read",
+    "source": "unpacked data set with train and test; only read",
+    "archive": "CIFAKE as a tar",
+}
 
 
-def make_parser(description):
-    """Return the command line of a benchmark; --help shows the description unchanged, and all defaults."""
+def make_parser(description, *names, **options):
+    """Return the command line of a benchmark; --help shows the description unchanged, and all defaults.
+
+    Args:
+        description: docstring of the benchmark.
+        names: paths that must be given, keys of POSITIONAL.
+        options: {name: (default, help)}; a default of False makes a flag, None a path that need not be given.
+    """
     from detector.console import HelpFormatter
 
-    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    for name in names:
+        parser.add_argument(name, type=Path, help=POSITIONAL[name])
+    for name, (default, text) in options.items():
+        kind = {"action": "store_true"} if default is False else {"type": Path if default is None else type(default)}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=default, help=text, **kind)
+    return parser
 
 
 def measure(command, may_end_with=(), **options):

@@ -15,9 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import make_parser, measure
+from measuring import ROOT, WORK, make_parser, measure
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1_000, 10_000, 120_000)
 
 
@@ -47,10 +46,7 @@ def make_set(source, folder, images):
 
 def main(argv=None):
     """Run all stages at all sizes."""
-    parser = make_parser(__doc__)
-    parser.add_argument("source", type=Path, help="unpacked data set with train and test; only read")
-    parser.add_argument("--work", type=Path, help="working folder on the same disk (default: the folder that holds the source)")
-    args = parser.parse_args(argv)
+    args = make_parser(__doc__, "source", work=WORK).parse_args(argv)
     found = {}
     with tempfile.TemporaryDirectory(dir=args.work or args.source.resolve().parent, prefix="memory-") as work:
         for images in SIZES:

@@ -23,12 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from measuring import ROOT, make_parser
 
-from benchmarks.measuring import make_parser  # noqa: E402
-from detector import files  # noqa: E402
-from detector.console import InputError, plural, stage  # noqa: E402
+from detector import files
+from detector.console import InputError, plural, stage
 
 GROWTH, TOLERANCE = 1.05, 1e-6
 
@@ -104,13 +102,10 @@ def largest_difference(model, answers):
 @stage
 def main(argv=None):
     """Put the page under load and print what came of it."""
-    parser = make_parser(__doc__)
-    add = parser.add_argument
-    add("folder", type=Path, help="images to ask for; only read")
-    add("--model", type=Path, default=ROOT / "models" / "compact.h5", help="the detector")
-    add("--clients", type=int, default=50, help="clients at once")
-    add("--requests", type=int, default=2000, help="requests of all clients together")
-    args = parser.parse_args(argv)
+    args = make_parser(
+        __doc__, "folder", model=(ROOT / "models" / "compact.h5", "the detector"), clients=(50, "clients at once"),
+        requests=(2000, "requests of all clients together"),
+    ).parse_args(argv)  # fmt: skip
     paths = [args.folder / path for path in islice(files.scan(args.folder), args.requests)]
     if not paths:
         raise InputError(f"{args.folder}: expected images, found none; give another folder")

@@ -15,9 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import make_parser, measure
+from measuring import ROOT, WORK, make_parser, measure
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("data_unzipper.py", "data_zipper.py", "data_split.py", "data_merger.py", "data_deleter.py")
 ONE_PROCESS = """
 import hashlib, os, sys
@@ -65,18 +64,18 @@ def start_up(rounds):
     """Print how long each stage that only moves files takes for --help."""
     print(f"\n{'--help':20} {'wall s':>8} {'CPU s':>8}")
     for name in STAGES:
-        if (ROOT / name).exists():
-            runs = [measure([sys.executable, ROOT / name, "--help"]) for _ in range(rounds)]
-            print(f"{name:20} {statistics.median(run[0] for run in runs):8.3f} {statistics.median(run[1] for run in runs):8.3f}")
+        runs = [measure([sys.executable, ROOT / name, "--help"]) for _ in range(rounds)]
+        print(f"{name:20} {statistics.median(run[0] for run in runs):8.3f} {statistics.median(run[1] for run in runs):8.3f}")
 
 
 def main(argv=None):
     """Run all comparisons."""
-    parser = make_parser(__doc__)
-    parser.add_argument("source", type=Path, help="unpacked CIFAKE; only read")
-    parser.add_argument("--work", type=Path, help="folder on the same disk to work in (default: the source's parent)")
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
-    args = parser.parse_args(argv)
+    args = make_parser(
+        __doc__,
+        "source",
+        work=WORK,
+        rounds=(5, "number of rounds"),
+    ).parse_args(argv)
     source = args.source.resolve()
     with tempfile.TemporaryDirectory(dir=args.work or source.parent, prefix="placing-") as work:
         compare(source, Path(work), args.rounds)

@@ -9,13 +9,8 @@ together with published results. Those are their authors' own, trained on all of
 """
 
 import json
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.measuring import make_parser  # noqa: E402
+from measuring import ROOT, make_parser
 
 END = "<!-- end of results -->"
 CORRUPTIONS = {"JPEG 50": "JPEG 50", "JPEG 30": "JPEG 30", "noise σ 0.10": "noise 0.10", "blur σ 2": "blur 2"}  # heading: name
@@ -105,9 +100,7 @@ def replaced(text, tables):
 
 def main(argv=None):
     """Print or write the tables."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--write", action="store_true", help="into the pages that have the markers")
-    args = parser.parse_args(argv)
+    args = make_parser(__doc__, write=(False, "into the pages that have the markers")).parse_args(argv)
     tables = make_tables(ROOT / "docs" / "results")
     if not args.write:
         print("\n\n".join(tables.values()))

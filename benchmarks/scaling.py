@@ -21,18 +21,15 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from measuring import make_parser
 
-import model_training  # noqa: E402
-from benchmarks.measuring import make_parser  # noqa: E402
-from detector.console import InputError, stage, table  # noqa: E402
-from detector.training import distributed  # noqa: E402
-from detector.training.config import parse  # noqa: E402
-from detector.training.networks import compile_network  # noqa: E402
-from detector.training.schedules import plan_phases  # noqa: E402
+import model_training
+from detector.console import InputError, stage, table
+from detector.training import distributed
+from detector.training.config import parse
+from detector.training.networks import compile_network
+from detector.training.schedules import plan_phases
 
 SMALL = 64  # numbers of a sum, as many as BatchNormalization's have
 
@@ -122,11 +119,10 @@ def measure(args, processes, fixed):
 @stage
 def main(argv=None):
     """Run the benchmark."""
-    parser = make_parser(__doc__)
-    parser.add_argument("data", type=Path, help="data tree with train and validation")
-    parser.add_argument("--architecture", default="compact", help="network to train")
-    parser.add_argument("--batch-size", type=int, default=64, help="images per step of each process")
-    parser.add_argument("--steps", type=int, default=20, help="number of steps after two warm-up steps")
+    parser = make_parser(
+        __doc__, "data", architecture=("compact", "network to train"), batch_size=(64, "images per step of each process"),
+        steps=(20, "number of steps after two warm-up steps"),
+    )  # fmt: skip
     parser.add_argument("--only", type=int, choices=(1, 2), help="measure only this number of processes")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--fixed", action="store_true", help=argparse.SUPPRESS)

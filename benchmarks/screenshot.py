@@ -7,21 +7,16 @@ writes  docs/images/example.jpg (the image of `app.py --example`), docs/images/p
 The page is taken in Chromium without a window, as in tests/web/test_page.py.
 """
 
-import argparse
 import socket
-import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+from measuring import ROOT, make_parser
+from PIL import Image, ImageFilter
 
-import numpy as np  # noqa: E402
-from PIL import Image, ImageFilter  # noqa: E402
-
-from detector.console import InputError, stage  # noqa: E402
+from detector.console import InputError, stage
 
 IMAGES = ROOT / "docs" / "images"
 EXAMPLE, PAGE = IMAGES / "example.jpg", IMAGES / "page.png"
@@ -94,7 +89,7 @@ def take_page(image, path):
 @stage
 def main(argv=None):
     """Draw the example and take the page."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
+    make_parser(__doc__).parse_args(argv)
     IMAGES.mkdir(exist_ok=True)
     Image.fromarray(draw_example()).save(EXAMPLE, quality=88)
     take_page(EXAMPLE, PAGE)

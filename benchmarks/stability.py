@@ -13,23 +13,19 @@ detector.inference.stability.
 Target: at most 0.5 % flips with the check.
 """
 
-import argparse
 import io
 import random
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+from measuring import make_parser
+from PIL import Image
 
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from detector.console import InputError, positive_int, progress, stage, table  # noqa: E402
-from detector.images import pixels  # noqa: E402
-from detector.inference import Predictor  # noqa: E402
-from detector.inference.predictor import find_images  # noqa: E402
-from detector.model import scores  # noqa: E402
+from detector.console import InputError, progress, stage, table
+from detector.images import pixels
+from detector.inference import Predictor
+from detector.inference.predictor import find_images
+from detector.model import scores
 
 TARGET = 0.005
 
@@ -109,12 +105,9 @@ def measure(found):
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 if the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("folders", type=Path, nargs="+", help="folders of images; only read")
-    add("--model", type=Path, action="append", help="a detector; repeat for several (default: those that ship)")
-    add("--images", type=positive_int, default=500, help="number of images, over all folders (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the choice of images (default: %(default)s)")
+    parser = make_parser(__doc__, images=(500, "number of images, over all folders"), seed=(0, "of the choice of images"))
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of images; only read")
+    parser.add_argument("--model", type=Path, action="append", help="a detector; repeat for several (default: those that ship)")
     args = parser.parse_args(argv)
     alone, checked = verdicts(Predictor(args.model), choose_images(args.folders, args.images, args.seed))
     if not len(alone):

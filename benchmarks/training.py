@@ -23,17 +23,15 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from measuring import ROOT, make_parser
 
-import model_training  # noqa: E402
-from benchmarks.measuring import make_parser  # noqa: E402
-from detector.console import plural, stage, table  # noqa: E402
-from detector.model import backend  # noqa: E402
-from detector.training import distributed  # noqa: E402
-from detector.training.config import parse  # noqa: E402
-from detector.training.networks import compile_network  # noqa: E402
-from detector.training.schedules import plan_phases  # noqa: E402
+import model_training
+from detector.console import plural, stage, table
+from detector.model import backend
+from detector.training import distributed
+from detector.training.config import parse
+from detector.training.networks import compile_network
+from detector.training.schedules import plan_phases
 
 TARGET = 0.95
 ORIGINAL_BATCH = 16
@@ -127,15 +125,11 @@ def starts(args):
 @stage
 def main(argv=None):
     """Run the benchmark."""
-    parser = make_parser(__doc__)
-    parser.add_argument("data", type=Path, help="data tree with train and validation")
-    parser.add_argument("--architecture", default="compact", help="network to train")
-    parser.add_argument("--batch-size", type=int, default=128, help="of all sources but ImageDataGenerator")
-    parser.add_argument("--images", type=int, default=3840, help="of each source and round")
-    parser.add_argument("--rounds", type=int, default=9, help="number of rounds after the warm-up")
-    parser.add_argument("--starts", action="store_true", help="time the start of whole runs instead, and their peak memory")
-    parser.add_argument("--epochs", type=int, default=0, help="of those")
-    args, args.more = parser.parse_known_args(argv)
+    args, args.more = make_parser(
+        __doc__, "data", architecture=("compact", "network to train"), batch_size=(128, "of all sources but ImageDataGenerator"),
+        images=(3840, "of each source and round"), rounds=(9, "number of rounds after the warm-up"),
+        starts=(False, "time the start of whole runs instead, and their peak memory"), epochs=(0, "of those"),
+    ).parse_known_args(argv)  # fmt: skip
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if args.starts:
         return starts(args)

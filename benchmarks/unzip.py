@@ -20,9 +20,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from measuring import make_parser, measure
+from measuring import ROOT, make_parser, measure
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1_000, 10_000, 120_000)
 PEAK = """
 import resource, subprocess, sys
@@ -80,11 +79,10 @@ def measure_memory(folder, work):
 
 def main():
     """Compare, measure, clean up."""
-    parser = make_parser(__doc__)
-    parser.add_argument("archive", type=Path, help="CIFAKE as a tar")
-    parser.add_argument("--scratch", type=Path, help="folder on the disk to be measured (default: the system's temporary folder)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each command")
-    args = parser.parse_args()
+    args = make_parser(
+        __doc__, "archive", scratch=(None, "folder on the disk to be measured (default: the system's temporary folder)"),
+        rounds=(3, "runs of each command"),
+    ).parse_args()  # fmt: skip
     work = Path(tempfile.mkdtemp(dir=args.scratch, prefix="unzip-"))
     try:
         subprocess.run(unpacker(args.archive)(work / "raw"), check=True, stdout=subprocess.DEVNULL)
