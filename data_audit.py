@@ -4,7 +4,7 @@
     python data_audit.py data/raw/cifake        # an unpacked archive, before it is split
     python data_audit.py data --quick           # counts and identical files only; no image is decoded
 
-Every file is read once, on all cores: hashed and decoded. Findings (exit code 1): identical content across splits or labels,
+Every file is hashed and decoded, on all cores. Findings (exit code 1): identical content across splits or labels,
 augmented images in validation or test or made from an image there, and a metadata-only baseline (size, format, JPEG tables,
 metadata) that separates the classes with an AUC whose 95 % interval is above 0.65. Warnings (exit code 0): near-duplicates,
 identical files within a split, unreadable and odd files, and files that were skipped.
@@ -27,11 +27,9 @@ where each `pairs` is a list of {splits: [a, b], conflicting_labels, pairs: n}. 
 
 import argparse
 import functools
-import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +37,7 @@ from detector import console
 from detector.console import InputError, plural
 from detector.data import duplicates, placing
 from detector.data import tree as data_tree
-from detector.files import atomic_write, digest_of, parallel, read_bytes, scan
+from detector.files import atomic_write, digest_of, digests_and_formats, parallel, read_bytes, scan
 
 TINY = 16  # pixels; an image with a shorter side holds little information
 LONG = 5  # longer side over shorter side; beyond it, resizing to a square destroys the picture
@@ -53,7 +51,6 @@ ODD = {
 }
 AUGMENTED = {"leaks": "in train made from an image in validation or test", "held_out": "in validation or test"}
 SUFFIXES = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "MPO": "JPEG", "TIF": "TIFF", "HEIC": "HEIF", "APNG": "PNG", "DIB": "BMP"}
-LARGE = 1 << 26  # bytes; larger files are hashed and decoded from the disk instead of from memory
 SHORTCUT, WEAK_SHORTCUT = 0.65, 0.55  # lower bound of the AUC above which it is a finding, a warning
 TOOL = "data_audit.py"  # marks a report as one that may be replaced
 
@@ -96,12 +93,14 @@ def list_images(folder):
 
 
 def inspect(root, path):
-    """Read one file once: hash it and decode it.
+    """Hash and decode one file.
 
     Returns:
-        (SHA-256 hex digest or None, why it is unreadable or None, kinds in ODD, (32, 32) uint8 grey thumbnail or None,
-        file features or None).
+        (SHA-256 hex digest or None, why it is unreadable or None, kinds in ODD, uint64 perceptual hash, (k,) float32 file
+        features); the last two are 0 for an unreadable file.
     """
+    import numpy as np
+
     from detector.data import shortcuts
     from detector.images import pixels, similarity
     from detector.images.guard import one_file
@@ -109,16 +108,14 @@ def inspect(root, path):
     full, digest = os.path.join(root, path), None
     try:
         with one_file(full):
-            if os.stat(full).st_size <= LARGE:
-                source = read_bytes(full)
-                digest = hashlib.sha256(source).hexdigest()
-            else:
-                source, digest = full, digest_of(full)
-            image = pixels.read_image(source)
-            features = shortcuts.file_features(source, image)
-            return digest, None, oddities(path, image, features), similarity.grey_thumbnail(image), features
+            digest = digest_of(full)
+            image = pixels.read_image(full)
+            features = shortcuts.file_features(full, image)
+            (hashed,) = similarity.perceptual_hashes([similarity.grey_thumbnail(image)])
+            return digest, None, oddities(path, image, features), hashed, features
     except InputError as error:
-        return digest, str(error).removeprefix(f"{full}: ").removeprefix("the image: "), (), None, None
+        reason = str(error).removeprefix(f"{full}: ").removeprefix("the image: ")
+        return digest, reason, (), np.uint64(0), np.zeros(len(shortcuts.FEATURES), np.float32)
 
 
 def oddities(path, image, features):
@@ -135,51 +132,6 @@ def oddities(path, image, features):
         "misnamed": SUFFIXES.get(suffix, suffix) != shortcuts.feature(features, "format"),
     }
     return [name for name, is_so in found.items() if is_so]
-
-
-def inspect_block(root, paths):
-    """Run `inspect` over some files.
-
-    Returns:
-        (digests, reasons, kinds) lists, and (n,) uint64 perceptual hashes and (n, k) float32 features; both are 0 for an
-        unreadable file. Nothing of an image's size is kept.
-    """
-    import numpy as np
-
-    from detector.data import shortcuts
-    from detector.images import similarity
-
-    digests, reasons, kinds, thumbnails, features = zip(*(inspect(root, path) for path in paths), strict=True)
-    empty = np.zeros((similarity.GREY_SIDE,) * 2, np.uint8)
-    hashes = similarity.perceptual_hashes([empty if thumbnail is None else thumbnail for thumbnail in thumbnails])
-    none = np.zeros(len(shortcuts.FEATURES), np.float32)
-    return digests, reasons, kinds, hashes, np.array([none if row is None else row for row in features])
-
-
-def hash_block(root, paths):
-    """Return the SHA-256 hex digests of some files, None for an unreadable one."""
-    digests = []
-    for path in paths:
-        try:
-            digests.append(digest_of(os.path.join(root, path)))
-        except (PermissionError, FileNotFoundError):
-            digests.append(None)
-    return digests
-
-
-def in_blocks(function, root, paths, size):
-    """Call function(root, block of paths) over all files on all cores and return the results, block by block."""
-    blocks = [paths[i : i + size] for i in range(0, len(paths), size)]
-    return parallel(functools.partial(function, root), blocks, f"block of {plural(size, 'image')}", chunk=1)
-
-
-def inspect_all(root, paths):
-    """Run `inspect_block` over all files on all cores and return its five results, joined."""
-    import numpy as np
-
-    size = min(256, max(32, len(paths) // 32))  # few large photographs are spread as evenly as many small images
-    digests, reasons, kinds, hashes, features = zip(*in_blocks(inspect_block, root, paths, size), strict=True)
-    return *(list(chain(*column)) for column in (digests, reasons, kinds)), np.concatenate(hashes), np.concatenate(features)
 
 
 # --- the report --------------------------------------------------------------------------------------------------------
@@ -201,7 +153,7 @@ def audit(folder, files, quick=False):
 
 def check_content(root, paths, places):
     """Return the report's entries that need no decoding."""
-    digests = list(chain(*in_blocks(hash_block, root, paths, 1024)))
+    digests = [digest for digest, _ in digests_and_formats(root, paths)]
     reason = "missing, or without permission to read it"
     unreadable = [{"path": path, "reason": reason} for path, digest in zip(paths, digests, strict=True) if not digest]
     return {"unreadable": unreadable, "odd": None, "near": None, "shortcut": None} | find_identical(paths, digests, places)
@@ -213,7 +165,9 @@ def check_images(root, paths, places):
 
     from detector.data import shortcuts
 
-    digests, reasons, kinds, hashes, features = inspect_all(root, paths)
+    chunk = min(256, max(32, len(paths) // 32))  # few large photographs are spread as evenly as many small images
+    rows = parallel(functools.partial(inspect, root), paths, chunk=chunk)
+    digests, reasons, kinds, hashes, features = zip(*rows, strict=True)
     first = {digest: i for i, digest in reversed(list(enumerate(digests))) if reasons[i] is None}
     readable = np.array([i for i, reason in enumerate(reasons) if reason is None], np.int64)
     is_fake = np.array([name == data_tree.CLASSES[0] for _, name in places])
@@ -222,8 +176,8 @@ def check_images(root, paths, places):
     return {
         "unreadable": [{"path": path, "reason": reason} for path, reason in zip(paths, reasons, strict=True) if reason],
         "odd": {kind: [path for path, its in zip(paths, kinds, strict=True) if kind in its] for kind in ODD},
-        "near": duplicates.near_duplicates(root, paths, places, hashes, usable),
-        "shortcut": shortcuts.metadata_baseline(features[readable], is_fake[readable], content[readable]),
+        "near": duplicates.near_duplicates(root, paths, places, np.array(hashes), usable),
+        "shortcut": shortcuts.metadata_baseline(np.array(features)[readable], is_fake[readable], content[readable]),
     } | find_identical(paths, digests, places)
 
 
@@ -250,7 +204,10 @@ def summarise(report):
     warnings += [in_words(entry, "near-duplicate") for entry in near["pairs"]]
     if not near["complete"]:
         warnings.append("too many near-duplicates: not all pairs were searched")
-    warnings += unreadable_by_reason(report["unreadable"])
+    by_reason = defaultdict(list)
+    for entry in report["unreadable"]:
+        by_reason[console.short_reason(entry["reason"])].append(entry["path"])
+    warnings += [console.reason_line(f"unreadable, {reason}", paths) for reason, paths in by_reason.items()]
     for kind, paths in (report["odd"] or {}).items():
         if paths:
             warnings.append(f"{plural(len(paths), 'image')} {kind}: {ODD[kind]}")
@@ -259,19 +216,6 @@ def summarise(report):
     skipped = report["passed_over"]
     warnings += data_tree.report_skipped(links=skipped["links"], loose=skipped["loose"], ignored=skipped["hidden"])
     return findings, warnings
-
-
-def unreadable_by_reason(unreadable):
-    """Return a line for each reason why files are unreadable, with their number and up to three names."""
-    by_reason = defaultdict(list)
-    for entry in unreadable:
-        by_reason[console.short_reason(entry["reason"])].append(entry["path"])
-    return [f"{plural(len(paths), 'file')} unreadable: {reason} ({names_of(paths)})" for reason, paths in by_reason.items()]
-
-
-def names_of(paths):
-    """Return up to three of the paths, for a line of the report."""
-    return ", ".join(map(console.printable, paths[:3])) + (", …" if len(paths) > 3 else "")
 
 
 def in_words(entry, how):

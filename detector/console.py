@@ -4,6 +4,7 @@ import argparse
 import errno
 import functools
 import math
+import operator
 import re
 import sys
 
@@ -50,31 +51,19 @@ def number_type(kind=float, *, at_least=None, above=None, at_most=None, below=No
         at_least, above: lower limit, included or not.
         at_most, below: upper limit, included or not.
     """
-    lower = at_least if above is None else above
-    upper = at_most if below is None else below
-    expected = "a whole number" if kind is int else "a number"
-    if lower is not None and upper is not None:
-        start = f"from {lower}" if above is None else f"above {lower}"
-        expected += f" {start} {'to' if below is None else 'to below'} {upper}"
-    elif lower is not None:
-        expected += f" of at least {lower}" if above is None else f" above {lower}"
-    elif upper is not None:
-        expected += f" of at most {upper}" if below is None else f" below {upper}"
+    limits = [("at least", at_least, operator.ge), ("above", above, operator.gt)]
+    limits += [("at most", at_most, operator.le), ("below", below, operator.lt)]
+    limits = [row for row in limits if row[1] is not None]
+    noun, within = "a whole number" if kind is int else "a number", ", ".join(f"{words} {limit}" for words, limit, _ in limits)
 
     def parse(text):
         try:
             value = kind(text)
-            inside = math.isfinite(value)
+            inside = math.isfinite(value) and all(holds(value, limit) for _, limit, holds in limits)
         except (ValueError, OverflowError, ZeroDivisionError):
             inside = False
-        if (
-            not inside
-            or (at_least is not None and value < at_least)
-            or (above is not None and value <= above)
-            or (at_most is not None and value > at_most)
-            or (below is not None and value >= below)
-        ):
-            raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
+        if not inside:
+            raise argparse.ArgumentTypeError(f"expected {noun} ({within}), found {text}")
         return value
 
     return parse
@@ -129,11 +118,11 @@ def plural(number, noun):
 
 def show_size(size):
     """Return '1.5 GB' for a number of bytes."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, {"bytes": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{size} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size} bytes" if units[0] == "bytes" else f"{size:.1f} {units[0]}"
 
 
 def reason_line(reason, names, noun="file"):
@@ -151,13 +140,8 @@ def table(rows, header):
     """Return rows as aligned lines of text: the first column to the left, numbers with thousands separators."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        first, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join([first, *rest]).rstrip())
-    return "\n".join(lines)
+    form = f"{{:<{widths[0]}}}" + "".join(f"  {{:>{width}}}" for width in widths[1:])
+    return "\n".join(form.format(*row).rstrip() for row in cells)
 
 
 def printable(text):

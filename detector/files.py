@@ -17,6 +17,7 @@ from pathlib import Path
 from detector.console import InputError, progress
 from detector.images.formats import HEAD, image_format
 
+PIECE = 1 << 20  # bytes of a file that are read at a time
 UNFINISHED = ".part"  # ends the name of a file that is still being written
 _JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", 0xA0000003)
 _MOST_WORKERS = 61  # Windows waits for no more processes at once
@@ -175,30 +176,10 @@ def lock(path):
 
 
 # --- content -----------------------------------------------------------------------------------------------------------
-HASH_AT_ONCE = 1 << 24  # bytes; larger files are hashed piece by piece
-
-
 def read_bytes(path):
-    """Return a whole file as bytes. Plain system calls: small files are read in half the time of `Path.read_bytes`."""
-    handle = _open(path)
-    try:
-        return _read(handle, os.fstat(handle).st_size)
-    finally:
-        os.close(handle)
-
-
-def _open(path):
-    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-
-
-def _read(handle, size):
-    content = os.read(handle, size + 1)  # one byte more: a full answer is the end of the file, without asking again
-    if len(content) == size:
-        return content
-    parts = [content]
-    while part := os.read(handle, 1 << 20):
-        parts.append(part)
-    return b"".join(parts)
+    """Return a whole file as bytes; small files without a buffer, in less time than by `Path.read_bytes`."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def digest_of(path):
@@ -208,25 +189,20 @@ def digest_of(path):
 
 def _hash(path):
     """Return (SHA-256, first bytes)."""
-    handle = _open(path)
-    try:
-        size = os.fstat(handle).st_size
-        if size <= HASH_AT_ONCE:
-            content = _read(handle, size)
-            return hashlib.sha256(content).hexdigest(), content[:HEAD]
-        head = os.read(handle, HEAD)
-        os.lseek(handle, 0, os.SEEK_SET)
-        with open(handle, "rb", closefd=False) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), head
-    finally:
-        os.close(handle)
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(HEAD)
+        digest, piece = hashlib.sha256(head), head
+        while piece:
+            piece = file.read(PIECE)
+            digest.update(piece)
+        return digest.hexdigest(), head
 
 
 def _digest_and_format(root, path):
-    """Return (SHA-256, image format or None) of one file; a file that may not be read has neither."""
+    """Return (SHA-256, image format or None) of one file; a file that is gone or may not be read has neither."""
     try:
         digest, head = _hash(os.path.join(root, path))
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):
         return None, None
     return digest, image_format(head)
 
@@ -239,7 +215,8 @@ def digests_and_formats(root, paths, unit="image"):
         paths: list of relative paths.
 
     Returns:
-        List of (SHA-256 hex digest, image format or None), in the order of `paths`; (None, None) for a file that may not be read.
+        List of (SHA-256 hex digest, image format or None), in the order of `paths`; (None, None) for a file that is gone or may
+        not be read.
     """
     return parallel(functools.partial(_digest_and_format, os.fspath(root)), paths, unit)
 
@@ -296,7 +273,4 @@ def names_for(path, digest):
 
 def same_content(a, b):
     """Return whether two files have the same content (without reading, if they are one file)."""
-    one, other = os.stat(a), os.stat(b)
-    if (one.st_ino, one.st_dev) == (other.st_ino, other.st_dev):
-        return True
-    return one.st_size == other.st_size and digest_of(a) == digest_of(b)
+    return os.path.samefile(a, b) or (os.path.getsize(a) == os.path.getsize(b) and digest_of(a) == digest_of(b))

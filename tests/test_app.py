@@ -212,7 +212,7 @@ def test_threshold(model, small_data, run):
     assert [lines[0] for lines in answers] == [f"{path}: {verdict}" for verdict in ("Fake", "Real")]
     assert answers[0][1].endswith(f"Threshold: Fake ≥ {p_fake:g}, otherwise Real.")
     code, _, err = run(app.main, path, *model, "--threshold", "2")
-    assert code == 2 and err.endswith("error: argument --threshold: expected a number from 0 to 1, found 2\n")
+    assert code == 2 and err.endswith("error: argument --threshold: expected a number (at least 0, at most 1), found 2\n")
 
 
 def test_exit_code_of_fail_on(model, small_data, tmp_path, run):

@@ -1,13 +1,8 @@
 """The audit: what it finds, what it says, its exit code, and that it changes nothing."""
 
-import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +12,6 @@ import data_audit
 from detector.data import shortcuts
 from detector.data.tree import AUGMENTED
 
-ROOT = Path(__file__).parent.parent
 CELLS = [f"{split}/{name}" for split in ("train", "validation", "test") for name in ("Fake", "Real")]
 
 
@@ -48,16 +42,12 @@ def audit(folder, report, capsys, *options):
     return code, out, said, json.loads(written.read_text()) if written.is_file() else None
 
 
-def snapshot(folder):
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 FEW = "metadata-only baseline not computed: a class has fewer than 30 different readable images"
 
 
-def test_clean_tree_is_clean(tmp_path, capsys):
+def test_clean_tree_is_clean(tmp_path, capsys, contents):
     data = tree(tmp_path / "data")
-    before = snapshot(data)
+    before = contents(data)
     code, out, said, report = audit(data, tmp_path / "audit", capsys)
     assert (code, said) == (0, "")
     assert out == [
@@ -73,7 +63,7 @@ def test_clean_tree_is_clean(tmp_path, capsys):
     assert "no shortcut" not in (tmp_path / "audit" / "audit.html").read_text("utf-8"), "it was not computed"
     assert report["odd"] == {kind: [] for kind in data_audit.ODD}
     assert report["shortcut"] is None, "three images of a class say nothing"
-    assert snapshot(data) == before
+    assert contents(data) == before
     assert sorted(os.listdir(tmp_path / "audit")) == ["audit.html", "audit.json"]
 
 
@@ -108,6 +98,7 @@ def test_augmented_images_that_leak_are_a_finding(tmp_path, capsys, options):
     data = tree(tmp_path / "data")
     held = [data / "validation/Fake/sub/held.jpg", data / "test/Real/also.jpg"]
     made = [data / f"train/Fake/sub/held.jpg{AUGMENTED}00.jpg", data / f"train/Real/also.jpg{AUGMENTED}01.jpg"]
+    # the originals of these are in train (test/Fake/0.jpg is another picture) or gone
     fine = [data / f"train/Fake/0.jpg{AUGMENTED}00.jpg", data / f"train/Fake/sub/gone.jpg{AUGMENTED}00.jpg"]
     astray = [data / f"test/Fake/0.jpg{AUGMENTED}00.jpg"]
     for i, path in enumerate([*held, *made, *fine, *astray]):
@@ -131,14 +122,6 @@ def test_augmented_images_that_leak_are_a_finding(tmp_path, capsys, options):
     assert all(f"<figcaption>{path}</figcaption>" in page for paths in relative for path in paths)
 
 
-def test_an_augmented_image_whose_original_is_in_train_is_fine(tmp_path, capsys):
-    data = tree(tmp_path / "data")
-    picture(70_000).save(data / f"train/Fake/0.jpg{AUGMENTED}00.jpg", quality=90)  # test/Fake/0.jpg is another picture
-    code, _, _, report = audit(data, tmp_path / "audit", capsys)
-    assert (code, report["augmented"]) == (0, {"leaks": [], "held_out": []})
-    assert "augmented images" not in (tmp_path / "audit/audit.html").read_text("utf-8")
-
-
 def test_what_is_passed_over_is_a_warning(tmp_path, capsys):
     data = tree(tmp_path / "data")
     (data / "notes.txt").write_text("x")
@@ -151,13 +134,6 @@ def test_what_is_passed_over_is_a_warning(tmp_path, capsys):
     assert report["passed_over"] == {
         "links": ["train/Real/more"], "loose": ["notes.txt", "test/list.csv"], "hidden": ["train/Fake/._a.jpg", "train/Fake/.cache"]
     }  # fmt: skip
-
-
-def test_twins_within_a_split_are_a_warning(tmp_path, capsys):
-    data = tree(tmp_path / "data")
-    (data / "train/Real/again.jpg").write_bytes((data / "train/Real/0.jpg").read_bytes())
-    code, _, said, report = audit(data, tmp_path / "audit", capsys)
-    assert (code, said, report["warnings"]) == (0, "", ["1 pair of identical images within train", FEW])
 
 
 def test_near_duplicates_are_found_and_blank_images_are_not(tmp_path, capsys):
@@ -208,9 +184,9 @@ def test_unreadable_and_odd_files_are_named_and_no_finding(tmp_path, capsys):
     reasons = [entry["reason"] for entry in report["unreadable"]]
     assert reasons[0].startswith("expected a whole image, found a damaged one")
     assert "found another kind of file" in reasons[1] and "found another kind of file" in reasons[2]
-    assert [line for line in out if "unreadable: found" in line] == [
-        "warning: 1 file unreadable: found a damaged one (FAKE/cut.jpg)",
-        "warning: 2 files unreadable: found another kind of file (FAKE/empty.jpg, FAKE/text.jpg)",
+    assert [line for line in out if "unreadable, found" in line] == [
+        "warning: unreadable, found a damaged one: 1 file (FAKE/cut.jpg)",
+        "warning: unreadable, found another kind of file: 2 files (FAKE/empty.jpg, FAKE/text.jpg)",
     ]
     assert f"unreadable: FAKE/cut.jpg: {reasons[0]}" in out
 
@@ -279,34 +255,22 @@ def test_page_needs_nothing_from_elsewhere(tmp_path, capsys):
     ("prepare", "message"),
     [
         (lambda d: None, "{d}/data: expected a folder with class folders, found nothing of that name; check the path"),
-        (lambda d: (d / "data").write_text("x"), "{d}/data: expected a folder with class folders, found a file; check the path"),
         (lambda d: (tree(d / "data", 1, ["FAKE"]) / "REAL").mkdir(),
          "{d}/data/REAL: expected images of class Real, found an empty folder; fill or remove it"),
-        (lambda d: tree(d / "data", 1, ["FAKE"]), "{d}/data: expected folders of both classes, found none for Real; add it"),
-        (lambda d: tree(d / "data", 1, ["cats", "dogs"]),
-         "{d}/data: expected two class folders (such as Fake and Real, or FAKE and REAL), or train and test folders that hold "
-         "them; found cats, dogs; rename the folders"),
+        (lambda d: (tree(d / "data", 1), (d / "audit").symlink_to(d / "data/train/Fake")),
+         "{d}/audit: expected a folder outside of {d}/data, which is only read; choose another with --report"),
         (lambda d: (tree(d / "data", 1), (d / "audit").write_text("x")),
          "{d}/audit: expected a folder for the report, found a file; choose another with --report"),
         (lambda d: (tree(d / "data", 1), (d / "audit").mkdir(), (d / "audit/audit.json").write_text("{}")),
          "{d}/audit/audit.json: expected an earlier report or nothing, found another file; choose another with --report"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(tmp_path, capsys, prepare, message):
+def test_bad_input_is_one_line(tmp_path, capsys, contents, prepare, message):
     prepare(tmp_path)
-    before = snapshot(tmp_path)
+    before = contents(tmp_path)
     code, out, said, _ = audit(tmp_path / "data", tmp_path / "audit", capsys)
     assert (code, out, said) == (1, [], f"error: {message.format(d=tmp_path)}")
-    assert snapshot(tmp_path) == before
-
-
-def test_report_does_not_go_among_the_images(tmp_path, capsys):
-    data = tree(tmp_path / "data", 1)
-    code, _, said, _ = audit(data, data / "train/Fake", capsys)
-    assert code == 1
-    assert said == (
-        f"error: {data}/train/Fake: expected a folder outside of {data}, which is only read; choose another with --report"
-    )
+    assert contents(tmp_path) == before
 
 
 def test_a_file_that_vanishes_is_unreadable(tmp_path, capsys, monkeypatch):
@@ -320,19 +284,6 @@ def test_a_file_that_vanishes_is_unreadable(tmp_path, capsys, monkeypatch):
     assert report["unreadable"][0]["reason"].startswith("No such file or directory")
 
 
-def test_from_the_shell(tmp_path):
-    data = tree(tmp_path / "data")
-    (data / "test/Real/twin.jpg").write_bytes((data / "train/Real/0.jpg").read_bytes())
-    done = subprocess.run(
-        [sys.executable, ROOT / "data_audit.py"], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""}
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        "finding: 1 pair of identical images across train and test; split again with data_split.py, which leaves duplicates out"
-    )
-    assert (tmp_path / "audit/audit.html").is_file()
-
-
 def test_metadata_that_no_parser_takes_and_a_frame_without_height_do_not_end_the_audit(tmp_path, capsys):
     data = tree(tmp_path / "raw", cells=["FAKE", "REAL"])
     whole = bytearray((data / "FAKE/0.jpg").read_bytes())
@@ -344,11 +295,3 @@ def test_metadata_that_no_parser_takes_and_a_frame_without_height_do_not_end_the
     code, _, _, report = audit(data, tmp_path / "audit", capsys)
     assert code == 0 and report["images"] == 8
     assert [(entry["path"], "height" in entry["reason"]) for entry in report["unreadable"]] == [("FAKE/no_height.jpg", True)]
-
-
-def test_starts_without_the_heavy_libraries():
-    code = "import sys, data_audit; print([name for name in ('numpy', 'PIL', 'sklearn', 'keras') if name in sys.modules])"
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "[]\n"
-    assert time.perf_counter() - started < 3, "on an idle machine it takes a tenth of a second"

@@ -185,7 +185,7 @@ def test_names_that_are_no_text(make_files, tmp_path, contents):
 def test_usage(tmp_path, run):
     code, _, err = run(data_split.main, tmp_path, "--sizes", "a", "b", "c")
     assert (code, err.splitlines()[-1]) == (
-        2, "data_split.py: error: argument --sizes: expected a number of at least 0, found a",
+        2, "data_split.py: error: argument --sizes: expected a number (at least 0), found a",
     )  # fmt: skip
 
 

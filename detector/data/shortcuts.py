@@ -4,7 +4,6 @@ A detector that can learn "PNG is Fake" learns nothing else ("Fake or JPEG?", ar
 format, compression and metadata alone: if it does better than chance, the data set has a shortcut.
 """
 
-import io
 import os
 import warnings
 from itertools import chain
@@ -36,23 +35,24 @@ REPEATS = 5  # of the cross-validation of fewer than 2,000 images, whose AUC dep
 SHUFFLES = 3  # of each feature in each fold
 
 
-def file_features(source, image):
+def file_features(path, image):
     """Return the features of one file as (len(FEATURES),) float32, in the order of FEATURES.
 
     Metadata that cannot be parsed counts as absent.
 
     Args:
-        source: the file's bytes, or its path.
+        path: the file's path.
         image: its decoded picture, (h, w, 3) uint8.
     """
     height, width = image.shape[:2]
-    size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
-    kind = _format(source)
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        kind = container_format(file.read(HEAD))
     try:
         with one_file("metadata"):
-            metadata = _metadata(source, kind)
+            metadata = _metadata(path, kind)
     except InputError:
-        metadata = ABSENT, *(ABSENT,) * 4, 0, 0, 0, 0, 0, 0
+        metadata = *(ABSENT,) * 5, 0, 0, 0, 0, 0, 0
     shape = width, height, width / height, size, size / (width * height)
     return np.array([*shape, _index(FORMATS, kind), *metadata], np.float32)
 
@@ -70,17 +70,9 @@ def _index(names, name):
     return names.index(name) if name in names else ABSENT
 
 
-def _format(source):
-    if isinstance(source, bytes):
-        return container_format(source[:HEAD])
-    with open(source, "rb") as file:
-        return container_format(file.read(HEAD))
-
-
-def _metadata(source, kind):
+def _metadata(path, kind):
     """Return the features from "colour mode" on."""
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with warnings.catch_warnings(action="ignore"), Image.open(file, formats=[kind]) as opened:  # Pillow warns of odd metadata
+    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=[kind]) as opened:  # Pillow warns of odd metadata
         info = opened.info
         density = info.get("dpi", info.get("jfif_density", (0, 0)))[0]
         text = getattr(opened, "text", None) or info.get("comment")
