@@ -250,10 +250,7 @@ def cures(report):
 
 def prepare_report_folder(report, folder):
     """Make the report's folder. Raises InputError if it would be inside `folder`, or if it holds other files of these names."""
-    if report.exists() and not report.is_dir():
-        raise InputError(f"{report}: expected a folder for the report, found a file; choose another with --report")
-    if report.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{report}: expected a folder outside of {folder}, which is only read; choose another with --report")
+    placing.check_outside(report, [folder], "--report")
     for name in ("audit.json", "audit.html"):
         path = report / name
         if path.exists() and TOOL.encode() not in read_bytes(path)[:400]:

@@ -41,7 +41,6 @@ STAGE = "data_augmentation.py"
 SHOWN = 10  # messages about unusable originals
 PER_IMAGE = 10
 SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
-LONGEST_SIDE = 65_500  # of a JPEG, in pixels
 LONGEST_NAME = 255  # of a file on all common disks, in bytes
 
 
@@ -151,6 +150,7 @@ def augment_file(job, data, into, recipe):
     """
     import cv2
 
+    from detector.images.corruptions import LONGEST_JPEG
     from detector.images.pixels import read_image
 
     cv2.setNumThreads(1)  # other processes are on the other cores
@@ -162,8 +162,8 @@ def augment_file(job, data, into, recipe):
         return f"{source}: expected a name that new images can add to, found one too long; rename it, {excess} bytes shorter"
     try:
         image = read_image(os.path.join(data, source))
-        if recipe.format == "jpeg" and max(image.shape) > LONGEST_SIDE:
-            raise InputError(f"{source}: expected sides of at most {LONGEST_SIDE:,} px, found more; pass --format png")
+        if recipe.format == "jpeg" and max(image.shape) > LONGEST_JPEG:
+            raise InputError(f"{source}: expected sides of at most {LONGEST_JPEG:,} px, found more; pass --format png")
     except InputError as error:
         os.stat(os.path.join(data, source))
         for output in outputs:

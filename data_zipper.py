@@ -9,6 +9,7 @@ unpacks it.
 
 import argparse
 import os
+import shutil
 import stat
 import zipfile
 import zlib
@@ -21,8 +22,6 @@ from detector.files import atomic_write, folders_above, require_folder, scan, wi
 from detector.images.formats import image_format
 
 PIECE = 1 << 20  # bytes read at a time
-# Fixed, so that the archive does not depend on the machine or the day: the oldest time a zip can hold, plain permissions
-TIME = (1980, 1, 1, 0, 0, 0)
 PERMISSIONS = (stat.S_IFREG | 0o644) << 16
 UNIX = 3
 
@@ -39,11 +38,16 @@ def check_archive(folder, archive, overwrite):
 
 
 def list_files(folder):
-    """Return the relative POSIX paths of the files to pack, sorted by their UTF-8 bytes: the same order on every machine.
+    """Return the relative POSIX paths of the files to pack, and of what is left out apart from litter.
+
+    The files are sorted by their UTF-8 bytes: the same order on every machine.
 
     Raises InputError if the folder has no files, or if another system could not unpack a name.
     """
-    paths = sorted(scan(folder), key=os.fsencode)
+    left_out = []
+    paths = sorted(scan(folder, left_out, left_out), key=os.fsencode)
+    left_out = sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in left_out)
+    left_out = [path for path in left_out if os.path.basename(path) != RECORD and not in_litter(path)]
     if not paths:
         raise InputError(f"{folder}: expected files to pack, found none")
     spelled = {}
@@ -59,71 +63,35 @@ def list_files(folder):
             other = spelled.setdefault(without_case(part), part)
             if other != part:
                 raise InputError(f"{folder}: {printable(other)} and {printable(part)} differ only by case; rename one of them")
-    return paths
-
-
-def not_packed(folder, paths):
-    """List what is in the folder and not in the archive, apart from litter: hidden and unfinished files, links."""
-    packed = set(paths)
-    found = []
-    for here, folders, files in os.walk(folder):
-        for name in [*files, *(name for name in folders if os.path.islink(os.path.join(here, name)))]:
-            path = os.path.relpath(os.path.join(here, name), folder).replace(os.sep, "/")
-            if path not in packed and name != RECORD and not in_litter(path):
-                found.append(path)
-    return sorted(found)
-
-
-def entry_for(path, head, size):
-    """Return the ZipInfo of a file: nothing in it depends on the machine or the day."""
-    info = zipfile.ZipInfo(path, TIME)
-    info.create_system = UNIX
-    info.external_attr = PERMISSIONS
-    info.compress_type = zipfile.ZIP_STORED if image_format(head) else zipfile.ZIP_DEFLATED
-    info.file_size = size
-    return info
+    return paths, left_out
 
 
 def pack(folder, paths, unfinished):
     """Write the archive. Returns {path: CRC-32 of what was read from the folder} and the bytes read."""
-    checksums, total = {}, 0
     with zipfile.ZipFile(unfinished, "w") as archive:
         for path in progress(paths, unit="file"):
-            with open(folder / path, "rb", buffering=0) as file:
-                piece = file.read(PIECE)
-                info = entry_for(path, piece[:16], os.fstat(file.fileno()).st_size)
-                crc = 0
+            # nothing in an entry depends on the machine or the day: the oldest time a zip can hold, plain permissions
+            info = zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = UNIX, PERMISSIONS
+            with open(folder / path, "rb") as file:
+                info.file_size = os.fstat(file.fileno()).st_size
+                info.compress_type = zipfile.ZIP_STORED if image_format(file.peek(16)[:16]) else zipfile.ZIP_DEFLATED
                 with archive.open(info, "w") as entry:
-                    while piece:
-                        crc = zlib.crc32(piece, crc)
-                        total += len(piece)
-                        entry.write(piece)
-                        piece = file.read(PIECE)
-            checksums[path] = crc
-    return checksums, total
+                    shutil.copyfileobj(file, entry, PIECE)
+        written = archive.infolist()
+    return {info.filename: info.CRC for info in written}, sum(info.file_size for info in written)
 
 
 def verify(unfinished, checksums):
     """Read the whole archive back. Raises InputError unless it holds every file with the checksum of the folder's."""
-    with zipfile.ZipFile(unfinished) as archive:
-        if archive.namelist() != list(checksums):
-            raise InputError("the archive, read back, does not hold the names that were packed; is the disk sound?")
-        for info in progress(archive.infolist(), unit="file"):
-            crc = 0
-            try:
-                with archive.open(info) as entry:
-                    while piece := entry.read(PIECE):
-                        crc = zlib.crc32(piece, crc)
-            except (zipfile.BadZipFile, zlib.error, EOFError):
-                crc = None
-            if crc != checksums[info.filename]:
-                raise InputError(f"the archive, read back, differs in {printable(info.filename)}; is the disk sound?")
-
-
-def report(paths):
-    """Return a table of the files in each folder."""
-    counts = Counter(os.path.dirname(path) or "(top)" for path in paths)
-    return table(sorted(counts.items()), ["folder", "files"])
+    try:
+        with zipfile.ZipFile(unfinished) as archive:
+            found = {info.filename: info.CRC for info in archive.infolist()}
+            whole = found == checksums and archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        whole = False
+    if not whole:
+        raise InputError(f"{unfinished}: the archive, read back, differs from the folder; is the disk sound?")
 
 
 @stage
@@ -138,8 +106,7 @@ def main(argv=None):
         parser.error(f"expected a name that ends in .zip, received {args.archive}")
     require_folder(args.folder, holding="files")
     check_archive(args.folder, args.archive, args.overwrite)
-    paths = list_files(args.folder)
-    left_out = not_packed(args.folder, paths)
+    paths, left_out = list_files(args.folder)
     with atomic_write(args.archive, sync=True) as temporary:
         checksums, total = pack(args.folder, paths, temporary)
         verify(temporary, checksums)
@@ -147,7 +114,8 @@ def main(argv=None):
     print(f"{args.archive}: {plural(len(paths), 'file')}, {show_size(total)} packed into {size}, read back and compared")
     if left_out:
         print(reason_line("not packed (hidden, unfinished or links)", left_out))
-    print(report(paths))
+    counts = Counter(os.path.dirname(path) or "(top)" for path in paths)
+    print(table(sorted(counts.items()), ["folder", "files"]))
 
 
 if __name__ == "__main__":

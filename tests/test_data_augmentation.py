@@ -187,7 +187,7 @@ def test_strengths_reach_the_recipe():
 
 def test_the_defaults_here_are_those_of_the_functions():
     recipe = recipe_of(parse(["--recipe", "both"]))
-    for function, arguments in ((transforms.random_affine, recipe.affine), (corruptions.random_degradation, recipe.degradation)):
+    for function, arguments in ((transforms.random_affines, recipe.affine), (corruptions.random_degradation, recipe.degradation)):
         defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
         assert arguments == {name: default for name, default in defaults.items() if default is not inspect.Parameter.empty}
 

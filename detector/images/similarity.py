@@ -46,22 +46,19 @@ def perceptual_hashes(thumbnails):
     return (bits[:, dealt] << np.arange(LOW * LOW, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
 
 
-def close_pairs(hashes, bits=MAX_BITS, most=MAX_PAIRS):
-    """Find all pairs of hashes that differ in few bits, without comparing every pair.
+def close_pairs(hashes, most=MAX_PAIRS):
+    """Find all pairs of hashes that differ in at most MAX_BITS bits, without comparing every pair.
 
     Hashes that differ in at most 7 bits differ in at most one bit of one of the four bands. So each band is sorted, and every hash
     looks up its own value and the 16 values one bit away.
 
     Args:
         hashes: (n,) uint64.
-        bits: largest number of differing bits, at most 7.
         most: stop at this many pairs.
 
     Returns:
         (m, 2) int64 pairs of indices, the smaller first, sorted, without repeats; the first `most` that were found.
     """
-    if bits > MAX_BITS:
-        raise ValueError(f"expected at most {MAX_BITS} bits, got {bits}")
     hashes, found = np.asarray(hashes, np.uint64), np.empty((0, 2), np.int64)
     for band in range(BANDS):
         keys = ((hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)).astype(np.int64)
@@ -70,7 +67,7 @@ def close_pairs(hashes, bits=MAX_BITS, most=MAX_PAIRS):
         in_band, number = [found], 0
         for flip in [0] + [1 << bit for bit in range(16)]:
             for first, second in _joined(keys, order, starts, flip):
-                near = np.bitwise_count(hashes[first] ^ hashes[second]) <= bits
+                near = np.bitwise_count(hashes[first] ^ hashes[second]) <= MAX_BITS
                 in_band.append(np.stack([first[near], second[near]], axis=1))
                 number += np.count_nonzero(near)
                 if number >= most:

@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 
 
-def random_affine(image, rng, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, flip=True):
+def random_affines(image, rng, copies, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, flip=True):
     """Rotate, shift, shear, zoom and possibly flip an image, each by an amount that is uniform in its range.
 
     Args:
         image: (h, w, 3) uint8, RGB.
-        rng: numpy.random.Generator; the same state gives the same image.
+        rng: numpy.random.Generator; the same state gives the same images.
+        copies: number of new images; the first ones do not depend on it.
         rotation: largest angle to either side, in degrees.
         shift: largest shift to either side, as a fraction of width and of height; rounded to whole pixels if nothing is rotated,
             sheared or zoomed, since interpolation removes the fine traces that show an image's origin.
@@ -20,14 +21,9 @@ def random_affine(image, rng, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, fli
         zoom: the result shows 1 - zoom to 1 + zoom of the width and, independently, of the height.
         flip: mirror left to right with probability 0.5.
 
-    Returns:
+    Yields:
         (h, w, 3) uint8, RGB.
     """
-    return next(random_affines(image, rng, 1, rotation, shift, shear, zoom, flip))
-
-
-def random_affines(image, rng, copies, rotation=20.0, shift=0.2, shear=0.2, zoom=0.2, flip=True):
-    """Yield `copies` versions of one image as `random_affine` makes them; the first ones do not depend on their number."""
     height, width = image.shape[:2]
     whole = not (rotation or shear or zoom)
     for angle, right, down, slant, wide, tall, coin in (2 * rng.random((copies, 7)) - 1).tolist():

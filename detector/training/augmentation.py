@@ -69,7 +69,7 @@ class Augmentation:
 
     Attributes:
         flip: mirror half of the images left to right.
-        geometry: arguments of detector.images.transforms.random_affine except `flip`, or None.
+        geometry: arguments of detector.images.transforms.random_affines except `flip`, or None.
         degradation: arguments of detector.images.corruptions.random_degradation; None for none.
         crop: a Crop or a View of a whole image; None if the image has the network's size already.
         photo: probability of detector.images.corruptions.random_sharing, applied to the whole image.
@@ -88,7 +88,7 @@ class Augmentation:
         if self.crop:
             image = self.crop(image, rng)
         if self.geometry:
-            image = transforms.random_affine(image, rng, flip=self.flip, **self.geometry)
+            image = next(transforms.random_affines(image, rng, 1, flip=self.flip, **self.geometry))
         elif self.flip and rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
         return corruptions.random_degradation(image, rng, **self.degradation) if self.degradation else image

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.images.transforms import affine, random_affine, random_affines
+from detector.images.transforms import affine, random_affines
 
 
 @pytest.fixture
@@ -28,31 +28,14 @@ def where(image):
     return (x * weights).sum() / weights.sum(), (y * weights).sum() / weights.sum()
 
 
-def test_default_arguments_give_the_same_pixels(image):
+def random_affine(image, rng, *arguments, **strengths):
+    return next(random_affines(image, rng, 1, *arguments, **strengths))
+
+
+def test_nothing_to_do_and_a_mirror_image_are_exact(image):
     assert np.array_equal(affine(image), image)
-
-
-def test_no_range_gives_the_same_pixels(image):
-    still = dict(rotation=0, shift=0, shear=0, zoom=0, flip=False)
-    assert np.array_equal(random_affine(image, np.random.default_rng(0), **still), image)
-
-
-def test_mirrored_is_the_exact_mirror_image(image):
+    assert np.array_equal(random_affine(image, np.random.default_rng(0), 0, 0, 0, 0, flip=False), image)
     assert np.array_equal(affine(image, mirrored=True), image[:, ::-1])
-
-
-def close(a, b):
-    """Equal but for one level: between pixels Pillow rounds down, also by 1e-14."""
-    return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 1
-
-
-def test_half_a_turn(image):
-    assert close(affine(image, angle=180), image[::-1, ::-1])
-
-
-def test_a_quarter_turn_is_counter_clockwise():
-    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    assert close(affine(image, angle=90), np.rot90(image))
 
 
 def test_whole_pixel_shift_moves_the_content_and_repeats_the_edge(image):
@@ -103,24 +86,20 @@ parameters = st.fixed_dictionaries(
 
 
 @settings(max_examples=200, deadline=None)
-@given(parameters, st.integers(1, 20), st.integers(1, 20), st.integers(1, 255))
-def test_a_constant_image_stays_constant_whatever_is_done_to_it(arguments, height, width, level):
-    image = np.full((height, width, 3), level, np.uint8)
-    assert np.array_equal(affine(image, **arguments), image)
-
-
-@settings(max_examples=50, deadline=None)
-@given(parameters)
-def test_no_new_levels_appear(arguments):
-    image = np.random.default_rng(1).integers(40, 200, (9, 13, 3), dtype=np.uint8)
+@given(parameters, st.integers(1, 20), st.integers(1, 20), st.integers(0, 99))
+def test_no_new_levels_appear(arguments, height, width, seed):
+    low, high = np.sort(np.random.default_rng(seed).integers(0, 256, 2))
+    image = np.random.default_rng(seed).integers(low, high + 1, (height, width, 3), dtype=np.uint8)
     result = affine(image, **arguments)
     assert result.shape == image.shape and result.dtype == np.uint8
     assert (result.min(axis=(0, 1)) >= image.min(axis=(0, 1))).all() and (result.max(axis=(0, 1)) <= image.max(axis=(0, 1))).all()
 
 
 def test_the_same_generator_state_gives_the_same_image(image):
+    before = image.copy()
     first, again, other = (random_affine(image, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert np.array_equal(image, before)
 
 
 def test_the_first_of_many_are_those_of_few(image):
@@ -142,12 +121,5 @@ def test_random_amounts_fill_their_ranges_evenly():
 
 
 def test_the_defaults_are_the_original_recipe():
-    defaults = {name: parameter.default for name, parameter in inspect.signature(random_affine).parameters.items()}
-    assert list(defaults.items())[2:] == [("rotation", 20.0), ("shift", 0.2), ("shear", 0.2), ("zoom", 0.2), ("flip", True)]
-    assert inspect.signature(random_affines).parameters["shear"].default == defaults["shear"]
-
-
-def test_the_image_itself_is_not_changed(image):
-    before = image.copy()
-    random_affine(image, np.random.default_rng(0))
-    assert np.array_equal(image, before)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(random_affines).parameters.items()}
+    assert list(defaults.items())[3:] == [("rotation", 20.0), ("shift", 0.2), ("shear", 0.2), ("zoom", 0.2), ("flip", True)]
