@@ -28,14 +28,12 @@ def check_deletable(folder):
         raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give that folder itself")
     require_folder(folder, holding="what is to be deleted")
     real = Path(os.path.realpath(folder))
-    precious = {"the working folder": Path.cwd(), "the home folder": Path(os.path.realpath(os.path.expanduser("~")))}
-    if real == Path(real.anchor):
-        raise InputError(f"{folder}: expected a folder of images, found the root of the file system; it is not deleted")
+    home = Path(os.path.realpath(os.path.expanduser("~")))
+    precious = {"the root of the file system": Path(real.anchor), "the working folder": Path.cwd(), "the home folder": home}
     for what, path in precious.items():
-        if real == path:
-            raise InputError(f"{folder}: expected a folder of images, found {what}; it is not deleted")
-        if real in path.parents:
-            raise InputError(f"{folder}: expected a folder of images, found one that holds {what}; it is not deleted")
+        if path.is_relative_to(real):
+            found = what if path == real else f"one that holds {what}"
+            raise InputError(f"{folder}: expected a folder of images, found {found}; it is not deleted")
 
 
 def survey(folder):
@@ -92,20 +90,15 @@ def confirm(question, yes):
         raise InputError("nothing was deleted")
 
 
-def parse(argv):
-    """Return the arguments."""
+@stage
+def main(argv=None):
+    """Run the stage."""
     parser = argparse.ArgumentParser("data_deleter.py", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to delete; with --augmented, the data tree")
     parser.add_argument("--yes", action="store_true", help="do not ask (required without a terminal)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be deleted, delete nothing")
     parser.add_argument("--augmented", action="store_true", help="delete only the augmented images of FOLDER/train")
-    return parser.parse_args(argv)
-
-
-@stage
-def main(argv=None):
-    """Run the stage."""
-    args = parse(argv)
+    args = parser.parse_args(argv)
     check_deletable(args.folder)
     files, folders, size = survey_augmented(args.folder) if args.augmented else survey(args.folder)
     what = f"{plural(len(files), 'augmented image' if args.augmented else 'file')}, {show_size(size)}"

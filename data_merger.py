@@ -91,25 +91,13 @@ def check_augmented(images):
 
 
 def find_conflicts(there, images):
-    """Find equal content under two labels or in two splits.
-
-    Args:
-        there: [Image] of the target.
-        images: [Image] of the sources.
-
-    Returns:
-        ({index in `images`: Image that it conflicts with}, [pairs of conflicts within `there`])
-    """
-    first, within, met = {}, [], {}
-    for image in there:
-        other = first.setdefault(image.digest, image) if image.kind else image
-        if (other.split, other.label) != (image.split, image.label):
-            within.append((image, other))
+    """Return {index in `images`: Image in `there` or before it, of equal content under the other label or in another split}."""
+    first, found = {image.digest: image for image in reversed(there) if image.kind}, {}
     for i, image in enumerate(images):
         other = first.setdefault(image.digest, image)
         if (other.split, other.label) != (image.split, image.label):
-            met[i] = other
-    return met, within
+            found[i] = other
+    return found
 
 
 def plan_merge(there, images, target):
@@ -151,11 +139,9 @@ def make_plan(sources, target, transfer, on_conflict):
     there = read_target(target)
     check_same_kind(target, there, images)
     check_augmented([*there, *images])
-    conflicts, within = find_conflicts(there, images)
-    if on_conflict == "error":
-        refuse_conflicts(within, f"remove one of each from {target}, then merge")
-        pairs = [(images[i], other) for i, other in conflicts.items()]
-        refuse_conflicts(pairs, "look at them, or leave the new ones out with --on-conflict skip")
+    conflicts = find_conflicts(there, images)
+    if conflicts and on_conflict == "error":
+        raise InputError(describe([(images[i], other) for i, other in conflicts.items()]))
     plan = plan_merge(there, [image for i, image in enumerate(images) if i not in conflicts], target)
     states = Counter(state for *_, state in plan)
     report = [f"placed: {plural(states['new'] + states['renamed'], 'image')}"]
@@ -166,24 +152,21 @@ def make_plan(sources, target, transfer, on_conflict):
     if conflicts:
         paths = [images[i].path for i in conflicts]
         report.append(reason_line("left out, in another split or under the other label already", paths, "image"))
-    if within:
-        report.append(f"warning: {plural(len(within), 'image')} of {target} under both labels or in two splits before this merge")
     report += rest
     # a move also removes the sources whose content is there already
     return report, [(source, destination) for source, destination, state in plan if state != "there" or transfer == "move"]
 
 
-def refuse_conflicts(pairs, cure):
-    """Raise InputError that lists the pairs, if there are any."""
-    if not pairs:
-        return
+def describe(pairs):
+    """Return the message about conflicting pairs of images, with some of them."""
+    cure = "look at them, or leave the new ones out with --on-conflict skip"
     lines = [f"{plural(len(pairs), 'image')} under both labels or in two splits; {cure}:"]
     for image, other in pairs[:SHOWN]:
         one, two = (", ".join(filter(None, (either.split, either.label))) for either in (image, other))
         lines.append(f"{image.path} ({one}) = {other.path} ({two})")
     if len(pairs) > SHOWN:
         lines.append(f"and {len(pairs) - SHOWN:,} more")
-    raise InputError("\n  ".join(lines))
+    return "\n  ".join(lines)
 
 
 @stage

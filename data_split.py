@@ -23,7 +23,7 @@ from detector.console import InputError, number_type, plural, reason_line, stage
 from detector.data import placing
 from detector.data import tree as data_tree
 from detector.data.splitting import plan_split, resolve_sizes
-from detector.data.tree import AUGMENTED, CLASSES, LEFT_OUT, SPLITS, counts_table
+from detector.data.tree import AUGMENTED, LEFT_OUT, SPLITS, counts_table
 from detector.files import digests_and_formats, scan, without_case
 
 HELD_OUT = ("validation", "test")  # kept as published
@@ -91,15 +91,9 @@ def _labels(images):
 
 
 def plan_tree(images, left_out, data, sizes, seed, group_of=None):
-    """Return ([(source, destination)], lines for the report).
+    """Return ([(source, destination)], lines for the report) for the images to place and {reason: [images]} to leave out.
 
-    Args:
-        images: [Image] to place.
-        left_out: {reason: [Image]}.
-        data: folder for the splits.
-        sizes: three Fractions, or None for the defaults.
-        seed: any integer.
-        group_of: function from an Image to the name of its group, or None; images of a group are kept in one split.
+    `group_of` is a function from an Image to the name of its group, whose images are kept in one split, or None.
     """
     published = Counter(image.split for image in images if image.split in HELD_OUT)
     pool = {image.path: image for image in images if image.split not in HELD_OUT}
@@ -133,19 +127,6 @@ def report_groups(divided, counts, joined, groups, published):
     return lines
 
 
-def check_classes(source, images):
-    """Raise InputError if a published split, or the images to divide, lack a class."""
-    there = {(image.split, image.label) for image in images}
-    splits = {split for split, _ in there} or {None}
-    if splits <= set(HELD_OUT):
-        splits.add("train")
-    for split in sorted(splits, key=str):
-        for label in CLASSES:
-            if (split, label) not in there:
-                where = f" in {split}" if split else ""
-                raise InputError(f"{source}: expected images of class {label}{where}, found none that could be used; add some")
-
-
 def check_target(data, plan, digests):
     """Raise InputError if a split of `data` holds an image that is not in this plan: two splits in one tree are a leak."""
     below = len(os.path.join(data, ""))
@@ -170,7 +151,8 @@ def make_plan(source, data, sizes, seed, group_by=None):
     if not images and any(data_tree.count_images(data).values()):
         return [f"{source}: no images left to move", *rest], []
     keep, left_out = set_aside(images)
-    check_classes(source, keep)
+    if all(image.split in HELD_OUT for image in keep):
+        raise InputError(f"{source}: expected images to divide among the splits, found none that could be used; add some")
     name_group = data_tree.make_grouping(group_by)
 
     def group_of(image):

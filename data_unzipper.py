@@ -21,7 +21,7 @@ from detector.console import HelpFormatter, InputError, describe_os_error, plura
 from detector.data.archive import RECORD, extract, kind_of
 from detector.data.kaggle import download_kaggle, place_downloaded
 from detector.data.tree import counts_table, find_layout
-from detector.files import digest_of, is_junk, lock, scan, without_case
+from detector.files import digest_of, is_junk, lock, scan
 
 _SUFFIXES = re.compile(r"(\.(tar|zip|gz|bz2|xz|zst|tgz|tbz2?|txz|tzst))+$", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
@@ -45,16 +45,6 @@ def folder_name(source):
     if name.strip(".") == "" or is_junk(name):
         raise InputError(f"{source}: no folder can have the name of this archive; rename it")
     return name
-
-
-def check_distinct(sources):
-    """Raise InputError if two sources would be unpacked into the same folder."""
-    taken = {}
-    for source in sources:
-        name = folder_name(source)
-        other = taken.setdefault(without_case(name), source)
-        if other is not source:
-            raise InputError(f"{other} and {source} would both be unpacked into {name}; give them in two calls, with another --to")
 
 
 def unpack(source, to, max_size):
@@ -86,11 +76,6 @@ def unpack(source, to, max_size):
         raise InputError(f"{source}: {error}") from None
     except BlockingIOError:
         raise InputError(f"{source}: another command is unpacking it now; run this one when it has ended") from None
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        cure = "longer than this disk takes; pack it under a shorter name, or unpack it elsewhere with --to"
-        raise InputError(f"{source}: {error.filename}: {cure}") from None
 
 
 def _extract_aside(source, final, max_size, record):
@@ -159,7 +144,6 @@ def main(argv=None):
     parser.add_argument("--to", type=Path, default=Path("data/raw"), help="each is unpacked into a folder here")
     parser.add_argument("--max-size", type=parse_size, default="200GB", help="refuse an archive that unpacks to more")
     args = parser.parse_args(argv)
-    check_distinct(args.sources)
     failures = []
     for source in args.sources:
         try:

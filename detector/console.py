@@ -86,6 +86,7 @@ def describe_os_error(error):
         errno.EPERM: "change the permissions or choose another folder",
         errno.ENOENT: "it does not exist, or no longer; check the path and run the same command again",
         errno.ENOTDIR: "a file is where a folder is expected; move it away",
+        errno.ENAMETOOLONG: "this disk takes no name of that length; choose a shorter one or another folder",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
     }
     cure = cures.get(error.errno)

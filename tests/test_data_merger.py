@@ -108,19 +108,6 @@ def test_many_conflicts_are_counted_and_some_shown(make_files, tmp_path, run):
     assert err.splitlines()[-1] == "  and 4 more"
 
 
-def test_a_conflict_within_the_target_is_named_as_such(make_files, tmp_path, run):
-    data = tree(make_files, tmp_path / "data", **{"test/Fake/x.jpg": "train/Fake0"})
-    a = tree(make_files, tmp_path / "a", tag="a")
-    code, _, err = run(data_merger.main, a, "--into", data)
-    assert (code, err) == (
-        1,
-        f"error: 1 image under both labels or in two splits; remove one of each from {data}, then merge:\n"
-        f"  {data}/test/Fake/x.jpg (test, Fake) = {data}/train/Fake/0.jpg (train, Fake)\n",
-    )
-    _, out, _ = run(data_merger.main, a, "--into", data, "--on-conflict", "skip")
-    assert f"warning: 1 image of {data} under both labels or in two splits before this merge\n" in out
-
-
 def test_a_move_empties_the_sources_also_of_what_was_there_already(make_files, tmp_path, run, contents):
     a, b = tree(make_files, tmp_path / "a"), tree(make_files, tmp_path / "b", **{"train/Fake/0.jpg": "other"})
     every = set(contents(a).values()) | set(contents(b).values())

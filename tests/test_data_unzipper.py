@@ -75,9 +75,6 @@ def test_what_is_no_archive(run, tmp_path):
         code, out, err = run(main, path, "--to", tmp_path / "raw")
         assert (code, out, err.count("\n")) == (1, "", 1) and err.startswith(f"error: {path}: ")
     assert not (tmp_path / "raw").exists() or not os.listdir(tmp_path / "raw")
-    one, two = make_zip(tmp_path / "set.zip", TREE), make_tar(tmp_path / "Set.tar", TREE)
-    code, _, err = run(main, one, two, "--to", tmp_path / "raw")
-    assert code == 1 and err.startswith(f"error: {one} and {two} would both be unpacked into Set")
 
 
 def test_what_is_left_out_is_reported(run, tmp_path, unpacked):
@@ -90,12 +87,12 @@ def test_what_is_left_out_is_reported(run, tmp_path, unpacked):
 
 @pytest.mark.parametrize(("name", "reason"), [
     ("../x.jpg", "'..'"), ("/tmp/x.jpg", "absolute path"), ("train/FAKE/0.jpg/x", "both a file and a folder"),
-    *[(name, "longer than this disk takes") for name in ("x" * 300, "x" * 300 + "/0.jpg") if os.name != "nt"],
+    *[(name, "this disk takes no name of that length") for name in ("x" * 300, "x" * 300 + "/0.jpg") if os.name != "nt"],
 ])  # fmt: skip
 def test_a_refused_archive_leaves_nothing(run, tmp_path, name, reason):
     for path in (make_tar(tmp_path / "set.tar", TREE | {name: b"x"}), make_zip(tmp_path / "set.zip", TREE | {name: b"x"})):
         code, out, err = run(main, path, "--to", tmp_path / "raw")
-        assert (code, out, os.listdir(tmp_path / "raw")) == (1, "", []) and err.startswith(f"error: {path}: ") and reason in err
+        assert (code, out, os.listdir(tmp_path / "raw")) == (1, "", []) and err.startswith("error: ") and reason in err
     assert not (tmp_path / "x.jpg").exists()
 
 

@@ -295,8 +295,6 @@ def extract_tar(archive, packing, root, max_size):
 def _extract_member(tar, member, root, seen, result):
     path = safe_path(member.name)
     target = os.path.join(root, path)
-    if member.type in (b"V", b"D"):  # a volume label; the list of a folder in an incremental backup
-        return
     if in_litter(path):
         result.skipped[JUNK].append(path)
     elif member.isdir():

@@ -163,9 +163,7 @@ def refuse_unfinished(data, but=None):
 def unfinished_while(data, job):
     """Mark the folder `data` as unfinished while a stage that starts over after an interruption works in it, alone.
 
-    Args:
-        data: folder that the stage writes to.
-        job: the command line, as a list of strings with absolute paths; the stage's name first.
+    `job` is the command line, as a list of strings with absolute paths, the stage's name first.
     """
     with alone_in(data):
         _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": None}, [])
@@ -213,47 +211,39 @@ def make_parser(name, description):
 
 
 def run_job(data, job, make_plan, transfer, dry_run):
-    """Make a plan and carry it out, or continue the interrupted plan of the same job.
+    """Make a plan and carry it out; killed at any moment and run again, the same job finishes it.
 
     Args:
         data: folder that all destinations are in.
         job: the command line but for --transfer, as a list of strings with absolute paths.
-        make_plan: function that returns (report, [(source, destination)]).
+        make_plan: function that returns (report, [(source, destination)]); the report, anything that JSON can hold, is what the
+            stage prints at the end, after an interruption too.
         transfer: one of TRANSFERS.
         dry_run: print the plan instead.
 
     Returns:
         (report, plan)
-    """
-    job = [*job, "--transfer", transfer]
-    with contextlib.nullcontext() if dry_run else alone_in(data):
-        report, plan = unfinished_plan(data, job) or make_plan()
-        if dry_run:
-            sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
-        else:
-            finish(data, job, report, plan, transfer)
-    return report, plan
-
-
-def finish(data, job, report, plan, transfer):
-    """Carry out a plan so that the same job, if killed at any moment and run again, finishes it.
-
-    Args: as of `run_job`; `report` is what the stage prints at the end, after an interruption too.
 
     Raises:
         InputError: sources vanished; everything else is placed, and the plan is kept.
     """
-    journal = os.path.join(data, JOURNAL)
-    if plan and not os.path.exists(journal):
-        _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": report}, plan)
-    vanished = carry_out(plan, transfer)
-    if vanished:
-        raise InputError(
-            f"{plural(len(vanished), 'image')} vanished before being placed (first: {vanished[0]}), the others are in {data}; "
-            f"put them back and run the same command again, or remove {journal} to continue without them"
-        )
-    if plan:
-        os.unlink(journal)
+    job, journal = [*job, "--transfer", transfer], os.path.join(data, JOURNAL)
+    with contextlib.nullcontext() if dry_run else alone_in(data):
+        begun = unfinished_plan(data, job)
+        report, plan = begun or make_plan()
+        if dry_run:
+            sys.stdout.writelines(f"{source} -> {destination}\n" for source, destination in plan)
+        elif plan:
+            if not begun:
+                _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": report}, plan)
+            vanished = carry_out(plan, transfer)
+            if vanished:
+                raise InputError(
+                    f"{plural(len(vanished), 'image')} vanished before being placed (first: {vanished[0]}), the others are in "
+                    f"{data}; put them back and run the same command again, or remove {journal} to continue without them"
+                )
+            os.unlink(journal)
+    return report, plan
 
 
 def _write_journal(data, head, plan):

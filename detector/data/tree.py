@@ -91,12 +91,6 @@ def is_augmented(path):
     return AUGMENTED in os.path.basename(path)
 
 
-def is_data_set(names):
-    """Return whether folder names are those of both classes, or of splits: a folder that holds them is no class folder."""
-    names = list(names)
-    return {class_of(name) for name in names} >= set(CLASSES) or any(map(split_of, names))
-
-
 def find_layout(source):
     """Return {split or None: {class: [folders]}} of a published data set; the key None stands for images without a split.
 
@@ -107,18 +101,13 @@ def find_layout(source):
     """
     require_folder(source, holding="class folders")
     folder = Path(source)
-    for _ in range(3):
+    for _ in range(2):
         below = _subfolders(folder)
-        if len(below) == 1 and class_of(below[0].name) and is_data_set(path.name for path in _subfolders(below[0])):
-            folder = below[0]  # photos/{Fake,Real}: a data set that has the name of a class
-            continue
-        layout = _layout_in(folder)
-        if layout:
-            return layout
-        below = _subfolders(folder)
-        if len(below) != 1:
-            break
-        folder = below[0]
+        if len(below) == 1 and not split_of(below[0].name) and _subfolders(below[0]):
+            folder = below[0]  # even if it has the name of a class
+    layout = _layout_in(folder)
+    if layout:
+        return layout
     names = ", ".join(path.name for path in _subfolders(folder)) or "no folders"
     raise InputError(
         f"{source}: expected two class folders (such as Fake and Real, or FAKE and REAL), or train and test folders that "
@@ -234,8 +223,7 @@ def find_images(layout, links=None, ignored=None):
 
     Args:
         layout: as `find_layout` returns it.
-        links: list that takes the links to folders, which are not followed.
-        ignored: list that takes hidden and unfinished files and litter.
+        links, ignored: lists that take what `scan` passes over.
 
     Returns:
         List of Image, in the order of the layout; including files that are not images (kind None).
@@ -316,10 +304,7 @@ def loose_files(source, layout):
 def report_skipped(files=(), links=(), loose=(), ignored=()):
     """Return a line of a stage's report for each reason why files are skipped.
 
-    Args:
-        files: [Image] as `find_images` lists them; those that are not images count.
-        links, ignored: paths, as `find_images` collects them.
-        loose: paths, as `loose_files` returns them.
+    Args: as `find_images` and `loose_files` return them; those of the `files` that are not images count.
     """
     reasons = {
         ("skipped, not an image", "file"): [file.path for file in files if file.digest and not file.kind],

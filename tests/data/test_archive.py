@@ -159,7 +159,7 @@ def test_links_devices_litter_and_hidden_files(unpack, tmp_path):
     )  # fmt: skip
     result, found = unpack(packed)
     assert found == {"a/0.jpg": b"0", "a/l/x.jpg": b"x", "b/1.jpg": b"0"} and (tmp_path / "root/empty").is_dir()
-    assert dict(result.skipped) == {JUNK: ["__MACOSX/x"], LINKS: ["a/l"], SPECIAL: ["a/d", "a/p"]}
+    assert dict(result.skipped) == {JUNK: ["__MACOSX/x"], LINKS: ["a/l"], SPECIAL: ["a/d", "a/p", "label"]}
     assert len(result.damaged) == 1 and result.damaged[0].startswith("b/2.jpg")
     with pytest.raises(InputError, match="leads out of its folder"):
         unpack(make_tar(tmp_path / "b.tar", tar_entry("b/1.jpg", tarfile.LNKTYPE, "../../x")))

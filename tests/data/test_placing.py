@@ -120,13 +120,17 @@ def test_a_begun_plan_is_found_from_anywhere(two, monkeypatch, tmp_path):
     monkeypatch.chdir(source.parent)
     monkeypatch.setattr(placing, "carry_out", lambda *_: ["gone.jpg"])
     with pytest.raises(InputError, match=r"^1 image vanished before being placed \(first: gone.jpg\), the others are in data; "):
-        placing.finish("data", ["job"], {"left out": 3}, [("a.jpg", "data/Fake/\udcff.jpg")], "copy")
+        placing.run_job("data", ["job"], lambda: ({"left out": 3}, [("a.jpg", "data/Fake/\udcff.jpg")]), "copy", False)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert placing.unfinished_plan("../data", ["job"]) == ({"left out": 3}, [(str(source), "../data/Fake/\udcff.jpg")])
+    job = ["job", "--transfer", "copy"]
+    assert placing.unfinished_plan("../data", job) == (
+        {"left out": 3},
+        [(str(source), "../data/Fake/\udcff.jpg")],
+    )
     (tmp_path / "data" / placing.JOURNAL).write_text("{")
     with pytest.raises(InputError, match=r"\.unfinished\.jsonl: expected an interrupted plan, found something else; "):
-        placing.unfinished_plan("../data", ["job"])
+        placing.unfinished_plan("../data", job)
 
 
 # --- one stage at a time -----------------------------------------------------------------------------------------------
