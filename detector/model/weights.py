@@ -85,7 +85,7 @@ def load_files(model, paths):
 
     Args:
         model: a Keras model.
-        paths: list of names of weights files (.weights.h5, a .h5 with the same layers, or for efficientnet_lite0 a .npz) or of
+        paths: list of names of weights files (.weights.h5, a .h5 with the same layers, or for an EfficientNet-Lite a .npz) or of
             detectors (.h5) of the same network.
 
     Raises:

