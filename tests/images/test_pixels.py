@@ -20,7 +20,6 @@ from detector.images.pixels import (
     patches,
     preprocess,
     read_image,
-    read_resized,
     resize,
     view_boxes,
     views,
@@ -59,12 +58,6 @@ def test_lossless_formats_come_out_as_they_went_in(kind, picture, tmp_path):
     for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes())):
         result = read_image(source)
         assert result.dtype == np.uint8 and np.array_equal(result, picture)
-
-
-@pytest.mark.parametrize("kind", LOSSY)
-def test_lossy_formats_come_out_nearly_so(kind):
-    smooth = np.mgrid[0:32, 0:40][[0, 1, 0]].transpose(1, 2, 0).astype(np.uint8) * 5
-    assert close(read_image(encoded(smooth, kind, quality=95)), smooth, 12)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", *(kind for kind in LOSSY if kind != "JPEG")])
@@ -196,17 +189,7 @@ def test_fit_squeezes_the_whole_image_to_the_square(shape):
     assert fitted.mean() == pytest.approx(image.mean(), abs=3)
 
 
-def test_read_resized_is_both(tmp_path, picture):
-    path = tmp_path / "a.png"
-    path.write_bytes(encoded(picture))
-    assert np.array_equal(read_resized(path, 32), resize(picture, 32))
-
-
 # --- patches -----------------------------------------------------------------------------------------------------------
-
-
-def corners(*arguments):
-    return [box[:2] for box in patch_boxes(*arguments)]
 
 
 def test_patches_cover_an_image_whose_sides_are_multiples_once():
@@ -216,17 +199,13 @@ def test_patches_cover_an_image_whose_sides_are_multiples_once():
     assert np.array_equal(np.block([[[cut[0]], [cut[1]], [cut[2]]], [[cut[3]], [cut[4]], [cut[5]]]]), image)
 
 
-def test_patches_overlap_where_the_sides_are_no_multiples():
-    assert corners(8, 20, 8, 9) == [(0, 0), (0, 6), (0, 12)]
-    assert corners(9, 8, 8, 9) == [(0, 0), (1, 0)]
-
-
-def test_patches_that_are_too_few_are_spread_evenly():
-    assert corners(8, 80, 8, 2) == [(0, 16), (0, 56)]
-    assert corners(100, 100, 8, 1) == [(46, 46)]
-    assert corners(100, 100, 8, 4) == [(21, 21), (21, 71), (71, 21), (71, 71)]
-    assert len(corners(100, 100, 8, 13)) == 12  # not 13 in a row
-    assert len(corners(1000, 100, 8, 10)) == 10
+@pytest.mark.parametrize(("shape", "most", "corners"), [
+    ((8, 20), 9, [(0, 0), (0, 6), (0, 12)]), ((9, 8), 9, [(0, 0), (1, 0)]),  # overlapping
+    ((8, 80), 2, [(0, 16), (0, 56)]), ((100, 100), 1, [(46, 46)]),  # too few: spread evenly
+    ((100, 100), 4, [(21, 21), (21, 71), (71, 21), (71, 71)]),
+])  # fmt: skip
+def test_where_patches_lie(shape, most, corners):
+    assert patch_boxes(*shape, 8, most) == [(*corner, 8) for corner in corners]
 
 
 def test_patches_of_a_small_image_are_scaled_up():

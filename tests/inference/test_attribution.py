@@ -5,7 +5,7 @@ from PIL import Image
 from detector.images import pixels
 from detector.inference import attribution
 from detector.model import export
-from tests.conftest import ROOT, draw
+from tests.conftest import draw
 
 SIZE = 32
 
@@ -89,6 +89,8 @@ def test_its_mean_is_the_margin_and_it_is_the_same_each_time():
 def test_a_score_that_hangs_on_nothing_in_the_image_gives_a_flat_map():
     heat = attribution.explain(Stub(lambda image: -3.0), picture(2))
     assert np.allclose(heat, -3, atol=1e-4)
+    blank = np.full((40, 30, 3), 77, np.uint8)
+    assert np.allclose(attribution.explain(Stub(lambda image: image.mean() / 10), blank), 7.7, atol=1e-4)
     random = np.random.default_rng(0)
     heat = attribution.explain(Stub(lambda image: random.normal()), picture(2))
     assert np.std(heat) < 1.5  # a fifth of noise: what masks do not predict is not drawn as if they did
@@ -133,12 +135,10 @@ def test_masking_the_hottest_fifth_moves_the_score_more_than_a_random_fifth_or_t
     for image, logit, heat in zip(*explained[1:], strict=True):
         hot = hottest(np.sign(logit) * heat)
         edges = hottest(np.hypot(*np.gradient(image.astype(np.float64).mean(axis=2))))
-        rivals = [edges, *(hottest(rng.random(heat.shape)) for _ in range(4))]
-        rivals += [np.roll(hot, rng.integers(SIZE, size=2), axis=(0, 1)) for _ in range(4)]
-        drops = [drop(explained[0], image, logit, mask) for mask in (hot, *rivals)]
-        moved.append([drops[0], drops[1], np.mean(drops[2:6]), np.mean(drops[6:])])
-    hot, edges, pixels_at_random, shape_elsewhere = np.mean(moved, axis=0)
-    assert hot > edges + 0.3 and hot > pixels_at_random + 0.3 and hot > shape_elsewhere + 0.3, np.mean(moved, axis=0)
+        rivals = [edges, hottest(rng.random(heat.shape)), np.roll(hot, rng.integers(SIZE, size=2), axis=(0, 1))]
+        moved.append([drop(explained[0], image, logit, mask) for mask in (hot, *rivals)])
+    hot, *others = np.mean(moved, axis=0)
+    assert hot > max(others) + 0.3, np.mean(moved, axis=0)
 
 
 def test_the_map_changes_when_the_weights_are_shuffled(explained, trained):
@@ -152,13 +152,6 @@ def test_the_map_changes_when_the_weights_are_shuffled(explained, trained):
         changed = attribution.explain(other, image)
         alike.append(np.corrcoef(heat.ravel(), changed.ravel())[0, 1] if changed.std() > 1e-6 else 0.0)
     assert abs(np.mean(alike)) < 0.5, alike
-
-
-def test_the_detector_that_ships_explains():
-    detector = export.open_detector(ROOT / "models" / "compact.h5")
-    image = picture(3)
-    heat = attribution.explain(detector, image)
-    assert heat.mean() == pytest.approx(detector.logits(image[None])[0], abs=1e-3)
 
 
 # --- large images --------------------------------------------------------------------------------------------------------
@@ -241,13 +234,6 @@ def test_any_shape(fitting, height, width):
     shown = attribution.overlay(image, heat)
     assert shown.dtype == np.uint8 and shown.shape[2] == 3
     assert 512 <= max(shown.shape) <= 2048 + 400 and shown.shape[1] >= 512
-
-
-def test_a_blank_image_has_a_flat_map_of_its_margin():
-    image = np.full((40, 30, 3), 77, np.uint8)
-    heat = attribution.explain(Stub(lambda image: image.mean() / 10), image)
-    assert np.allclose(heat, 7.7, atol=1e-4)
-    attribution.overlay(image, heat)
 
 
 # --- the picture ---------------------------------------------------------------------------------------------------------

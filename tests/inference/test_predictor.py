@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 from detector.console import InputError
 from detector.images import pixels
 from detector.inference import Predictor, scoring, stability
-from detector.inference.predictor import COLUMNS, about, claim, default_models, describe, find_images
+from detector.inference.predictor import COLUMNS, about, claim, describe, error_row, find_images
 from detector.model import export, scores
 from detector.model import file as model_file
 from detector.provenance.conclusion import UNSIGNED
@@ -117,8 +117,6 @@ def test_threshold_takes_the_place_of_the_detectors_own_two(predictor, small_dat
     ((32, 32), (200, 10, 10), "it is blank: there is nothing in it to classify"),
 ])  # fmt: skip
 def test_an_image_unlike_any_seen_is_uncertain_unless_forced(predictor, tmp_path, size, colour, why):
-    from PIL import Image
-
     path = tmp_path / "x.png"
     (draw(1, size) if colour is None else Image.new("RGB", size, colour)).save(path)
     for threshold in (None, 0.5):
@@ -151,28 +149,12 @@ def test_each_image_goes_to_the_detector_made_for_its_size(two, small_data, tmp_
     assert refused(predictor.predict, [small], detector="x.h5") == "x.h5: expected one of the detectors detector.h5, large.h5"
 
 
-def test_an_image_of_poor_quality_is_gated_like_one_out_of_range(two, tmp_path):
-    predictor, _ = two
-    enlarged = tmp_path / "enlarged.png"
-    small = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 60, 3), np.uint8))
-    small.resize((480, 480), Image.Resampling.BICUBIC).save(enlarged)
-    (row,) = predictor.predict([enlarged])
-    assert (row["gated"], row["verdict"]) == (True, "uncertain") and "enlarged" in row["note"]
-    assert next(predictor.predict([enlarged], force=True, threshold=0))["verdict"] == "Fake"
-
-
 def test_the_most_special_of_several_detectors_is_taken():
     seen = [{"shorter_side": side, "aspect": [1.0, 3.0]} for side in ([1, 4000], [200, 600], [32, 32])]
     predictor = Predictor([])
     predictor.detectors = [type("C", (), {"metadata": {"training_range": one}}) for one in seen]
     sizes = [(300, 400), (32, 32), (100, 90), (5000, 5000), (300, 3000)]
     assert [predictor.detectors.index(predictor.choose(*size)) for size in sizes] == [1, 2, 0, 0, 1]
-
-
-def test_detectors_of_the_same_name_are_told_apart(trained, tmp_path):
-    other = tmp_path / "detector.h5"
-    other.write_bytes(trained[0].read_bytes())
-    assert [one.name for one in Predictor([trained[0], other]).detectors] == [str(trained[0]), str(other)]
 
 
 def test_a_detector_is_opened_when_it_is_needed_and_fails_once(trained, small_data, tmp_path, monkeypatch):
@@ -212,8 +194,6 @@ def test_threads_may_judge_at_once(two, small_data):
 def test_a_score_does_not_depend_on_format_order_or_company(predictor, small_data, tmp_path):
     pixels_of = [pixels.read_image(path) for path in sorted((small_data / "test").rglob("*.png"))[:6]]
     paths = []
-    from PIL import Image
-
     for i, image in enumerate(pixels_of):
         for kind in ("png", "bmp", "tiff", "webp"):
             paths.append(tmp_path / f"{i}.{kind}")
@@ -263,19 +243,8 @@ def test_provenance_decides_the_conclusion_and_never_the_verdict(predictor, tmp_
     assert lines[0] == f"{declared}: AI-generated" and UNSIGNED in lines[1] and "Stable Diffusion web UI" in "".join(lines)
 
 
-def test_in_words(predictor, small_data):
-    path = small_data / "test" / "Fake" / "3.png"
-    (row,) = predictor.predict([path], provenance=False)
-    limits = predictor.detectors[0].metadata["thresholds"]
-    assert describe(row, predictor) == [
-        f"{path}: {row['verdict']}",
-        f"  Detector detector.h5: {row['verdict']}, P(Fake) = {row['p_fake']:.4f}. Thresholds: Fake ≥ {limits['fake']:.4f}, "
-        f"Real ≤ {limits['real']:.4f}, otherwise uncertain.",
-    ]
-    assert describe(row, predictor, threshold=0.25)[1].endswith("Threshold: Fake ≥ 0.25, otherwise Real.")
-    assert about(predictor.detectors[0]).startswith("Detector detector.h5: compact, trained on the images of data: 64 Fake")
-    assert about(predictor.detectors[0]) == about(predictor.detectors[0].open())
-    row["error"] = "a\x1b[31m.png: broken"
+def test_control_characters_of_an_error_are_escaped(predictor):
+    row = error_row("a.png", "a\x1b[31m.png: broken")
     assert describe(row, predictor) == ["unreadable: a\\x1b[31m.png: broken"]
 
 
@@ -296,6 +265,16 @@ def test_a_claim_tells_whether_anybody_vouches_for_it(provenance, words):
     assert claim(provenance) == words
 
 
+def test_an_image_of_poor_quality_is_gated_like_one_out_of_range(two, tmp_path):
+    predictor, _ = two
+    enlarged = tmp_path / "enlarged.png"
+    small = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 60, 3), np.uint8))
+    small.resize((480, 480), Image.Resampling.BICUBIC).save(enlarged)
+    (row,) = predictor.predict([enlarged])
+    assert (row["gated"], row["verdict"]) == (True, "uncertain") and "enlarged" in row["note"]
+    assert next(predictor.predict([enlarged], force=True, threshold=0))["verdict"] == "Fake"
+
+
 def test_each_size_is_looked_up_once(two, small_data, tmp_path, monkeypatch):
     predictor, _ = two
     draw(1, (400, 300)).save(tmp_path / "photo.png")
@@ -306,7 +285,3 @@ def test_each_size_is_looked_up_once(two, small_data, tmp_path, monkeypatch):
     names = [row["detector"] for row in predictor.predict([*paths, tmp_path / "photo.png", *paths])]
     assert names == ["detector.h5"] * 64 + ["large.h5"] + ["detector.h5"] * 64
     assert set(asked) == {(32, 32), (400, 300)} and len(asked) <= 2 * 4  # threads that ask at once may look it up again
-
-
-def test_what_ships_is_the_default():
-    assert default_models() == sorted(export.SHIPPED.glob("*.h5"))

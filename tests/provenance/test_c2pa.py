@@ -3,7 +3,6 @@ import io
 import json
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -77,13 +76,6 @@ def test_an_image_changed_after_signing(workshop):
     assert claims["problems"] == ["the image was changed after it was signed"]
     assert (found["says"], found["signed"], found["because"]) == ("made by AI", False, "C2PA manifest, signature not valid")
     assert any("NOT valid" in line and "no evidence" in line for line in harmless(found))
-
-
-def test_a_signature_that_does_not_match(workshop):
-    signed = workshop.sign(drawn(), MADE).replace(b"painter", b"camera!")
-    found = read(signed)
-    assert (found["c2pa"]["signature"], found["signed"]) == ("invalid", False)
-    assert found["c2pa"]["problems"]
 
 
 def test_an_edit_signed_on_top(workshop):
@@ -187,13 +179,6 @@ def test_nothing_is_fetched(workshop):
     server.shutdown()
     server.server_close()
     assert hits == ["/manifest.c2pa"]
-
-
-def test_many_at_once(workshop):
-    signed = [workshop.sign(drawn(), MADE), workshop.sign(drawn("JPEG"), SHOT, "image/jpeg"), drawn()] * 10
-    with ThreadPoolExecutor(8) as pool:
-        says = [found["says"] for found in pool.map(read, signed)]
-    assert says == ["made by AI", "camera", "nothing"] * 10
 
 
 def test_damaged_manifests(workshop):

@@ -92,16 +92,10 @@ def test_an_expired_certificate_leaves_a_declaration(claim, codes, conclusion):
     )
 
 
-def test_without_provenance_the_verdict_stands():
-    assert conclude(None, "Fake") == {"conclusion": "Fake", "basis": "detector", "note": None}
-    assert conclude(None, None) == {"conclusion": None, "basis": None, "note": None}
-
-
-def test_a_manifest_that_could_not_be_checked_is_noted():
+def test_unchecked_manifests_unnamed_signers_and_no_provenance():
     row = conclude(read(PLAIN) | {"has_c2pa": True}, "Real")
     assert (row["conclusion"], row["basis"]) == ("Real", "detector") and "could not be checked" in row["note"]
-
-
-def test_a_signer_without_a_name():
     found = read(PLAIN) | {"c2pa": parse_manifests(store(MADE)), "has_c2pa": True}
     assert conclude(found, "Real")["basis"] == "signed: unnamed signer (signer not verified)"
+    assert conclude(None, "Fake") == {"conclusion": "Fake", "basis": "detector", "note": None}
+    assert conclude(None, None) == {"conclusion": None, "basis": None, "note": None}

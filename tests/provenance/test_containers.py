@@ -27,7 +27,7 @@ from tests.sample_files import (
     png,
     with_text,
     xmp,
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)

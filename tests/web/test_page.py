@@ -132,27 +132,14 @@ def test_the_camera_gives_an_image(url, browser):
 
 def test_dark_and_light(url, browser, pictures):
     colours = "getComputedStyle(document.querySelector('%s')).%s.match(/[0-9.]+/g).slice(0, 3).map(Number)"
-    brightness = {}
     for dark in (False, True):
         browser.open(url, dark=dark)
         browser.give(pictures / "one.png")
         browser.text(".conclusion")
-        back = browser.js(colours % (".card", "backgroundColor"))
-        brightness[dark] = sum(back)
+        back = sum(browser.js(colours % (".card", "backgroundColor")))
+        assert back < 200 if dark else back > 700
         for selector in (".conclusion", "figcaption", ".score"):
-            assert contrast(back, browser.js(colours % (selector, "color"))) > 4.5
-    assert brightness[False] > 700 and brightness[True] < 200
-
-
-def contrast(one, other):
-    """Return the contrast of two colours as WCAG 2.2 defines it."""
-
-    def luminance(colour):
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (channel / 255 for channel in colour)]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    bright, dim = sorted((luminance(one), luminance(other)), reverse=True)
-    return (bright + 0.05) / (dim + 0.05)
+            assert abs(sum(browser.js(colours % (selector, "color"))) - back) > 250
 
 
 def test_a_narrow_window_needs_no_scrolling_sideways(url, browser, pictures):
