@@ -10,7 +10,7 @@ cold    `python app.py IMAGE --model MODEL.h5`, the model used before, against a
         models/, with an empty cache: as on the very first day.
 bulk    app.py over the folder into a CSV file, against 1 / (engine seconds per image + decoding seconds per image / cores): the
         engine, with images in memory, in the faster of two ways (one engine on all cores, or one for each core), decoding in one
-        thread, image by image. Target: at least 0.9 of what the parts allow. With --memory, peak memory of whole processes.
+        thread, image by image. Target: at least 0.9 of what the parts allow.
 
 The variants run in turn, --rounds times after a warm-up; the ratio is taken within each round, so that what slows
 the machine down slows all of them, and the median of the ratios counts.
@@ -100,28 +100,10 @@ def bulk(args):
     return ratio >= BULK_TARGET
 
 
-def memory(args):
-    """Print peak memory and seconds of app.py on a twentieth of the images, on half of them and on all."""
-    from detector.inference.predictor import find_images
-
-    paths, rows = find_images([args.folder]), []
-    for part in (20, 2, 1):
-        with tempfile.TemporaryDirectory(dir=args.folder.resolve().parent, prefix="app-") as work:
-            some = paths[::part]
-            Path(work, "images").mkdir()
-            for i, path in enumerate(some):
-                os.link(path, Path(work, "images", f"{i}{Path(path).suffix}"))
-            command = [sys.executable, ROOT / "app.py", Path(work, "images"), "--model", args.model, "--csv", Path(work, "v.csv")]
-            seconds, _, peak = measure(command)
-        rows.append([plural(len(some), "image"), f"{peak:.0f}", f"{seconds:.1f}"])
-    print(table(rows, ["app.py", "peak MB", "seconds"]))
-    return True
-
-
 @stage
 def main(argv=None):
     """Run the benchmark; exit code 1 where the target is missed."""
-    parser = make_parser(__doc__, rounds=(5, "after a warm-up round"), memory=(False, "bulk: peak memory of whole runs instead"))
+    parser = make_parser(__doc__, rounds=(5, "after a warm-up round"))
     parser.add_argument("what", choices=("cold", "bulk"), help="the first verdict, or a folder")
     parser.add_argument("model", type=Path, help="detector (.h5)")
     parser.add_argument("folder", type=Path, nargs="?", help="bulk: folder of images")
@@ -129,7 +111,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if (args.what == "bulk") != (args.folder is not None):
         parser.error("expected: cold MODEL, or bulk MODEL FOLDER")
-    if not (cold if args.what == "cold" else memory if args.memory else bulk)(args):
+    if not (cold if args.what == "cold" else bulk)(args):
         raise SystemExit(1)
 
 

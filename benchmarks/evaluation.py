@@ -1,7 +1,6 @@
 """Images per second of scoring, compared with its parts and with Keras on a folder; peak memory of the whole stage.
 
     python benchmarks/evaluation.py models/compact.h5 data --split validation
-    python benchmarks/evaluation.py models/compact.h5 data --split validation --memory
 
 Reads a detector and a data tree; keeps no output.
 
@@ -9,22 +8,18 @@ The parts set an upper limit of 1 / (engine seconds per image + decoding seconds
 memory and runs in the faster of two ways (one engine on all cores, or one per core); decoding is timed in one thread.
 `model.predict` on `keras.utils.image_dataset_from_directory` runs with the same batch size. All of them take turns in one process,
 --rounds times after a warm-up round. The ratio is computed within each round, so that a slow phase of the machine affects all
-parts alike; the median is reported. Target: at least 0.9 of the limit. With --memory, evaluate.py runs as a whole on a tenth of
-the images and on all of them.
+parts alike; the median is reported. Target: at least 0.9 of the limit.
 """
 
-import itertools
 import os
 import statistics
-import sys
-import tempfile
 from pathlib import Path
 
-from measuring import ROOT, against_parts, make_parser, measure, parts
+from measuring import against_parts, make_parser, parts
 
 import evaluate
-from detector.console import plural, stage, table
-from detector.evaluation.dataset import label_of, list_items
+from detector.console import plural, stage
+from detector.evaluation.dataset import list_items
 
 TARGET = 0.9
 
@@ -59,22 +54,6 @@ def folder_dataset(folder, size, batch):
         )
 
 
-def memory(args, images):
-    """Print peak memory and seconds of evaluate.py on a tenth of the images and on all."""
-    rows = []
-    items = list_items(args.data, [args.split])[0][args.split]
-    for number in (images // 10, images):
-        with tempfile.TemporaryDirectory(dir=args.data.resolve().parent, prefix="evaluation-") as work:
-            for i, item in enumerate(itertools.islice(spread(items, number), number)):
-                there = Path(work, "data", label_of(item), f"{i}{Path(item.path).suffix}")
-                there.parent.mkdir(parents=True, exist_ok=True)
-                os.link(Path(args.data, item.path), there)
-            command = [sys.executable, ROOT / "evaluate.py", args.model, "--data", Path(work, "data"), "--report", Path(work, "r")]
-            seconds, _, peak = measure(command)
-        rows.append([plural(number, "image"), f"{peak:.0f}", f"{seconds:.1f}"])
-    print(table(rows, ["evaluate.py", "peak MB", "seconds"]))
-
-
 def spread(items, number):
     """Return about `number` items, evenly spread over the list, so that both classes occur."""
     return items[:: max(1, len(items) // number)]
@@ -85,12 +64,10 @@ def main(argv=None):
     """Run the benchmark; exit code 1 if the target is missed."""
     args = make_parser(
         __doc__, "model", "data", split=("validation", "split to use"), images=(20_000, "maximum number of images"),
-        rounds=(5, "number of rounds after the warm-up"), memory=(False, "measure peak memory of whole runs instead"),
+        rounds=(5, "number of rounds after the warm-up"),
     ).parse_args(argv)  # fmt: skip
     items = list_items(args.data, [args.split])[0][args.split]
     items = spread(items, args.images)[: args.images]
-    if args.memory:
-        return memory(args, len(items))
     timed = timed_functions(args, items)
     ratio, rounds = against_parts(timed, "scoring", args.rounds)
     faster = statistics.median(one["predict over a folder"] / one["scoring"] for one in rounds)

@@ -5,18 +5,15 @@
 
 reads   a detector and a data tree; writes nothing that stays
 
-The hottest fifth is that of the verdict's direction: the pixels that speak most for Fake where the margin is above 0, else those
-that speak most for Real. What is masked gets a fill that the map was not made with: the image's mean colour, the image turned by
-half a turn, or its own pixels shuffled. The score is moved by so much as it goes towards the other verdict, in logits and in
-calibrated P(Fake). A random fifth is drawn in three ways, --draws times each: single pixels; squares of an eighth of the side; and
-the hottest fifth itself, mirrored and shifted around the image at random, which has its shape to the pixel. The fifth with most
-edges is that of the steepest brightness, of single pixels and averaged over 5 x 5.
+The hottest fifth is that of the verdict's direction: the pixels that speak most for Fake if the logit is above 0, otherwise those
+that speak most for Real. Masked pixels get a fill that the map was not made with: the image's mean colour, the image rotated by
+180°, or its own pixels shuffled. The score moves by as much as it goes towards the other verdict, in logits and in calibrated
+P(Fake). A random fifth is drawn in two ways, --draws times each: single pixels; and the hottest fifth itself, mirrored and shifted
+around the image, which has its shape to the pixel. The fifth with the most edges is that of the steepest brightness.
 
 Intervals are 95 % bootstrap intervals over the images, drawn from each class. Target: the hottest fifth moves the score more than
 each of the others, on average over the fills and the images, the whole interval of the difference above 0, in logits and in
-P(Fake). The curves go from nothing to everything: the margin in the verdict's favour, averaged over the curve, while the hottest,
-or random, pixels are masked (deletion, lower is better) or shown (insertion, higher is better). Last, the network's weights are
-shuffled within each array, and the maps compared with those of the real ones.
+P(Fake). Last, the network's weights are shuffled within each array, and the maps compared with those of the real ones.
 """
 
 import statistics
@@ -33,17 +30,16 @@ from detector.model import export, scores
 
 SHARE = 0.2
 FILLS = ("mean colour", "half a turn", "shuffled pixels")
-RIVALS = ("random pixels", "random squares", "its shape elsewhere", "most edges", "most edges, 5 x 5")
-STEPS = np.linspace(0, 1, 11)
+RIVALS = ("random pixels", "its shape elsewhere", "most edges")
 
 
 # --- what is masked, and by what -----------------------------------------------------------------------------------------
 
 
-def highest(values, share=SHARE):
-    """Return the share of pixels with the highest values: (h, w) bool."""
+def highest(values):
+    """Return the fraction SHARE of pixels with the highest values: (h, w) bool."""
     mask = np.zeros(values.size, bool)
-    mask[np.argsort(-values.ravel(), kind="stable")[: round(share * values.size)]] = True
+    mask[np.argsort(-values.ravel(), kind="stable")[: round(SHARE * values.size)]] = True
     return mask.reshape(values.shape)
 
 
@@ -58,11 +54,9 @@ def filled(image, masks, fill, rng):
     return np.where(masks[..., None], other, image)
 
 
-def edges(image, reach=0):
-    """Return the brightness gradient, (h, w), averaged over a number of pixels to each side."""
-    steep = np.hypot(*np.gradient(image.astype(np.float64).mean(axis=2)))
-    padded, side = np.pad(steep, reach, "edge"), 2 * reach + 1
-    return np.lib.stride_tricks.sliding_window_view(padded, (side, side)).mean(axis=(2, 3))
+def edges(image):
+    """Return the brightness gradient, (h, w)."""
+    return np.hypot(*np.gradient(image.astype(np.float64).mean(axis=2)))
 
 
 def elsewhere(mask, rng):
@@ -71,23 +65,11 @@ def elsewhere(mask, rng):
     return np.roll(mask, rng.integers(mask.shape), axis=(0, 1))
 
 
-def squares(shape, rng):
-    """Return random values that are the same within each of 8 x 8 squares, but for a tie-break."""
-    rows, columns = (np.arange(length) * 8 // length for length in shape)
-    return rng.random((8, 8))[rows][:, columns] + 1e-9 * rng.random(shape)
-
-
 def all_masks(image, favour, draws, rng):
-    """Return (1 + draws * 3 + 2, h, w) bool: the hottest fifth, then the rivals in the order of RIVALS."""
-    shape, hottest = favour.shape, highest(favour)
-    return np.stack([
-        hottest,
-        *(highest(rng.random(shape)) for _ in range(draws)),
-        *(highest(squares(shape, rng)) for _ in range(draws)),
-        *(elsewhere(hottest, rng) for _ in range(draws)),
-        highest(edges(image)),
-        highest(edges(image, 2)),
-    ])  # fmt: skip
+    """Return (1 + draws * 2 + 1, h, w) bool: the hottest fifth, then the rivals in the order of RIVALS."""
+    hottest = highest(favour)
+    drawn = [highest(rng.random(favour.shape)) for _ in range(draws)] + [elsewhere(hottest, rng) for _ in range(draws)]
+    return np.stack([hottest, *drawn, highest(edges(image))])
 
 
 # --- the measurements ----------------------------------------------------------------------------------------------------
@@ -118,27 +100,13 @@ def moved(detector, images, maps, draws):
 
 def by_rival(values, draws):
     """Average the draws of `all_masks`: (1 + rivals,)."""
-    hottest, drawn, rest = values[:1], values[1 : 1 + 3 * draws], values[1 + 3 * draws :]
-    return np.concatenate([hottest, drawn.reshape(3, draws).mean(axis=1), rest])
+    return np.concatenate([values[:1], values[1:-1].reshape(2, draws).mean(axis=1), values[-1:]])
 
 
 def with_interval(values, is_fake):
     """Return the mean of (n,) values and its 95 % interval: (mean, low, high)."""
     drawn = np.concatenate([weights @ values / len(values) for weights in intervals.resampled(is_fake, 2000)])
     return values.mean(), *np.quantile(drawn, [0.025, 0.975])
-
-
-def curves(detector, images, maps):
-    """Return {(deletion or insertion, order): (n,) margin in the verdict's favour, averaged over the curve}; in mean colour."""
-    found, rng = {}, np.random.default_rng(0)
-    for image, heat, margin in zip(images, maps, detector.logits(images), strict=True):
-        sign = 1 if margin > 0 else -1
-        for order, values in (("hottest first", sign * heat), ("at random", rng.random(heat.shape))):
-            first = np.stack([highest(values, step) for step in STEPS])
-            for kind, masks in (("deletion", first), ("insertion", ~first)):
-                area = np.trapezoid(sign * detector.logits(filled(image, masks, FILLS[0], rng)), STEPS)
-                found.setdefault((kind, order), []).append(area)
-    return {key: np.array(values) for key, values in found.items()}
 
 
 def shuffled_weights(path):
@@ -201,9 +169,6 @@ def main(argv=None):
         return speed(detector, images[0], 5)
     maps = [attribution.explain(detector, image) for image in progress(images)]
     good = report(moved(detector, images, maps, args.draws), is_fake)
-    for (kind, order), values in curves(detector, images, maps).items():
-        mean, low, high = with_interval(values, is_fake)
-        print(f"{kind}, {order}: {mean:.2f} logits ({low:.2f} to {high:.2f})")
     few = slice(None, None, max(1, len(images) // 20))
     other = shuffled_weights(args.model)
     same = alike(maps[few], [attribution.explain(other, image) for image in images[few]])

@@ -3,7 +3,7 @@
     python benchmarks/placing.py data/raw/cifake
 
 reads   an unpacked CIFAKE (train and test, FAKE and REAL); any published data set will do
-prints  times and ratios to `cp -al` + one pass of sha256sum (and to both in one Python process), start-up times
+prints  times and ratios to `cp -al` + one pass of sha256sum (and to both in one Python process)
 
 The commands take turns, so that other load affects them equally. Printed are medians over the rounds: wall time, and
 CPU time (user and system, of all processes of a command), which depends less on other load.
@@ -17,7 +17,6 @@ from pathlib import Path
 
 from measuring import ROOT, WORK, make_parser, measure
 
-STAGES = ("data_unzipper.py", "data_zipper.py", "data_split.py", "data_merger.py", "data_deleter.py")
 ONE_PROCESS = """
 import hashlib, os, sys
 source, target = sys.argv[1:]
@@ -60,14 +59,6 @@ def compare(source, work, rounds):
         print(f"{name:20} {wall:8.2f} {cpu:8.2f} {ratios[0]:11.2f} {ratios[1]:10.2f}")
 
 
-def start_up(rounds):
-    """Print how long each stage that only moves files takes for --help."""
-    print(f"\n{'--help':20} {'wall s':>8} {'CPU s':>8}")
-    for name in STAGES:
-        runs = [measure([sys.executable, ROOT / name, "--help"]) for _ in range(rounds)]
-        print(f"{name:20} {statistics.median(run[0] for run in runs):8.3f} {statistics.median(run[1] for run in runs):8.3f}")
-
-
 def main(argv=None):
     """Run all comparisons."""
     args = make_parser(
@@ -79,7 +70,6 @@ def main(argv=None):
     source = args.source.resolve()
     with tempfile.TemporaryDirectory(dir=args.work or source.parent, prefix="placing-") as work:
         compare(source, Path(work), args.rounds)
-    start_up(args.rounds)
 
 
 if __name__ == "__main__":

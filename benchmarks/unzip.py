@@ -4,7 +4,7 @@
 
 reads   CIFAKE as a tar (any packing); a deflated zip of the same files is made from it first
 prints  wall and CPU seconds, and the ratios to `extractall(filter="data")` and `tar -x` for the tar, to `unzip -q` and
-        `zipfile.extractall` for the zip; peak memory at growing numbers of files
+        `zipfile.extractall` for the zip
 
 The commands take turns, so that other load affects them equally. Printed are medians over the rounds: wall time, and
 CPU time (user and system, of all processes of a command), which depends less on other load. Each run gets a new folder and nothing
@@ -22,21 +22,15 @@ from pathlib import Path
 
 from measuring import ROOT, make_parser, measure
 
-SIZES = (1_000, 10_000, 120_000)
-PEAK = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
 EXTRACT_ZIP = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])"
 EXTRACT_TAR = "import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter='data')"
 
 
-def make_zip(folder, path, files=None):
-    """Pack the first `files` files of a folder, deflated, as a published data set is."""
+def make_zip(folder, path):
+    """Pack a folder, deflated, as a published data set is."""
     names = sorted(name.relative_to(folder) for name in folder.rglob("*") if name.is_file())
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-        for name in names[:files]:
+        for name in names:
             packed.write(folder / name, name)
     return path
 
@@ -67,16 +61,6 @@ def unpacker(archive):
     return lambda folder: [sys.executable, ROOT / "data_unzipper.py", archive, "--to", folder]
 
 
-def measure_memory(folder, work):
-    """Print the peak memory for growing numbers of files."""
-    for files in SIZES:
-        path = make_zip(folder, work / f"memory{files}.zip", files)
-        # started from a small process: on Linux the peak of a new process starts at that of its parent
-        command = [sys.executable, "-c", PEAK, *unpacker(path)(work / f"memory{files}")]
-        peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"memory   {files:7,} files in a zip of {path.stat().st_size / 1e6:.0f} MB: {peak / 1024:.0f} MB", flush=True)
-
-
 def main():
     """Compare, measure, clean up."""
     args = make_parser(
@@ -103,7 +87,6 @@ def main():
             zips["unzip -q"] = lambda target: ["unzip", "-q", packed, "-d", target]
         zips["zipfile.extractall"] = lambda target: [sys.executable, "-c", EXTRACT_ZIP, packed, target]
         compare("zip", zips, work, args.rounds)
-        measure_memory(folder, work)
     finally:
         shutil.rmtree(work)
 

@@ -46,12 +46,10 @@ def read_generators(texts: dict[str, str], xmp: dict, makers: list[str], editors
         xmp: `xmp` of detector.provenance, or {}.
         makers, editors: names of programs that wrote the file, and that are named in the history of its edits.
     """
-    of_file = (_invokeai, _novelai, _comfyui, _easy_diffusion, _xai, _samsung, _tensor_art)
-    of_text = (_web_ui, _json_note, _midjourney, _openai_labs, _dream, _mochi)
-    entries = [reader(texts) for reader in of_file]
+    entries = [*_of_keywords(texts)]
     for keyword, text in texts.items():
         if keyword in ("parameters", "comment", "Comment", "Description", "Dream") or ":" in keyword:
-            entries += [reader(text) for reader in of_text]
+            entries += [*_of_text(text), _json_note(text)]
     entries = [entry for entry in entries if entry]
     if xmp.get("ai_system") or xmp.get("ai_prompt") or xmp.get("ai_prompt_writer"):
         entries.append(_entry(xmp["ai_system"] or "unnamed AI system", prompt=xmp["ai_prompt"]))
@@ -118,15 +116,62 @@ def _parsed(text):
     return value if isinstance(value, dict) else {}
 
 
-def _web_ui(text):
-    """Read `parameters` of the Stable Diffusion web UI and its relatives: prompt, negative prompt, a line of settings."""
-    line = re.search(r"(?:^|\n)\s{0,8}(Steps: \d{1,6},[^\n]{0,8000})", text[: LIMIT // 4])
-    if not line or not re.search(r"\b(Sampler|CFG scale|Seed): ", line[1]):
-        return None
-    prompt, _, negative = text[: line.start()].partition("Negative prompt:")
-    settings = dict(re.findall(r'\s*([\w ./-]{1,40}): ("[^"]{0,300}"|[^,]{0,300})(?:,|$)', line[1][:4000]))
-    model, seed = settings.pop("Model", None) or settings.get("Model hash"), settings.pop("Seed", None)
-    return _entry("Stable Diffusion web UI", prompt, negative, model, seed, settings)
+def _of_text(text):
+    """Yield what a text in the form of a generator says: the web UI, early InvokeAI, Midjourney, OpenAI Labs, Mochi Diffusion."""
+    start = text[: LIMIT // 4]
+    line = re.search(r"(?:^|\n)\s{0,8}(Steps: \d{1,6},[^\n]{0,8000})", start)
+    if line and re.search(r"\b(Sampler|CFG scale|Seed): ", line[1]):
+        prompt, _, negative = start[: line.start()].partition("Negative prompt:")
+        settings = dict(re.findall(r'\s*([\w ./-]{1,40}): ("[^"]{0,300}"|[^,]{0,300})(?:,|$)', line[1][:4000]))
+        model, seed = settings.pop("Model", None) or settings.get("Model hash"), settings.pop("Seed", None)
+        yield _entry("Stable Diffusion web UI", prompt, negative, model, seed, settings)
+    if (dream := DREAM.fullmatch(start.strip())) and (seed := re.search(r"(?:^|\s)-S ?(\d+)", dream[2])):
+        yield _entry("InvokeAI", dream[1], seed=seed[1])  # prompt in quotes, then options as on a command line
+    if job := MIDJOURNEY.search(start):
+        yield _entry("Midjourney", start[: job.start()], settings={"Job ID": job[0][8:]})
+    if text.strip("\0 ") == "Made with OpenAI Labs":
+        yield _entry("OpenAI Labs (DALL·E)")
+    if "Generator: Mochi Diffusion" in text:  # fields on lines of their own, or, in older versions, separated by semicolons
+        end = r"(?=\n|; [A-Z][A-Za-z ]{2,30}: |$)"
+        fields = [re.search(rf"(?:^|\n|; ){name}: ([^\n]{{0,4000}}?){end}", start) for name in MOCHI_FIELDS]
+        yield _entry("Mochi Diffusion", *(value and value[1] for value in fields))
+
+
+def _of_keywords(texts):
+    """Yield what texts say whose keywords name a generator."""
+    if "invokeai_metadata" in texts:
+        note = _parsed(texts["invokeai_metadata"])
+        model = inside(note, "model", "name") or inside(note, "model", "model_name") or note.get("model")
+        yield _entry("InvokeAI", note.get("positive_prompt"), note.get("negative_prompt"), model, note.get("seed"), note)
+    elif "sd-metadata" in texts:  # InvokeAI of 2022
+        note = _parsed(texts["sd-metadata"])
+        image = note.get("image") if isinstance(note.get("image"), dict) else {}
+        prompt = image.get("prompt")
+        prompt = inside(prompt[0], "prompt") if isinstance(prompt, list) and prompt else prompt
+        yield _entry("InvokeAI", prompt, None, note.get("model_weights"), image.get("seed"), image)
+    elif "invokeai_graph" in texts or "invokeai_workflow" in texts:
+        yield _entry("InvokeAI")
+    if texts.get("Software") == "NovelAI":
+        yield _novelai(texts)
+    yield _comfyui(texts)
+    if "use_stable_diffusion_model" in texts:
+        names = ("prompt", "negative_prompt", "use_stable_diffusion_model", "seed")
+        yield _entry("Easy Diffusion", *(texts.get(name) for name in names))
+    # Grok: EXIF holds nothing but a signature in base 64, and the image's identifier as the artist.
+    if XAI_SIGNATURE.match(texts.get("exif:ImageDescription", "")[:200]) and UUID.fullmatch(texts.get("exif:Artist", "").strip()):
+        yield _entry("xAI (Grok)")
+    if "samsung:genAIType" in texts:  # the mark that the tools of Galaxy AI leave in the trailer of an edited photo
+        yield _entry("Samsung Galaxy AI", partly=True)
+    note = _parsed(texts.get("generation_data", "").rstrip("\0"))
+    if note.get("prompt") is not None:
+        model = inside(note, "baseModel", "modelFileName")
+        yield _entry("Tensor.Art", note["prompt"], note.get("negativePrompt"), model, note.get("seed"), note)
+
+
+def _novelai(texts):
+    note = _parsed(texts.get("Comment"))
+    prompt = note.get("prompt") or texts.get("Description")
+    return _entry("NovelAI", prompt, note.get("uc"), texts.get("Source"), note.get("seed"), note, name_only=not (prompt or note))
 
 
 def _json_note(text):
@@ -139,7 +184,7 @@ def _json_note(text):
         return _entry("SwarmUI", swarm.get("prompt"), swarm.get("negativeprompt"), swarm.get("model"), swarm.get("seed"), swarm)
     if {"c", "seed", "sampler", "model"} <= note.keys():
         return _entry("Draw Things", note["c"], note.get("uc"), note["model"], note["seed"], note)
-    if isinstance(note.get("Comment"), str):
+    if isinstance(note.get("Comment"), str) and note.get("Software") == "NovelAI":
         return _novelai(note)
     if inside(note, "data", "exportType") == "generation" and (product := line_of(inside(note, "data", "product"))):
         return _entry(product.capitalize())  # ByteDance's programs
@@ -172,79 +217,6 @@ def _kind_of_note(values):
     if "num_inference_steps" in values:
         return "demo space (diffusers)"
     return UNNAMED if "seed" in values and len(PARAMETERS & values.keys()) >= 3 else None
-
-
-def _dream(text):
-    """Read `Dream` of InvokeAI's first versions: the prompt in quotes, then options as on a command line."""
-    match = DREAM.fullmatch(text[: LIMIT // 4].strip())
-    if not match or not (seed := re.search(r"(?:^|\s)-S ?(\d+)", match[2])):
-        return None
-    names = {"s": "steps", "A": "sampler", "C": "cfg", "W": "width", "H": "height"}
-    options = {names[key]: value for key, value in re.findall(r"-([sACWH]) ?([\w.]+)", match[2])}
-    return _entry("InvokeAI", match[1], seed=seed[1], settings=options)
-
-
-def _openai_labs(text):
-    return _entry("OpenAI Labs (DALL·E)") if text.strip("\0 ") == "Made with OpenAI Labs" else None
-
-
-def _midjourney(text):
-    job = MIDJOURNEY.search(text[: LIMIT // 4])
-    return _entry("Midjourney", text[: job.start()], settings={"Job ID": job[0][8:]}) if job else None
-
-
-def _mochi(text):
-    """Read Mochi Diffusion's caption: fields on lines of their own, or, in older versions, separated by semicolons."""
-    if "Generator: Mochi Diffusion" not in text:
-        return None
-    end = r"(?=\n|; [A-Z][A-Za-z ]{2,30}: |$)"
-    fields = {name: re.search(rf"(?:^|\n|; ){name}: ([^\n]{{0,4000}}?){end}", text[: LIMIT // 4]) for name in MOCHI_FIELDS}
-    return _entry("Mochi Diffusion", *(value and value[1] for value in fields.values()))
-
-
-def _samsung(texts):
-    """Recognise the mark that the tools of Galaxy AI leave in the trailer of an edited photo."""
-    return _entry("Samsung Galaxy AI", partly=True) if "samsung:genAIType" in texts else None
-
-
-def _tensor_art(texts):
-    note = _parsed(texts.get("generation_data", "").rstrip("\0"))
-    model = inside(note, "baseModel", "modelFileName")
-    prompt = note.get("prompt")
-    return _entry("Tensor.Art", prompt, note.get("negativePrompt"), model, note.get("seed"), note) if prompt is not None else None
-
-
-def _xai(texts):
-    """Recognise Grok's images: EXIF holds nothing but a signature in base 64, and the image's identifier as the artist."""
-    signed = XAI_SIGNATURE.match(texts.get("exif:ImageDescription", "")[:200])
-    return _entry("xAI (Grok)") if signed and UUID.fullmatch(texts.get("exif:Artist", "").strip()) else None
-
-
-def _novelai(texts):
-    if texts.get("Software") != "NovelAI":
-        return None
-    note = _parsed(texts.get("Comment"))
-    prompt = note.get("prompt") or texts.get("Description")
-    return _entry("NovelAI", prompt, note.get("uc"), texts.get("Source"), note.get("seed"), note, name_only=not (prompt or note))
-
-
-def _invokeai(texts):
-    if "invokeai_metadata" in texts:
-        note = _parsed(texts["invokeai_metadata"])
-        model = inside(note, "model", "name") or inside(note, "model", "model_name") or note.get("model")
-        return _entry("InvokeAI", note.get("positive_prompt"), note.get("negative_prompt"), model, note.get("seed"), note)
-    if "sd-metadata" in texts:  # of 2022
-        note = _parsed(texts["sd-metadata"])
-        image = note.get("image") if isinstance(note.get("image"), dict) else {}
-        prompt = image.get("prompt")
-        prompt = inside(prompt[0], "prompt") if isinstance(prompt, list) and prompt else prompt
-        return _entry("InvokeAI", prompt, None, note.get("model_weights"), image.get("seed"), image)
-    return _entry("InvokeAI") if "invokeai_graph" in texts or "invokeai_workflow" in texts else None
-
-
-def _easy_diffusion(texts):
-    values = [texts.get(name) for name in ("prompt", "negative_prompt", "use_stable_diffusion_model", "seed")]
-    return _entry("Easy Diffusion", *values) if values[2] is not None else None
 
 
 # --- ComfyUI -----------------------------------------------------------------------------------------------------------
