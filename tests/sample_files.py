@@ -54,18 +54,32 @@ SPACES = {
 
 
 def drawn(kind="PNG", **options):
-    file = io.BytesIO()
     if kind == "HEIF":
         pillow_heif.register_heif_opener()
-    Image.new("RGB", (16, 16), (200, 90, 30)).save(file, kind, **options)
+    return encoded(Image.new("RGB", (16, 16), (200, 90, 30)), kind, **options)
+
+
+def encoded(image, kind="PNG", **options):
+    """Return a Pillow image, or an array, as a file."""
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
     return file.getvalue()
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(*chunks):
     """Return a PNG with the chunks (kind, data) before the image data."""
     plain = drawn()
-    packed = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
-    return plain[:33] + b"".join(packed) + plain[33:]
+    return plain[:33] + b"".join(chunk(*one) for one in chunks) + plain[33:]
+
+
+def bomb(width, height):
+    """Return a PNG of a few kilobytes whose header promises width x height pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 def with_text(**texts):

@@ -45,7 +45,3 @@ def test_what_keras_says_otherwise_is_told(converted, tmp_path, monkeypatch):
     margins = backend.keras_logits
     monkeypatch.setattr(backend, "keras_logits", lambda *given: margins(*given) + 0.5)
     assert agreement.from_keras(path, converted) == pytest.approx((0.5, 1 / (1 + math.exp(-1.5)) - 1 / (1 + math.exp(-1))))
-
-
-def test_too_few_images_are_refused(tmp_path, run):
-    assert run(agreement.main, "m.h5", tmp_path, "--images", 5) == (1, "", "error: --images: expected at least 14, found 5\n")

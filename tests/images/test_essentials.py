@@ -13,8 +13,7 @@ from PIL import Image, features
 from detector.console import InputError
 from detector.images.pixels import image_size, read_image
 from tests.conftest import draw
-from tests.images.test_pixel_modes import chunk
-from tests.sample_files import exif
+from tests.sample_files import chunk, exif
 
 PICTURE = np.asarray(draw(7, (96, 80)))
 COLOURS = Image.fromarray(PICTURE)

@@ -10,6 +10,7 @@ from PIL import Image, features
 
 from detector.console import InputError
 from detector.images.pixels import image_size, read_image
+from tests.sample_files import chunk, encoded
 
 HEIGHT, WIDTH = 3, 8
 RAMP = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
@@ -52,10 +53,6 @@ def check(content, expected, by=0):
 
 
 # --- PNG ---------------------------------------------------------------------------------------------------------------
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def png(bits, colour, values, palette=b"", transparent=b"", extra=b""):
     rows = packed(values, bits)
     size = len(rows) // HEIGHT
@@ -341,19 +338,16 @@ def test_every_mode_that_pillow_writes(kind, mode):
     image, expected = as_mode(mode)
     if kind == "BMP" and mode == "RGBA":
         expected = np.asarray(image)[..., :3]  # without a mask for it, the fourth byte of a BMP is no alpha
-    file = io.BytesIO()
-    image.save(file, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
-    check(file.getvalue(), expected, by=1)
+    check(encoded(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})), expected, by=1)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_jpeg(mode):
     image, values = colour_image()
     image = image.convert(mode)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=95, subsampling=0)
+    content = encoded(image, "JPEG", quality=95, subsampling=0)
     expected = grey(np.asarray(image)[4::8, 4::8].astype(int)) if mode == "L" else values
-    assert np.abs(read_image(file.getvalue())[4::8, 4::8].astype(int) - expected).max() <= 12
+    assert np.abs(read_image(content)[4::8, 4::8].astype(int) - expected).max() <= 12
 
 
 @pytest.mark.parametrize("alpha", [False, True])
@@ -362,9 +356,8 @@ def test_avif(alpha):
     image, values = colour_image()
     if alpha:
         image.putalpha(128)
-    file = io.BytesIO()
-    image.save(file, "AVIF", quality=100, subsampling="4:4:4")
-    assert np.abs(read_image(file.getvalue())[4::8, 4::8] - on_white(values, np.array(128 if alpha else 255))).max() <= 6
+    content = encoded(image, "AVIF", quality=100, subsampling="4:4:4")
+    assert np.abs(read_image(content)[4::8, 4::8] - on_white(values, np.array(128 if alpha else 255))).max() <= 6
 
 
 def test_heic():

@@ -1,7 +1,5 @@
 import io
-import struct
 import warnings
-import zlib
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from detector.images.pixels import (
     view_boxes,
     views,
 )
+from tests.sample_files import bomb, encoded
 
 KINDS = "JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF, HEIF"
 LOSSLESS = ["PNG", "TIFF", "BMP"]
@@ -36,12 +35,6 @@ def picture():
     pixels = np.zeros((12, 20, 3), np.uint8)
     pixels[:6, :10], pixels[:6, 10:], pixels[6:, :10], pixels[6:, 10:] = (250, 20, 20), (20, 250, 20), (20, 20, 250), (240, 240, 20)
     return pixels
-
-
-def encoded(image, kind="PNG", **options):
-    file = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
-    return file.getvalue()
 
 
 def close(a, b, by):
@@ -138,14 +131,7 @@ def test_a_folder_and_a_missing_file(tmp_path):
 
 
 def test_a_decompression_bomb():
-    def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    def bomb(width, height):
-        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-    assert refused(bomb(60_000, 60_000)) == "the image: expected at most 178,956,970 pixels, found more; scale the image down"
+    assert "expected at most 178,956,970 pixels" in refused(bomb(60_000, 60_000))
     assert "expected at most" in refused(bomb(MAX_PIXELS + 1, 1))
     assert image_size(bomb(10_000, 17_000)) == (10_000, 17_000)
 

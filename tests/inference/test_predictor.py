@@ -191,19 +191,6 @@ def test_threads_may_judge_at_once(two, small_data):
         assert [row["p_fake"] for row in rows] == pytest.approx([row["p_fake"] for row in alone], abs=1e-6)
 
 
-def test_a_score_does_not_depend_on_format_order_or_company(predictor, small_data, tmp_path):
-    pixels_of = [pixels.read_image(path) for path in sorted((small_data / "test").rglob("*.png"))[:6]]
-    paths = []
-    for i, image in enumerate(pixels_of):
-        for kind in ("png", "bmp", "tiff", "webp"):
-            paths.append(tmp_path / f"{i}.{kind}")
-            Image.fromarray(image).save(paths[-1], **({"lossless": True} if kind == "webp" else {}))
-    rows = list(predictor.predict(paths))
-    alone = [next(predictor.predict([path]))["p_fake"] for path in paths]
-    assert [row["p_fake"] for row in rows] == pytest.approx(alone, abs=1e-6)
-    assert np.ptp(np.array(alone).reshape(6, 4), axis=1).max() < 1e-6
-
-
 # --- stability ---------------------------------------------------------------------------------------------------------
 
 
@@ -273,15 +260,3 @@ def test_an_image_of_poor_quality_is_gated_like_one_out_of_range(two, tmp_path):
     (row,) = predictor.predict([enlarged])
     assert (row["gated"], row["verdict"]) == (True, "uncertain") and "enlarged" in row["note"]
     assert next(predictor.predict([enlarged], force=True, threshold=0))["verdict"] == "Fake"
-
-
-def test_each_size_is_looked_up_once(two, small_data, tmp_path, monkeypatch):
-    predictor, _ = two
-    draw(1, (400, 300)).save(tmp_path / "photo.png")
-    asked = []
-    choose = predictor.choose
-    monkeypatch.setattr(predictor, "choose", lambda *size: asked.append(size) or choose(*size))
-    paths = sorted((small_data / "test").rglob("*.png"))
-    names = [row["detector"] for row in predictor.predict([*paths, tmp_path / "photo.png", *paths])]
-    assert names == ["detector.h5"] * 64 + ["large.h5"] + ["detector.h5"] * 64
-    assert set(asked) == {(32, 32), (400, 300)} and len(asked) <= 2 * 4  # threads that ask at once may look it up again

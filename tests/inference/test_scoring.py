@@ -141,19 +141,6 @@ def test_patches_are_pooled_by_the_mean_of_their_margins(tmp_path):
     assert darker[0].logit == pytest.approx(pixels.read_image(paths[0]).mean())  # six patches cover 24 x 16 exactly
 
 
-def test_an_engine_serves_threads_that_ask_at_once(trained):
-    from concurrent.futures import ThreadPoolExecutor
-
-    detector = export.open_detector(trained[0], threads=2)
-    images = np.random.default_rng(0).integers(0, 256, (40, 7, 32, 32, 3), np.uint8)
-    alone = [detector.logits(some) for some in images]
-    for concurrency in (1, 2, 9):
-        with ThreadPoolExecutor(8) as pool:
-            together = list(pool.map(lambda some, concurrency=concurrency: detector.logits(some, concurrency), images))
-        assert np.abs(np.array(alone) - np.array(together)).max() < 1e-6
-    assert {concurrency: queue.qsize() for concurrency, queue in detector._idle.items()} == {1: 1, 2: 2}
-
-
 def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
     gone = tmp_path / "gone.png"
     paths = [*sorted((small_data / "test").rglob("*.png"))[:70], gone]

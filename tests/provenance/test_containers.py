@@ -4,7 +4,6 @@ import json
 import time
 import tracemalloc
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,7 +118,6 @@ def test_camera_in_imagemagicks_profile():
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY x0 "lol">' + "".join(f'<!ENTITY x{i} "{f"&x{i - 1};" * 10}">' for i in range(1, 10)) + "]><a>&x9;</a>"
-OUTSIDE = f'<!DOCTYPE a [<!ENTITY x SYSTEM "{Path(__file__).as_uri()}">]><a any="&x;">&x;</a>'
 
 
 def xmp_chunk(text):
@@ -148,10 +146,8 @@ HOSTILE = {  # name: (how to make it, part of the note)
     "tiny segments": (lambda: b"\xff\xd8" + b"\xff\xe5\0\2" * MEGABYTE, "damaged or cut off"),
     "a segment of no length": (lambda: b"\xff\xd8\xff\xe1\0\0" + bytes(10 * MEGABYTE), "damaged"),
     "tiny chunks": (lambda: png()[:33] + b"\0\0\0\0aaAA\0\0\0\0" * (1 << 18), "cut off"),
-    "a long GIF comment": (lambda: b"GIF89a\1\0\1\0\0\0\0!\xfe" + (b"\xff" + b"c" * 255) * (1 << 16), ""),
     "broken JSON": (lambda: with_text(prompt='{"1": {"class_type": "KSampler"', Software="NovelAI", Comment="{"), ""),
     "deep JSON": (lambda: with_text(prompt='{"a":' + "[" * 900_000), ""),
-    "wide JSON": (lambda: with_text(prompt='{"a":[' + "[]," * 300_000 + "[]]}"), ""),
     "an endless number": (lambda: with_text(invokeai_metadata='{"seed":' + "9" * 900_000 + "}"), ""),
     "not a number": (lambda: with_text(invokeai_metadata='{"seed": NaN, "steps": Infinity}'), ""),
     "a circle": (lambda: with_text(prompt=CIRCLE), ""),
@@ -159,15 +155,10 @@ HOSTILE = {  # name: (how to make it, part of the note)
     "an entity bomb in UTF-16": (
         lambda: png((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + BOMB.encode("utf-16"))), "document type"
     ),
-    "an entity from outside": (lambda: xmp_chunk(OUTSIDE), "document type"),
     "deep XMP": (lambda: xmp_chunk("<a>" * 300_000), "nested too deeply"),
     "XMP that is not XML": (lambda: drawn("JPEG", xmp=b"\xff\xfe\0<"), "XMP read only in part"),
     "EXIF that points afar": (lambda: jpeg((0xE1, b"Exif\0\0" + bare_exif(FAR))), ""),
     "EXIF in a circle": (lambda: jpeg((0xE1, b"Exif\0\0" + bare_exif([(0x8769, 4, 1, 8), (0x8825, 4, 1, 8)]))), ""),
-    "60,000 times the same megabyte": (
-        lambda: png((b"eXIf", bare_exif([(0x010F, 2, MEGABYTE, 20)] * 60_000, b"A" * MEGABYTE))),
-        "of a piece of metadata were read",
-    ),
     "EXIF of all types": (lambda: png((b"eXIf", bare_exif(ODD, b"A" * 99))), ""),
     "a slow pattern": (lambda: with_text(parameters="\n        " * 30_000 + "Steps: 1, Seed: " + "a b " * 9000), ""),
     "no image": (lambda: b"MZ" + bytes(1000), "not an image"),

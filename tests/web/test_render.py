@@ -7,8 +7,8 @@ import pytest
 from detector.inference.predictor import COLUMNS
 from detector.web import render
 from tests.conftest import draw
-from tests.sample_files import PARAMETERS, with_text
-from tests.web.conftest import HOSTILE, encoded
+from tests.sample_files import PARAMETERS, encoded, with_text
+from tests.web.conftest import HOSTILE
 
 EVIL = "<script>alert(1)</script>\x07\"'"
 
