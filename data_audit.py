@@ -114,8 +114,7 @@ def inspect(root, path):
             (hashed,) = similarity.perceptual_hashes([similarity.grey_thumbnail(image)])
             return digest, None, oddities(path, image, features), hashed, features
     except InputError as error:
-        reason = str(error).removeprefix(f"{full}: ").removeprefix("the image: ")
-        return digest, reason, (), np.uint64(0), np.zeros(len(shortcuts.FEATURES), np.float32)
+        return digest, str(error).removeprefix(f"{full}: "), (), np.uint64(0), np.zeros(len(shortcuts.FEATURES), np.float32)
 
 
 def oddities(path, image, features):
@@ -143,8 +142,11 @@ def audit(folder, files, quick=False):
     counts = defaultdict(Counter)
     for split, name in places:
         counts[split][name] += 1
-    report = {"tool": TOOL, "folder": os.fspath(folder), "quick": quick, "images": len(paths), "counts": counts}
-    report |= (check_content if quick else check_images)(os.fspath(folder), paths, places)
+    check = check_content if quick else check_images
+    digests, content = check(os.fspath(folder), paths, places)
+    groups, pairs = duplicates.exact_duplicates(digests, places)
+    report = {"tool": TOOL, "folder": os.fspath(folder), "quick": quick, "images": len(paths), "counts": counts} | content
+    report["identical"] = {"pairs": duplicates.listed(pairs), "groups": [[paths[i] for i in group] for group in groups]}
     report["augmented"] = duplicates.augmented(paths, places, files.insides)
     report["passed_over"] = files.skipped
     report["findings"], report["warnings"] = summarise(report)
@@ -152,15 +154,15 @@ def audit(folder, files, quick=False):
 
 
 def check_content(root, paths, places):
-    """Return the report's entries that need no decoding."""
+    """Return (digests, the report's entries that need no decoding)."""
     digests = [digest for digest, _ in digests_and_formats(root, paths)]
     reason = "missing, or without permission to read it"
     unreadable = [{"path": path, "reason": reason} for path, digest in zip(paths, digests, strict=True) if not digest]
-    return {"unreadable": unreadable, "odd": None, "near": None, "shortcut": None} | find_identical(paths, digests, places)
+    return digests, {"unreadable": unreadable, "odd": None, "near": None, "shortcut": None}
 
 
 def check_images(root, paths, places):
-    """Return the report's entries that need all files decoded."""
+    """Return (digests, the report's entries that need all files decoded)."""
     import numpy as np
 
     from detector.data import shortcuts
@@ -173,18 +175,12 @@ def check_images(root, paths, places):
     is_fake = np.array([name == data_tree.CLASSES[0] for _, name in places])
     content = np.array([first.get(digest, 0) for digest in digests])
     usable = sorted(i for i in first.values() if "blank" not in kinds[i])
-    return {
+    return digests, {
         "unreadable": [{"path": path, "reason": reason} for path, reason in zip(paths, reasons, strict=True) if reason],
         "odd": {kind: [path for path, its in zip(paths, kinds, strict=True) if kind in its] for kind in ODD},
         "near": duplicates.near_duplicates(root, paths, places, np.array(hashes), usable),
         "shortcut": shortcuts.metadata_baseline(np.array(features)[readable], is_fake[readable], content[readable]),
-    } | find_identical(paths, digests, places)
-
-
-def find_identical(paths, digests, places):
-    """Return the report's entry on identical content."""
-    groups, found = duplicates.exact_duplicates(digests, places)
-    return {"identical": {"pairs": duplicates.listed(found), "groups": [[paths[i] for i in group] for group in groups]}}
+    }
 
 
 def summarise(report):
@@ -258,13 +254,6 @@ def prepare_report_folder(report, folder):
     os.makedirs(report, exist_ok=True)
 
 
-def write_report(report, page, folder):
-    """Write audit.json and audit.html into `folder`, each of them atomically."""
-    for name, text in (("audit.html", page), ("audit.json", json.dumps(report, indent=1) + "\n")):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-
 def print_summary(report, folder):
     """Print the counts, the findings and warnings, and where the report is."""
     counts = Counter({(split, name): n for split, classes in report["counts"].items() for name, n in classes.items()})
@@ -293,7 +282,10 @@ def main(argv=None):
 
     from detector.reports import audit_page
 
-    write_report(report, audit_page.render_audit(report, files.paths, files.places), args.report)
+    page = audit_page.render_audit(report, files.paths, files.places)
+    for name, text in (("audit.html", page), ("audit.json", json.dumps(report, indent=1) + "\n")):
+        with atomic_write(args.report / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     print_summary(report, args.report)
     if report["findings"]:
         raise SystemExit(f"finding: {'; '.join(report['findings'])}; {cures(report)}")

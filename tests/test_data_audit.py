@@ -273,17 +273,6 @@ def test_bad_input_is_one_line(tmp_path, capsys, contents, prepare, message):
     assert contents(tmp_path) == before
 
 
-def test_a_file_that_vanishes_is_unreadable(tmp_path, capsys, monkeypatch):
-    data = tree(tmp_path / "data")
-    listed = data_audit.list_images(data)
-    (data / "train/Fake/1.jpg").unlink()
-    monkeypatch.setattr(data_audit, "list_images", lambda folder: listed)
-    code, _, said, report = audit(data, tmp_path / "audit", capsys)
-    assert (code, said) == (0, "")
-    assert [entry["path"] for entry in report["unreadable"]] == ["train/Fake/1.jpg"]
-    assert report["unreadable"][0]["reason"].startswith("No such file or directory")
-
-
 def test_metadata_that_no_parser_takes_and_a_frame_without_height_do_not_end_the_audit(tmp_path, capsys):
     data = tree(tmp_path / "raw", cells=["FAKE", "REAL"])
     whole = bytearray((data / "FAKE/0.jpg").read_bytes())

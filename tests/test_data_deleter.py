@@ -113,20 +113,6 @@ def test_killed_and_run_again_it_finishes(make_files, tmp_path, kill_three_times
     assert not data.exists()
 
 
-def test_a_linked_class_folder_keeps_its_augmented_images(make_files, tmp_path, run):
-    kept = make_files(tmp_path / "keep", {"Fake/1.jpg__augmented-00.jpg": "kept"})
-    data = make_files(tmp_path / "data", {"train/Real/1.jpg": "real"})
-    try:
-        (data / "train/Fake").symlink_to(kept / "Fake", target_is_directory=True)
-    except OSError:
-        pytest.skip("links cannot be made here")
-    code, _, err = run(data_deleter.main, data, "--augmented", "--yes")
-    assert (code, err) == (
-        1, f"error: {data}/train/Fake: expected a folder, found a link to {kept}/Fake; give its own tree\n"
-    )  # fmt: skip
-    assert (kept / "Fake/1.jpg__augmented-00.jpg").exists()
-
-
 def test_junctions_are_not_followed(folder, run, monkeypatch, contents):
     """Windows alone has them: lstat is made to tell of one as it does there."""
 

@@ -153,19 +153,6 @@ def test_what_does_not_fit_is_refused(make_files, tmp_path, run):
     )
 
 
-def test_killed_at_any_moment_and_run_again_it_finishes(make_files, tmp_path, kill_three_times, contents):
-    def make(*names):
-        return [tree(make_files, tmp_path / name, tag=tag, **same) for name, tag in zip(names, "ab", strict=True)]
-
-    same = {f"train/Fake/{i}.jpg": f"x{i}" for i in range(3)} | {"test/Real/many/1.jpg": "y"}
-    sources, twins, data, undisturbed = make("a", "b"), make("c", "d"), tmp_path / "data", tmp_path / "undisturbed"
-    how = ("--transfer", "copy", "--into")
-    assert kill_three_times("data_merger.py", (*sources, *how, data), undisturbed=(*twins, *how, undisturbed)) == 0
-    assert contents(data) == contents(undisturbed)
-    assert len(contents(data)) == 34
-    assert [len(contents(source)) for source in sources] == [19, 19]
-
-
 def test_what_was_augmented_from_a_held_out_image_is_refused(make_files, tmp_path, run, contents):
     there = tree(make_files, tmp_path / "there", **{"validation/Fake/7.jpg": "held out", "test/Real/8.jpg": "also"})
     before = contents(there)

@@ -1,5 +1,4 @@
 import os
-import random
 import tempfile
 import zipfile
 from pathlib import Path
@@ -137,28 +136,6 @@ def test_a_disk_that_writes_something_else(run, tmp_path, folder, monkeypatch):
     code, out, err = run(main, folder, tmp_path / "x.zip")
     assert (code, out) == (1, "") and err.endswith("differs from the folder; is the disk sound?\n")
     assert os.listdir(tmp_path) == ["data"]
-
-
-def test_a_full_disk(run, small_disk, tmp_path):
-    disk, remount = small_disk
-    folder = write(tmp_path / "data", {"a.bin": random.Random(0).randbytes(2_000_000)})
-    code, out, err = run(main, folder, disk / "x.zip")
-    assert (code, out) == (1, "")
-    cure = "free some space and run the same command again"
-    assert err == f"error: {disk}/x.zip: No space left on device: {cure}\n"
-    assert os.listdir(disk) == []
-    assert remount("size=4m")
-    assert run(main, folder, disk / "x.zip")[0] == 0
-    assert remount("ro")
-    assert run(main, folder, disk / "y.zip") == (
-        1, "", f"error: {disk}/y.zip: Read-only file system: choose a writable folder\n")  # fmt: skip
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGKILL")
-def test_killed_three_times(tmp_path, folder, kill_three_times):
-    assert kill_three_times("data_zipper.py", [folder, tmp_path / "x.zip"], [folder, tmp_path / "whole.zip"]) == 0
-    assert (tmp_path / "x.zip").read_bytes() == (tmp_path / "whole.zip").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["data", "whole.zip", "x.zip"]
 
 
 def test_what_is_not_packed_is_said(run, tmp_path, folder):

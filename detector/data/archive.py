@@ -171,17 +171,10 @@ def extract_zip(archive, root, max_size):
 
 
 def check_entries(infos, result):
-    """Check the name and kind of every entry of a zip.
+    """Check the name and kind of every entry of a zip; add to the Extraction `result` what is left out.
 
-    Args:
-        infos: list of ZipInfo.
-        result: Extraction that what is left out is added to.
-
-    Returns:
-        ([(path, ZipInfo)] of the files, of several with one name the last, [folders])
-
-    Raises:
-        InputError: an entry must not be unpacked.
+    Returns ([(path, ZipInfo)] of the files, of several with one name the last, [folders]); raises InputError for an entry that
+    must not be unpacked.
     """
     entries, folders = {}, set()
     for info, name in zip(infos, decode_names(infos), strict=True):

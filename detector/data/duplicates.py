@@ -59,10 +59,7 @@ def exact_duplicates(digests, places):
 def augmented(paths, places, insides):
     """Find augmented images that leak. Their content is new; only their names, which contain the names of the originals, tell.
 
-    Args:
-        paths: relative path of each file.
-        places: (split, class) of each file.
-        insides: path of each file inside its class folder.
+    Args: relative path, (split, class) and path inside the class folder of each file.
 
     Returns:
         {leaks, held_out}, the entry `augmented` of the audit's report: pairs of an augmented image in train and its original, for

@@ -131,13 +131,7 @@ def carry_out(plan, transfer, unit="image"):
 def unfinished_plan(data, job, but=None):
     """Return the interrupted plan of the same job in the folder `data`: (report, plan), or None without one.
 
-    Args:
-        data: folder that files are placed in.
-        job: the command line, as a list of strings with absolute paths.
-        but: name of a stage whose interruption counts as none.
-
-    Raises:
-        InputError: another job was interrupted there.
+    Raises InputError if another job was interrupted there, unless it is one of the stage named `but`.
     """
     journal = os.path.join(data, JOURNAL)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(journal, encoding="utf-8") as file:
@@ -175,10 +169,8 @@ def unfinished_while(data, job):
 def alone_in(data):
     """Keep other stages from placing files in the folder `data`, which is made if it does not exist.
 
-    Hold it while the plan is made, too: otherwise the plan could be out of date when it is carried out.
-
-    Raises:
-        InputError: another process is working in it.
+    Hold it while the plan is made, too: otherwise the plan could be out of date when it is carried out. Raises InputError if
+    another process is working in the folder.
     """
     existed = os.path.isdir(data)
     os.makedirs(data, exist_ok=True)

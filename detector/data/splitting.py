@@ -176,13 +176,9 @@ def _connected(items):
 
 
 def _place_units(units, room, seed, cover):
-    """Place each unit where it brings the counts closest to what is wanted.
+    """Place each unit where it brings the counts closest to what is wanted: ({split: [(name, class)]}, room that is left).
 
-    Args:
-        cover: place a small unit of each class in each split first, so that none stays empty.
-
-    Returns:
-        ({split: [(name, class)]}, room that is left)
+    With `cover`, a small unit of each class is placed in each split first, so that none stays empty.
     """
     placed = {split: [] for split, _ in room}
 

@@ -261,17 +261,10 @@ def _distinct(paths):
 
 
 def make_grouping(group_by):
-    """Return the function that gives the group of an image, for --group-by.
+    """Return the function (path, path inside the class folder) -> name of the group or None, for --group-by.
 
-    Args:
-        group_by: 'folder', for the first folder inside the class folder; or a regular expression that is searched in the path,
-            whose first group, or else the whole match, is the name; or None.
-
-    Returns:
-        Function (path, path inside the class folder) -> name of the group, or None.
-
-    Raises:
-        InputError: the expression is invalid.
+    `group_by` is 'folder', for the first folder inside the class folder; or a regular expression that is searched in the path,
+    whose first group, or else the whole match, is the name; or None. Raises InputError if the expression is invalid.
     """
     if group_by is None:
         return lambda path, inside: None

@@ -29,12 +29,10 @@ NEAR = (
 
 
 def render_audit(report, paths, places):
-    """Return the page of an audit report as HTML text.
+    """Return the page of an audit report, a dict as audit.json holds it, as HTML text.
 
-    Args:
-        report: dict, as audit.json holds it.
-        paths, places: list of all files, and (split, class) of each, for the contact sheets (none with --quick). The same
-            images are drawn each time.
+    The contact sheets (none with --quick) show some of the `paths` of all files, with the (split, class) `places` of each; the
+    same ones each time.
     """
     sheets = {} if report["quick"] else choose_sheets(paths, places)
     odd = {kind: found for kind, found in (report["odd"] or {}).items() if found}

@@ -334,21 +334,13 @@ def test_odd_entries_for_folders(unpack, tmp_path, odd):
 
 
 def raw_names(path, names, encoding):
-    """Write a zip whose names are bytes in a code page, without the UTF-8 flag."""
-    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as file:
-        warnings.simplefilter("ignore")  # of names that look the same until the bytes are replaced
-        for index, name in enumerate(names):
-            raw = name.encode(encoding)
-            file.writestr("?" * len(raw), b"%d" % index)
-    data = path.read_bytes()
-    for name in names:
-        raw = name.encode(encoding)
-        for magic, at in ((b"PK\3\4", 30), (b"PK\1\2", 46)):
-            starts = [found.start() for found in re.finditer(re.escape(magic), data)]
-            start = next(start for start in starts if data[start + at :].startswith(b"?" * len(raw)))
-            data = data[: start + at] + raw + data[start + at + len(raw) :]
-    path.write_bytes(data)
-    return path
+    """Write a zip whose names are in a code page, without the UTF-8 flag."""
+
+    class RawName(zipfile.ZipInfo):
+        def _encodeFilenameFlags(self):
+            return self.filename.encode(encoding), self.flag_bits
+
+    return make_zip(path, *((RawName(name), b"%d" % index) for index, name in enumerate(names)))
 
 
 @pytest.mark.parametrize(

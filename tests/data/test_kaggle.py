@@ -117,11 +117,3 @@ def test_kaggle_links_are_left_out(run, tmp_path, contents, kaggle):
     code, out, err = run(main, "kaggle:someone/set", "--to", to)
     assert (code, err) == (0, "") and "links: 2 files (train/folder, train/inside.jpg)\n" in out
     assert contents(to / "set").keys() == {*TREE, RECORD}
-
-
-def test_kaggle_has_no_room_for_its_cache(run, tmp_path, small_disk, kaggle, monkeypatch):
-    disk, _ = small_disk
-    monkeypatch.setenv("KAGGLEHUB_CACHE", str(disk))
-    kaggle.packed = make_zip(tmp_path / "served", {f"{i}.jpg": os.urandom(100_000) for i in range(14)}).read_bytes()
-    code, _, err = run(main, "kaggle:someone/set", "--to", tmp_path / "raw")
-    assert code == 1 and err.startswith(f"error: {disk}: No space left on device")

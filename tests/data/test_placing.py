@@ -1,15 +1,10 @@
 import errno
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from detector.console import InputError
 from detector.data import placing
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -136,39 +131,19 @@ def test_a_begun_plan_is_found_from_anywhere(two, monkeypatch, tmp_path):
 # --- one stage at a time -----------------------------------------------------------------------------------------------
 
 
-HOLD = """
-import sys, time
-from detector.data import placing
-with placing.unfinished_while(sys.argv[1], ["data_x.py", "a b"]):
-    print("in", flush=True)
-    time.sleep(60)
-"""
-
-
 def test_a_second_stage_in_the_same_folder_is_told(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "data"], stdout=subprocess.PIPE, cwd=ROOT)
-    assert holder.stdout.readline() == b"in\n"
-    with pytest.raises(InputError) as error, placing.alone_in(tmp_path / "data"):
-        pass
-    assert str(error.value) == (
-        f"{tmp_path}/data: another command is working there now (data_x.py 'a b'); run this one when it has ended"
-    )
-    with placing.alone_in(tmp_path / "other"):
-        pass
-    holder.kill()
-    holder.wait()
-    with placing.alone_in(tmp_path / "data"), pytest.raises(InputError, match="was interrupted here"):
-        placing.refuse_unfinished(tmp_path / "data")
-
-
-def test_being_alone_leaves_nothing_behind(tmp_path):
-    with pytest.raises(KeyError), placing.alone_in(tmp_path / "data"):
+    data = tmp_path / "data"
+    with pytest.raises(KeyError), placing.unfinished_while(data, ["data_x.py", "a b"]):
+        with pytest.raises(InputError) as error, placing.alone_in(data):
+            pass
+        with placing.alone_in(tmp_path / "other"):
+            pass
         raise KeyError
-    assert not (tmp_path / "data").exists()
-    (tmp_path / "data").mkdir()
-    with placing.alone_in(tmp_path / "data"):
-        pass
-    assert list((tmp_path / "data").iterdir()) == []
+    message = "another command is working there now (data_x.py 'a b'); run this one when it has ended"
+    assert str(error.value) == f"{data}: {message}"
+    assert not (tmp_path / "other").exists() and os.listdir(data) == [placing.JOURNAL]
+    with placing.alone_in(data), pytest.raises(InputError, match="was interrupted here"):
+        placing.refuse_unfinished(data)
 
 
 def test_without_locks_it_works_all_the_same(tmp_path, monkeypatch):

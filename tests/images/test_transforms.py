@@ -38,12 +38,6 @@ def test_nothing_to_do_and_a_mirror_image_are_exact(image):
     assert np.array_equal(affine(image, mirrored=True), image[:, ::-1])
 
 
-def test_whole_pixel_shift_moves_the_content_and_repeats_the_edge(image):
-    moved = affine(image, right=3, down=-2)
-    expected = np.pad(image, ((0, 2), (3, 0), (0, 0)), mode="edge")[2:, :40]
-    assert np.array_equal(moved, expected)
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
