@@ -17,7 +17,6 @@ from detector.provenance.fields import LIMIT, decoded, exif_text, read_exif, rea
 
 BUDGET = 16 << 20  # bytes read of all metadata of a file; of one piece, LIMIT
 PIECES = 20_000  # segments of a JPEG or chunks of a PNG that are looked at
-LARGEST_HEIF = 128 << 20  # bytes of an AVIF or HEIF in which Pillow looks for EXIF and XMP
 LARGEST_HIDING = 50_000_000  # pixels of a PNG that is decoded for hidden text
 NOTES = 12
 XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
@@ -257,8 +256,6 @@ def _walk_heif(content, found):
     """Look for the box of a C2PA manifest; EXIF and XMP are read by Pillow."""
     if (start := content.find(C2PA_BOX, 0, LIMIT)) >= 4:
         found.manifest = int.from_bytes(content[start - 4 : start], "big") or len(content)
-    if len(content) > LARGEST_HEIF:
-        return found.note(f"{found.kind} file too large to look for EXIF and XMP in it")
     from PIL import Image
 
     limit_tags()
@@ -270,4 +267,3 @@ def _walk_heif(content, found):
     with found.attempt(f"EXIF and XMP of the {found.kind} file"), Image.open(io.BytesIO(content), formats=[found.kind]) as image:
         for name in {"exif", "xmp"} & image.info.keys():
             found.add(name, (image.info[name] or b"")[:LIMIT])
-    return None

@@ -7,7 +7,6 @@ Uploads exist only while their request is answered: in memory up to 1 MB each, a
 
 import io
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, get_type_hints
 
@@ -104,8 +103,16 @@ async def judge(
 @router.post("/explain", response_class=Response, responses=PNG | REFUSED)
 async def explain(request: Request, image: Annotated[UploadFile, File(description="the image file")], detector: Detector = None):
     """Return a PNG that shows which parts of the image the score comes from: orange towards Fake, blue towards Real."""
-    png = await _in_thread(request, [image], partial(_heat_map_png, image, detector))
-    return Response(png, media_type="image/png")
+
+    def make(predictor):
+        (row,) = predict_within_limits(predictor, [image], detector=detector, force=True, provenance=False)
+        if row["error"]:
+            raise HTTPException(422, row["error"])
+        file = io.BytesIO()
+        attribution.save(file, predictor.find_detector(row["detector"]), image.file)
+        return file.getvalue()
+
+    return Response(await _in_thread(request, [image], make), media_type="image/png")
 
 
 @router.post("/report", response_class=Response, responses=HTML | REFUSED)
@@ -180,15 +187,6 @@ def _too_large(file):
         found = f"expected at most {MAX_PIXELS:,} pixels, found {width:,} × {height:,}"
         return f"{found}; scale it down, or use the command line"
     return None
-
-
-def _heat_map_png(image, detector, predictor):
-    (row,) = predict_within_limits(predictor, [image], detector=detector, force=True, provenance=False)
-    if row["error"]:
-        raise HTTPException(422, row["error"])
-    file = io.BytesIO()
-    attribution.save(file, predictor.find_detector(row["detector"]), image.file)
-    return file.getvalue()
 
 
 # --- the application -----------------------------------------------------------------------------------------------------
