@@ -52,18 +52,6 @@ def test_verdicts_of_both_classes_point_the_right_way(model, small_data, run):
     assert sum(fakes) / 32 > 0.7 > 0.3 > sum(reals) / 32
 
 
-def test_an_image_of_another_size_is_uncertain_unless_forced(model, tmp_path, run):
-    path = tmp_path / "photo.jpg"
-    draw(5, (640, 427)).save(path)
-    note = "it is 640 x 427 pixels; the detector is made for images with a shorter side of 32 pixels."
-    out = run(app.main, path, *model)[1]
-    assert out.startswith(f"{path}: uncertain\n  Detector detector.h5: uncertain\n  Note: {note} (--force predicts anyway.)\n")
-    row = json.loads(run(app.main, path, *model, "--json")[1])[0]
-    assert (row["verdict"], row["gated"], row["width"], row["height"]) == ("uncertain", True, 640, 427)
-    forced = run(app.main, path, *model, "--force")[1].splitlines()
-    assert "P(Fake) = " in forced[1] and forced[2] == f"  Note: {note}"
-
-
 def test_json_of_a_folder_with_a_broken_file(model, tmp_path, run):
     folder = tmp_path / "pictures"
     (folder / "deep").mkdir(parents=True)
