@@ -16,14 +16,14 @@ separately, too: the step's fraction of both is the efficiency when all cores ar
 """
 
 import os
+import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from measuring import ROOT, make_parser
+from measuring import ROOT, make_parser, measure
 
 import model_training
 from detector.console import plural, stage, table
@@ -106,20 +106,13 @@ def cpu_time(model, batches, images):
 
 def starts(args):
     """Run model_training.py --epochs 0 without and with a cache of decoded images; print seconds and peak memory."""
-    import resource
-    import shutil
-
     shutil.rmtree(args.data / ".decoded", ignore_errors=True)
     for name in ("first", "second"):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, ROOT / "model_training.py", "--data", args.data, "--architecture", args.architecture]
             command += ["--weights", "none", "--epochs", str(args.epochs), "--output", Path(folder, "d.h5"), "--log-dir", folder]
-            began = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            seconds = time.perf_counter() - began
-        print(f"{name} run, {plural(args.epochs, 'epoch')}: {seconds:.1f} s")
-    scale = 1 if sys.platform == "darwin" else 1024
-    print(f"peak memory of one process: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale / 2**30:.2f} GiB")
+            seconds, _, peak = measure(command)
+        print(f"{name} run, {plural(args.epochs, 'epoch')}: {seconds:.1f} s, peak memory {peak / 1024:.2f} GiB")
 
 
 @stage

@@ -33,8 +33,6 @@ def remember_trust_list(path: str | os.PathLike) -> Path | None:
         return None
     check_trust_list(path)
     try:
-        if stored.exists() and stored.samefile(path):
-            return stored
         stored.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(stored, unique=True) as temporary:
             shutil.copy2(path, temporary)
