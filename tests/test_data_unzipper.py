@@ -1,13 +1,11 @@
-import io
 import json
 import os
-import tarfile
-import zipfile
 
 import pytest
 
 from data_unzipper import main, parse_size
 from detector.data.archive import RECORD
+from tests.data.test_archive import make_tar, make_zip
 
 TREE = {f"{split}/{name}/{i}.jpg": b"\xff\xd8\xff" + f"{split} {name} {i}".encode() * (i * 40 + 1)
         for split in ("train", "test") for name in ("FAKE", "REAL") for i in range(8)}  # fmt: skip
@@ -16,22 +14,6 @@ COUNTS = (
     "train     8     8     16\n"
     "test      8     8     16\n"
 )  # fmt: skip
-
-
-def make_zip(path, contents, method=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", method) as file:
-        for name, content in contents.items():
-            file.writestr(name, content)
-    return path
-
-
-def make_tar(path, contents, mode="w"):
-    with tarfile.open(path, mode) as file:
-        for name, content in contents.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-    return path
 
 
 @pytest.fixture
@@ -43,7 +25,7 @@ def unpacked(contents):
 @pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tgz", "set.tar.bz2", "set.tar.xz"])
 def test_unpack_and_unpack_again(run, tmp_path, unpacked, name):
     packing = {"set.tgz": "gz", "set.tar.bz2": "bz2", "set.tar.xz": "xz"}.get(name, "")
-    path = make_zip(tmp_path / name, TREE) if name == "set.zip" else make_tar(tmp_path / name, TREE, f"w:{packing}")
+    path = make_zip(tmp_path / name, TREE) if name == "set.zip" else make_tar(tmp_path / name, TREE, mode=f"w:{packing}")
     where = tmp_path / "raw/set"
     assert run(main, path, "--to", tmp_path / "raw") == (0, f"{where}: 32 files extracted\n{COUNTS}", "")
     assert unpacked(tmp_path / "raw") == {f"set/{key}": value for key, value in TREE.items()}
@@ -53,7 +35,7 @@ def test_unpack_and_unpack_again(run, tmp_path, unpacked, name):
 
 def test_several_archives_recognised_by_content(run, tmp_path, unpacked):
     one = make_zip(tmp_path / "one.tar.xz", {"ai/a.png": b"1", "human/b.png": b"2", "notes/x.txt": b"3"})
-    two = make_tar(tmp_path / "two.zip", {"a.png": b"1"}, "w:xz")
+    two = make_tar(tmp_path / "two.zip", {"a.png": b"1"}, mode="w:xz")
     none = tmp_path / "none.zip"
     none.write_bytes(b"no archive at all" * 40)
     code, out, err = run(main, one, none, two, "--to", tmp_path / "raw")
@@ -109,7 +91,7 @@ def test_a_damaged_archive_gives_a_partial_folder(run, tmp_path, unpacked):
     assert run(main, path, "--to", tmp_path / "raw")[0] == 0
     assert unpacked(tmp_path / "raw/set") == TREE
     (tmp_path / "raw/set.partial" / RECORD).unlink()
-    path = make_zip(tmp_path / "set.zip", TREE, zipfile.ZIP_STORED)
+    path = make_zip(tmp_path / "set.zip", TREE)
     path.write_bytes(path.read_bytes().replace(b"train FAKE 3", b"train FAKE X", 1))
     (tmp_path / "raw/set").rename(tmp_path / "away")
     code, _, err = run(main, path, "--to", tmp_path / "raw")  # somebody else's folder of that name stays
@@ -136,7 +118,7 @@ def test_a_folder_that_is_there_stays(run, tmp_path, unpacked):
 def test_a_disk_that_fills_up(run, tmp_path, small_disk, unpacked, kind):
     disk, remount = small_disk
     tree = {f"{i}.jpg": os.urandom(1000) * 100 for i in range(14)}
-    path = make_zip(tmp_path / "set.zip", tree) if kind == "zip" else make_tar(tmp_path / "set.tgz", tree, "w:gz")
+    path = make_zip(tmp_path / "set.zip", tree) if kind == "zip" else make_tar(tmp_path / "set.tgz", tree, mode="w:gz")
     code, out, err = run(main, path, path.with_name("next.zip"), "--to", disk)
     assert (code, out, os.listdir(disk)) == (1, "", [])
     assert err.startswith(f"error: {disk}/.set.unfinished/") and "No space left on device" in err and "next" not in err

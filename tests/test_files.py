@@ -3,18 +3,17 @@ import hashlib
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from detector.console import InputError
 from detector.files import atomic_write, digest_of, digests_and_formats, is_junk, parallel, scan
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("unique", [False, True])
@@ -87,40 +86,36 @@ def test_digests_come_in_order_from_all_cores(make_files, tmp_path):
     assert facts[8][0] == hashlib.sha256(large).hexdigest()
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_workers_end_with_a_killed_parent(tmp_path):
-    script = tmp_path / "many.py"
-    script.write_text(
-        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from detector import files\n"
-        "if __name__ == '__main__':\n    files.parallel(time.sleep, [0.2] * 2000)\n"
-    )
-    process = subprocess.Popen([sys.executable, script])
-    group = _wait(lambda: [pid for pid in _children(process.pid) if b"spawn_main" in _command(pid)])
-    process.kill()
-    process.wait()
-    assert _wait(lambda: not any(b"spawn_main" in _command(pid) for pid in group))
+MANY = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from detector import console, files
+
+def work(_):
+    open(f"{os.getpid()}.begun", "w").close()
+    time.sleep(0.005)
+
+if __name__ == "__main__":
+    console.stage(lambda argv: files.parallel(work, [0] * 2000))()
+"""
 
 
-def _children(parent):
-    try:
-        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def _command(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
-
-
-def _wait(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not (answer := condition()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return answer
+@pytest.mark.skipif(os.name == "nt" or os.cpu_count() == 1, reason="needs signals, and cores for workers")
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+def test_workers_end_with_their_parent(tmp_path, how):
+    (tmp_path / "many.py").write_text(MANY)
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a shell's background job would not hear Ctrl-C
+    pipes = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "many.py", ROOT], cwd=tmp_path, **pipes, **heard)
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.begun"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    if how == "SIGKILL":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _, err = process.communicate(timeout=60)  # until the last worker has closed stderr
+    assert how == "SIGKILL" or err == "error: interrupted; run the same command again to finish it\n"
 
 
 def _end_this_process(_):

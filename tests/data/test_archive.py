@@ -1,5 +1,4 @@
 import contextlib
-import gzip
 import io
 import os
 import random
@@ -38,10 +37,10 @@ def unpack(tmp_path, contents):
 
 
 def make_zip(path, *entries, method=zipfile.ZIP_STORED):
-    """Write entries (name, content) or (ZipInfo, content), names twice too."""
+    """Write entries (name, content) or (ZipInfo, content), names twice too, or a dict."""
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", method) as file:
         warnings.simplefilter("ignore")
-        for name, content in entries:
+        for name, content in entries[0].items() if isinstance(entries[0], dict) else entries:
             file.writestr(name, content)
     return path
 
@@ -59,9 +58,9 @@ def unix_entry(name, mode, content=b"x"):
 
 
 def make_tar(path, *entries, mode="w", form=tarfile.GNU_FORMAT):
-    """Write entries (name, content) or (TarInfo, content)."""
+    """Write entries (name, content) or (TarInfo, content), or a dict."""
     with tarfile.open(path, mode, format=form) as file:
-        for name, content in entries:
+        for name, content in entries[0].items() if isinstance(entries[0], dict) else entries:
             info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
             info.size = len(content)
             file.addfile(info, io.BytesIO(content))
@@ -173,12 +172,12 @@ def test_tars_of_every_form(unpack, tmp_path, form):
 
 @pytest.mark.parametrize("packing", ["", "gz", "bz2", "xz", "zst"])
 def test_a_tar_cut_short_or_damaged_keeps_what_came_before(unpack, tmp_path, packing):
-    plain = make_tar(tmp_path / "plain", *TREE.items())
+    plain = make_tar(tmp_path / "plain", TREE)
     path, names = tmp_path / "set", list(TREE)
     if packing == "zst":
         path.write_bytes(pytest.importorskip("zstandard").ZstdCompressor(write_checksum=True).compress(plain.read_bytes()))
     else:
-        make_tar(path, *TREE.items(), mode=f"w:{packing}")
+        make_tar(path, TREE, mode=f"w:{packing}")
     whole = path.read_bytes()
     assert unpack(path)[1] == TREE
     least = 0 if packing in ("bz2", "zst") else 6  # those unpack in blocks of 100 kB and more
@@ -194,13 +193,13 @@ def test_a_tar_cut_short_or_damaged_keeps_what_came_before(unpack, tmp_path, pac
 
 def test_damage_between_two_entries_is_reported(unpack, tmp_path):
     """TarFile alone takes a damaged header for the end of the archive."""
-    path = make_tar(tmp_path / "a.tar", *TREE.items())
+    path = make_tar(tmp_path / "a.tar", TREE)
     data = bytearray(path.read_bytes())
     data[data.index(b"set/Real/0.jpg") + 150] ^= 1
     path.write_bytes(data)
     result, found = unpack(path)
     assert len(found) == 10 and "a damaged header, or none, at byte" in result.damaged[0]
-    whole = make_tar(path, *TREE.items()).read_bytes().rstrip(b"\0")
+    whole = make_tar(path, TREE).read_bytes().rstrip(b"\0")
     path.write_bytes(whole + bytes(-len(whole) % 512))
     result, found = unpack(path)
     assert found == TREE and "a damaged header, or none, at byte" in result.damaged[0]
@@ -241,7 +240,7 @@ def test_noise_after_an_entry_is_damage(tmp_path_factory, noise):
 
 @pytest.mark.parametrize("tail", [b"\r\n", b"\n", b"-----END-----" * 30])
 def test_bytes_after_a_gzip_stream(unpack, tmp_path, tail):
-    path = make_tar(tmp_path / "a.tgz", *TREE.items(), mode="w:gz")
+    path = make_tar(tmp_path / "a.tgz", TREE, mode="w:gz")
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
     result, found = unpack(path)
@@ -249,11 +248,6 @@ def test_bytes_after_a_gzip_stream(unpack, tmp_path, tail):
     path.write_bytes(whole[:-8] + b"\0\0\0\0" + whole[-4:])
     result, found = unpack(path)
     assert found == TREE and len(result.damaged) == 1  # the checksum at the very end is read
-
-
-def test_a_gz_without_a_tar(unpack, tmp_path):
-    (tmp_path / "text.gz").write_bytes(gzip.compress(b"a single text" * 100))
-    assert "a damaged header, or none, at byte 0" in unpack(tmp_path / "text.gz")[0].damaged[0]
 
 
 def test_zstandard_without_the_library(unpack, tmp_path, monkeypatch):
@@ -280,7 +274,7 @@ def test_bombs(unpack, tmp_path):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_zips_of_every_method(unpack, tmp_path, monkeypatch, method):
-    path = make_zip(tmp_path / "a.zip", *TREE.items(), method=method)
+    path = make_zip(tmp_path / "a.zip", TREE, method=method)
     assert unpack(path)[1] == TREE
     monkeypatch.setattr(archive, "WRITE_AT_ONCE", 100)
     monkeypatch.setattr(archive, "ENTRIES_PER_TASK", 3)

@@ -8,7 +8,7 @@ import pytest
 from data_unzipper import main
 from detector.data.archive import RECORD
 from detector.data.kaggle import TOKEN
-from tests.test_data_unzipper import TREE, make_zip
+from tests.data.test_archive import TREE, make_zip
 
 pytest.importorskip("kagglehub", reason="kagglehub is not installed")
 
@@ -44,7 +44,7 @@ class Kaggle(BaseHTTPRequestHandler):
 @pytest.fixture
 def kaggle(tmp_path, monkeypatch):
     handler = type("Handler", (Kaggle,), {"seen": []})
-    handler.packed = make_zip(tmp_path / "served", TREE | {"train/.DS_Store": b"x"}).read_bytes()
+    handler.packed = make_zip(tmp_path / "served", TREE | {"set/.DS_Store": b"x"}).read_bytes()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "no_proxy", "NO_PROXY"):
@@ -62,7 +62,7 @@ def kaggle(tmp_path, monkeypatch):
 def test_kaggle(run, tmp_path, contents, kaggle):
     to = tmp_path / "raw"
     code, out, err = run(main, "kaggle:someone/fake-or-real", "--to", to)
-    assert (code, err) == (0, "") and out.startswith(f"{to}/fake-or-real: 32 files extracted\n") and "train/.DS_Store" in out
+    assert (code, err) == (0, "") and out.startswith(f"{to}/fake-or-real: 20 files extracted\n") and "set/.DS_Store" in out
     assert contents(to / "fake-or-real").items() > TREE.items()
     assert [(request, asked["ownerSlug"], asked["datasetSlug"]) for request, asked, _ in kaggle.seen] == [
         ("GetDataset", "someone", "fake-or-real"), ("DownloadDataset", "someone", "fake-or-real"),
@@ -110,10 +110,10 @@ def test_kaggle_failures(run, tmp_path, kaggle, monkeypatch):
 def test_kaggle_links_are_left_out(run, tmp_path, contents, kaggle):
     to = tmp_path / "raw"
     assert run(main, "kaggle:someone/set", "--to", to)[0] == 0
-    (cached,) = (tmp_path / "cache").rglob("train")
+    (cached,) = (tmp_path / "cache").rglob("set/Fake")
     (to / "set").rename(tmp_path / "away")
-    (cached / "inside.jpg").symlink_to("FAKE/0.jpg")
+    (cached / "inside.jpg").symlink_to("0.jpg")
     (cached / "folder").symlink_to("/etc")
     code, out, err = run(main, "kaggle:someone/set", "--to", to)
-    assert (code, err) == (0, "") and "links: 2 files (train/folder, train/inside.jpg)\n" in out
+    assert (code, err) == (0, "") and "links: 2 files (set/Fake/folder, set/Fake/inside.jpg)\n" in out
     assert contents(to / "set").keys() == {*TREE, RECORD}
