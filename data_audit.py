@@ -65,11 +65,7 @@ class Files(NamedTuple):
 
 
 def list_images(folder):
-    """Return the Files of a data set, split or not.
-
-    Raises:
-        InputError: no such folder, no known layout, or a class without files.
-    """
+    """Return the Files of a data set, split or not. Raises InputError for an unknown layout or a class without files."""
     paths, places, insides, links, hidden = [], [], [], [], []
     layout = data_tree.find_layout(folder)
     placing.refuse_unfinished(folder)

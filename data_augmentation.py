@@ -208,8 +208,7 @@ def left_overs(into, plan, format):
 def carry_out(plan, data, into, recipe):
     """Make the images of a plan and remove other augmented images of earlier runs.
 
-    Returns:
-        List of messages, one for each original that could not be read.
+    Returns a list of messages, one for each original that could not be read.
     """
     for path in left_overs(into, plan, recipe.format):
         path.unlink()

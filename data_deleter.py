@@ -59,12 +59,12 @@ def survey(folder):
 
 def survey_augmented(data):
     """List the augmented images of data/train: ([paths], [], bytes)."""
-    folders = [Path(data) / "train" / name for name in CLASSES]
-    for folder in (Path(data) / "train", *folders):
+    train = Path(data) / "train"
+    folders = [train / name for name in CLASSES]
+    for folder in (train, *folders):
         if is_link(folder):
             raise InputError(f"{folder}: expected a folder, found a link to {os.path.realpath(folder)}; give its own tree")
-    for folder in folders:
-        require_folder(folder, holding=f"images of class {folder.name}")
+        require_folder(folder)
     paths = [os.path.join(folder, path) for folder in folders for path in scan(folder) if is_augmented(path)]
     return paths, [], sum(os.lstat(path).st_size for path in paths)
 

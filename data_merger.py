@@ -71,8 +71,7 @@ def check_same_kind(target, there, images):
     """Raise InputError if a tree with splits is to be merged into a set without, or the other way round."""
     if there and images and (there[0].split is None) != (images[0].split is None):
         have, come = ("class folders", "splits") if there[0].split is None else ("splits", "class folders")
-        cure = "choose another --into" if come == "splits" else "divide the source with data_split.py first"
-        raise InputError(f"{target}: expected {come} as in the source, found {have}; {cure}")
+        raise InputError(f"{target}: expected {come} as in the source, found {have}; choose another --into, or split class folders")
 
 
 def check_augmented(images):

@@ -23,10 +23,9 @@ from detector.console import InputError, number_type, plural, reason_line, stage
 from detector.data import placing
 from detector.data import tree as data_tree
 from detector.data.splitting import plan_split, resolve_sizes
-from detector.data.tree import AUGMENTED, LEFT_OUT, SPLITS, counts_table
+from detector.data.tree import AUGMENTED, HELD_OUT, LEFT_OUT, SPLITS, counts_table
 from detector.files import digests_and_formats, scan, without_case
 
-HELD_OUT = ("validation", "test")  # kept as published
 REASONS = {
     "twin_of_test": "in train, identical to one in the published test",
     "validation_twin_of_test": "in the published validation, identical to one in the published test",

@@ -131,11 +131,6 @@ def report(folder, result):
     return "\n".join([*lines, counts_table(counts)])
 
 
-def describe_damage(source, folder, damaged):
-    """Return the line of an error about a damaged archive."""
-    return f"{source}: {reason_line('damaged', damaged, 'entry')}; get the archive again. What was readable is in {folder}"
-
-
 @stage
 def main(argv=None):
     """Unpack every source; if one fails, continue with the next and fail at the end."""
@@ -150,7 +145,8 @@ def main(argv=None):
             folder, result = unpack(source, args.to, args.max_size)
             print(report(folder, result), flush=True)
             if result and result.damaged:
-                failures.append(describe_damage(source, folder, result.damaged))
+                damage = reason_line("damaged", result.damaged, "entry")
+                failures.append(f"{source}: {damage}; get the archive again. What was readable is in {folder}")
         except InputError as error:
             failures.append(str(error))
         except OSError as error:

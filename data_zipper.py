@@ -113,7 +113,7 @@ def main(argv=None):
     size = show_size(args.archive.stat().st_size)
     print(f"{args.archive}: {plural(len(paths), 'file')}, {show_size(total)} packed into {size}, read back and compared")
     if left_out:
-        print(reason_line("not packed (hidden, unfinished or links)", left_out))
+        print(reason_line("not packed (hidden, unfinished or links)", left_out, "entry"))
     counts = Counter(os.path.dirname(path) or "(top)" for path in paths)
     print(table(sorted(counts.items()), ["folder", "files"]))
 

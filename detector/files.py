@@ -154,8 +154,7 @@ def sync_to_disk(path):
 def lock(path):
     """Hold a lock file, which is removed in the end; the lock ends with the process. File systems without locks go without.
 
-    Raises:
-        BlockingIOError: another process holds it.
+    Raises BlockingIOError if another process holds it.
     """
     from filelock import FileLock, Timeout  # imported late: it takes as long as the start of a stage
 
@@ -208,11 +207,7 @@ def _digest_and_format(root, path):
 
 
 def digests_and_formats(root, paths, unit="image"):
-    """Hash every file and look at its header, on all cores.
-
-    Args:
-        root: folder that the paths are relative to.
-        paths: list of relative paths.
+    """Hash every file of a list of paths relative to `root`, and look at its header, on all cores.
 
     Returns:
         List of (SHA-256 hex digest, image format or None), in the order of `paths`; (None, None) for a file that is gone or may
@@ -224,8 +219,7 @@ def digests_and_formats(root, paths, unit="image"):
 def parallel(function, items, unit="image", chunk=256):
     """Map a picklable function over a list on all cores, in order, with a progress bar; small lists stay in this process.
 
-    Raises:
-        InputError: a worker was killed, as the system does when memory runs out.
+    Raises InputError if a worker was killed, as the system does when memory runs out.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(cores, _MOST_WORKERS)

@@ -15,7 +15,6 @@ from detector.data import tree as data_tree
 ALIKE = 0.94
 UNSPLIT = "unsplit"  # stands for the split of images that have none yet
 ORDER = (*data_tree.SPLITS, UNSPLIT)
-HELD_OUT = ("validation", "test")
 
 
 def relation(a, b):
@@ -32,9 +31,7 @@ def is_leak(relation):
 def exact_duplicates(digests, places):
     """Group files of the same content.
 
-    Args:
-        digests: hex digest of each file, or None if it could not be read.
-        places: (split, class) of each file.
+    Args: hex digest, or None if it could not be read, and (split, class) of each file.
 
     Returns:
         (groups, pairs): lists of indices with the same digest, those across splits or labels first, and a Counter of the
@@ -66,7 +63,7 @@ def augmented(paths, places, insides):
         which there is none in train but one in validation or test; and the augmented images that are in these themselves.
     """
     made = [i for i, inside in enumerate(insides) if data_tree.is_augmented(inside)]
-    found = {"leaks": [], "held_out": [paths[i] for i in made if places[i][0] in HELD_OUT]}
+    found = {"leaks": [], "held_out": [paths[i] for i in made if places[i][0] in data_tree.HELD_OUT]}
     if not made:
         return found
     there = {(*place, files.without_case(inside)): i for i, (place, inside) in enumerate(zip(places, insides, strict=True))}
@@ -75,7 +72,9 @@ def augmented(paths, places, insides):
         original = files.without_case(insides[i].rpartition(data_tree.AUGMENTED)[0])
         if split == "train" and ("train", label, original) not in there:
             found["leaks"] += [
-                [paths[i], paths[there[other, label, original]]] for other in HELD_OUT if (other, label, original) in there
+                [paths[i], paths[there[other, label, original]]]
+                for other in data_tree.HELD_OUT
+                if (other, label, original) in there
             ]
     return found
 

@@ -104,10 +104,8 @@ def _copy(source, destination, transfer):
 def carry_out(plan, transfer, unit="image"):
     """Place every (source, destination) of a plan; after an interruption, run it again to finish.
 
-    If files had to be copied instead of hard-linked, a line on stderr says so: copies take space.
-
-    Returns:
-        The sources that vanished before they were placed.
+    If files had to be copied instead of hard-linked, a line on stderr says so: copies take space. Returns the sources that
+    vanished before they were placed.
     """
     vanished, copied = [], []
     try:

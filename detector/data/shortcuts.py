@@ -38,11 +38,7 @@ SHUFFLES = 3  # of each feature in each fold
 def file_features(path, image):
     """Return the features of one file as (len(FEATURES),) float32, in the order of FEATURES.
 
-    Metadata that cannot be parsed counts as absent.
-
-    Args:
-        path: the file's path.
-        image: its decoded picture, (h, w, 3) uint8.
+    `image` is its decoded picture, (h, w, 3) uint8. Metadata that cannot be parsed counts as absent.
     """
     height, width = image.shape[:2]
     size = os.path.getsize(path)

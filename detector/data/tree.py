@@ -23,6 +23,7 @@ from detector.files import (
 )
 
 SPLITS = ("train", "validation", "test")
+HELD_OUT = ("validation", "test")  # kept as published
 CLASSES = ("Fake", "Real")  # the index is the label
 LEFT_OUT = "left_out"
 NOT_STRAY = {"raw", LEFT_OUT}  # folders next to the splits that the stages make

@@ -28,14 +28,9 @@ def colour_thumbnail(image):
 
 
 def perceptual_hashes(thumbnails):
-    """Hash grey thumbnails.
+    """Hash grey thumbnails, (n, 32, 32) uint8, to (n,) uint64.
 
-    Args:
-        thumbnails: (n, 32, 32) uint8.
-
-    Returns:
-        (n,) uint64. The bits of neighbouring frequencies go to different bands of 16 bits, so that every band
-        distinguishes images.
+    The bits of neighbouring frequencies go to different bands of 16 bits, so that every band distinguishes images.
     """
     angles = np.pi / GREY_SIDE * np.outer(np.arange(LOW), np.arange(GREY_SIDE) + 0.5)
     basis = np.cos(angles).astype(np.float32)  # rows of a DCT-II; its scale does not change the signs
