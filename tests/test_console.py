@@ -44,7 +44,6 @@ def test_numbers_within_limits(parse, text, value):
         (positive_float, "0", "a number (above 0)"),
         (positive_float, "inf", "a number (above 0)"),
         (fraction, "nan", "a number (at least 0, at most 1)"),
-        (fraction, "many", "a number (at least 0, at most 1)"),
         (seed, "4294967296", "a whole number (at least 0, at most 4294967295)"),
         (number_type(at_least=0, below=0.5), "0.5", "a number (at least 0, below 0.5)"),
         (number_type(above=0, at_most=2), "0", "a number (above 0, at most 2)"),
