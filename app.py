@@ -53,11 +53,10 @@ def watch(rows, outcomes):
 
 def summarise(outcomes):
     """Return the number of images of each conclusion, as text."""
-    names = {name: name for name in ("AI-generated", "AI-edited", "Fake", "camera original", "Real", "uncertain")}
-    numbers = Counter()
+    names, numbers = ("AI-generated", "AI-edited", "Fake", "camera original", "Real", "uncertain", None), Counter()
     for outcome, number in outcomes.items():
         numbers[outcome.conclusion] += number
-    return ", ".join(f"{numbers[key]:,} {name}" for key, name in (names | {None: "unreadable"}).items() if numbers[key])
+    return ", ".join(f"{numbers[name]:,} {name or 'unreadable'}" for name in names if numbers[name])
 
 
 def print_json(rows):
