@@ -7,59 +7,19 @@
 
 Thresholds and temperature come from the .h5; nothing is fitted here. A score is the same as in app.py. report/ contains the
 plots, report.html (everything on one page), predictions.csv (path, label, p_fake, verdict), with --versus changed.csv (the
-images that only one of the models classifies correctly), and metrics.json, written last:
-
-    tool, headline [a sentence for each split], data (its folder, as given), model, model_sha256, engine ("litert" or "keras"),
-    device, versions, thresholds, temperature, split (the first one), and at this level also the metrics and intervals of the
-    first split
-    splits           {split: its metrics and the following keys}; a tree without splits is one split, "all"
-      ...            the result of detector.evaluation.metrics.classification_metrics; undefined metrics are null
-      intervals      the same without n, confusion and verdict_counts, [low, high] each: see detector.evaluation.intervals
-      unreadable     number of images that could not be read and are not scored. unreadable_files: a line for each;
-                     unreadable_reasons: {reason: number of images}
-      out_of_range   number of images outside the training range of sizes and shapes; app.py answers "uncertain" for these.
-                     unlike_seen: an older name of it
-      leaks          {in_train, in_train_of_model, either}: number of images that are, by SHA-256, in the train folder of the
-                     same tree, and among the train images whose digests the model file contains; null if not known; the whole is
-                     null for train itself
-      without_leaks  metrics and intervals without these images; null if there are no leaks
-      groups         --group-by: [{group, metrics and intervals, against_all}], the lowest accuracy first; else null. against_all,
-                     of a group with one class only, such as the images of one generator: balanced_accuracy, auc,
-                     average_precision, tpr_at_1pct_fpr, tpr_at_5pct_fpr and intervals, computed with all images of the other
-                     class; null for a group of both classes
-      group_summary  --group-by: macro average over groups: the result of detector.evaluation.metrics.group_metrics; else null
-      tiers          --tiers: {"as delivered", "web", "hard": metrics, intervals, flip_rate and group_summary}; else null. web:
-                     longer side at most 1,080 px, JPEG 80; hard: at most 512 px, JPEG 40. flip_rate: fraction of images whose
-                     prediction (P(Fake) at least 0.5) differs from that of the original image
-      damage         --corruptions: {name: metrics, intervals and flip_rate}, the original images first, as "undamaged"; else null.
-                     The decoded image is corrupted, then preprocessed. The seed of the noise is computed from the image, so that
-                     every run gives the same scores.
-      versus         --versus: {model, model_sha256, in_train_of_other (number of these images among its train images; null if
-                     not known), figures (metrics and intervals of the other model), and difference, intervals and mcnemar of
-                     detector.evaluation.intervals.compare}; else null
+images that only one of the models classifies correctly), and metrics.json, written last, whose keys docs/evaluation.md lists.
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-from detector import files
-from detector.console import (
-    HelpFormatter,
-    InputError,
-    positive_int,
-    printable,
-    progress,
-    reason_line,
-    require_packages,
-    short_reason,
-    stage,
-    table,
-)
+from detector import console, files
+from detector.console import HelpFormatter, InputError, printable, progress, stage
 from detector.data import tree as data_tree
 from detector.evaluation import dataset
 
@@ -87,20 +47,15 @@ class Scored(NamedTuple):
 # --- scores and metrics --------------------------------------------------------------------------------------------------
 def open_engine(model, engine):
     """Return what scores images: a detector.model.runtime.LiteRTDetector (engine 'litert') or KerasDetector."""
-    if engine == "keras":
-        from detector.model.runtime import KerasDetector
+    from detector.model import export, runtime
 
-        return KerasDetector(model)
-    from detector.model.export import open_detector
-
-    return open_detector(model)
+    return runtime.KerasDetector(model) if engine == "keras" else export.open_detector(model)
 
 
 def score_items(detector, data, items, variants=()):
     """Score images; return Scored. `variants` are functions (h, w, 3) uint8 -> uint8 whose results are scored, too.
 
-    Raises:
-        InputError: no image of a class can be read.
+    Raises InputError if no image of a class can be read.
     """
     import numpy as np
 
@@ -125,13 +80,12 @@ def score_items(detector, data, items, variants=()):
     return Scored(readable, is_fake, np.array(p_fake), np.array(logits).T, outside, unreadable)
 
 
-def evaluate_split(detector, data, split, scored, known, corruptions=(), tiers=(), min_images=30):
+def evaluate_split(detector, data, split, scored, known, corruptions, tiers, min_images):
     """Return the entry of one split in metrics.json, without `versus`.
 
     Args:
         known: digests of train images, as returned by detector.evaluation.dataset.known_digests.
         corruptions, tiers: names of the corruptions and then of the delivery tiers that were scored as variants.
-        min_images: see detector.evaluation.metrics.group_metrics.
     """
     import numpy as np
 
@@ -150,38 +104,30 @@ def evaluate_split(detector, data, split, scored, known, corruptions=(), tiers=(
     def summarize(variant=0):
         return None if groups[0] is None else group_metrics(groups, scored.is_fake, calibrated[variant], thresholds, min_images)
 
-    def flip_rate(variant):
-        return float(np.mean((calibrated[variant] >= 0.5) != (scored.p_fake >= 0.5)))
+    def measure_variant(i):
+        flips = (calibrated[i] >= 0.5) != (scored.p_fake >= 0.5)
+        return {**measure(variant=i), "flip_rate": float(np.mean(flips)), "group_summary": summarize(i)}
 
     whole, summary = measure(), summarize()
     paths = [item.path for item in scored.items]
     leaks, leaked = (None, None) if split == "train" else dataset.find_leaks(data, paths, known)
-    variants = list(enumerate([*corruptions, *tiers], 1))
-    measured = {i: {**measure(variant=i), "flip_rate": flip_rate(i)} for i, _ in progress(variants, unit="variant evaluated")}
-    corrupted = {name: measured[i] for i, name in variants[: len(corruptions)]}
-    delivered = {name: {**measured[i], "group_summary": summarize(i)} for i, name in variants[len(corruptions) :]}
+    original = {**whole, "flip_rate": 0.0, "group_summary": summary}
+    variants = [measure_variant(i) for i in progress(range(1, len(calibrated)), unit="variant evaluated")]
+    corrupted, delivered = variants[: len(corruptions)], variants[len(corruptions) :]
     return {
         **whole,
-        **unreadable_entries(data, scored.unreadable),
+        "unreadable": len(scored.unreadable),
+        "unreadable_files": [line for _, line in scored.unreadable],
+        "unreadable_reasons": {reason: len(some) for reason, some in names_by_reason(data, scored.unreadable).items()},
         "out_of_range": scored.out_of_range,
         "unlike_seen": scored.out_of_range,
         "leaks": leaks,
         "without_leaks": measure(~leaked) if leaks and leaks["either"] else None,
         "groups": evaluate_groups(scored, groups, measure) or None,
         "group_summary": summary,
-        "tiers": {"as delivered": {**whole, "flip_rate": 0.0, "group_summary": summary}, **delivered} if tiers else None,
-        "damage": {"undamaged": {**whole, "flip_rate": 0.0}, **corrupted} if corruptions else None,
+        "tiers": {"as delivered": original, **dict(zip(tiers, delivered, strict=True))} if tiers else None,
+        "damage": {"undamaged": original, **dict(zip(corruptions, corrupted, strict=True))} if corruptions else None,
         "versus": None,
-    }
-
-
-def unreadable_entries(data, unreadable):
-    """Return the entries of metrics.json on unreadable images."""
-    reasons = names_by_reason(data, unreadable)
-    return {
-        "unreadable": len(unreadable),
-        "unreadable_files": [line for _, line in unreadable],
-        "unreadable_reasons": {reason: len(names) for reason, names in reasons.items()},
     }
 
 
@@ -189,16 +135,15 @@ def names_by_reason(data, unreadable):
     """Return {reason: [paths relative to data]} of unreadable images."""
     found = {}
     for path, line in unreadable:
-        found.setdefault(short_reason(line.removeprefix(f"{os.path.join(data, path)}: ")), []).append(path)
+        found.setdefault(console.short_reason(line.removeprefix(f"{os.path.join(data, path)}: ")), []).append(path)
     return found
 
 
 def evaluate_groups(scored, groups, measure):
     """Return [{group, metrics, against_all}], the lowest accuracy first; `measure` takes an (n,) bool of images."""
-    rows = [
-        {"group": str(name), **measure(groups == name), "against_all": against_all(scored, groups == name, measure)}
-        for name in progress(sorted(set(groups.tolist()) - {None}), unit="group evaluated")
-    ]
+    rows = []
+    for name in progress(sorted(set(groups.tolist()) - {None}), unit="group evaluated"):
+        rows.append({"group": name, **measure(groups == name), "against_all": against_all(scored, groups == name, measure)})
     return sorted(rows, key=lambda row: (row["accuracy"], row["n"]))
 
 
@@ -216,8 +161,7 @@ def against_all(scored, which, measure):
 def versus(detector, scored, other, other_scored, seen=None):
     """Return (what metrics.json has of the comparison, [rows of changed.csv]) for a split that both models scored.
 
-    Args:
-        seen: number of these images among the train images of the other model, None if not known.
+    `seen` is the number of these images among the train images of the other model, None if not known.
     """
     from detector.evaluation.intervals import compare, metrics_with_intervals
     from detector.model.scores import p_fake_of
@@ -231,20 +175,15 @@ def versus(detector, scored, other, other_scored, seen=None):
         "figures": metrics_with_intervals(scored.is_fake, other_scored.p_fake, other_limits, raw),
         **compare(scored.is_fake, scored.p_fake, limits, other_scored.p_fake, other_limits),
     }
-    right, other_right = ((one.p_fake >= 0.5) == scored.is_fake for one in (scored, other_scored))
-    changed = [
-        [item.path, dataset.label_of(item), repr(mine), repr(theirs), "this" if this else "other"]
-        for item, mine, theirs, this, that in zip(
-            scored.items, scored.p_fake.tolist(), other_scored.p_fake.tolist(), right, other_right, strict=True
-        )
-        if this != that
-    ]
+    changed = []
+    for item, mine, theirs in zip(scored.items, scored.p_fake.tolist(), other_scored.p_fake.tolist(), strict=True):
+        if (mine >= 0.5) != (theirs >= 0.5):
+            right = "this" if (mine >= 0.5) == item.is_fake else "other"
+            changed.append([item.path, dataset.label_of(item), repr(mine), repr(theirs), right])
     return found, changed
 
 
 # --- the report ----------------------------------------------------------------------------------------------------------
-
-
 def check_folder(folder, data, overwrite):
     """Raise InputError if the report would overwrite something, is inside the data, or cannot be written."""
     if folder.exists() and not folder.is_dir():
@@ -273,14 +212,11 @@ def existing_parts(folder):
 
 
 def write_report(folder, data, report, scored, changed):
-    """Write a report into `folder`, its metrics.json last.
+    """Write a report into `folder`, its metrics.json (the dict `report`) last; `scored` is {split: Scored}.
 
-    Args:
-        data: folder that the paths are relative to.
-        report: dict, the content of metrics.json.
-        scored: {split: Scored}.
-        changed: rows of changed.csv, or None.
+    `changed` are the rows of changed.csv, or None.
     """
+    from detector.model.scores import verdict_of
     from detector.reports import evaluation_page
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -289,7 +225,8 @@ def write_report(folder, data, report, scored, changed):
     for old in existing_parts(folder):  # so that nothing of an earlier report remains
         old.unlink()
     thresholds = report["thresholds"]
-    rows = [row for some in scored.values() for row in prediction_rows(some, thresholds)]
+    pairs = [pair for some in scored.values() for pair in zip(some.items, some.p_fake.tolist(), strict=True)]
+    rows = [[item.path, dataset.label_of(item), repr(p), verdict_of(p, thresholds)] for item, p in pairs]
     write_csv(folder / "predictions.csv", ["path", "label", "p_fake", "verdict"], rows)
     if changed is not None:
         write_csv(folder / "changed.csv", ["path", "label", "p_fake", "p_fake_other", "right"], changed)
@@ -299,14 +236,6 @@ def write_report(folder, data, report, scored, changed):
     with files.atomic_write(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
     unfinished.unlink()
-
-
-def prediction_rows(scored, thresholds):
-    """Return the rows of predictions.csv of one split."""
-    from detector.model.scores import verdict_of
-
-    pairs = zip(scored.items, scored.p_fake.tolist(), strict=True)
-    return [[item.path, dataset.label_of(item), repr(p), verdict_of(p, thresholds)] for item, p in pairs]
 
 
 def write_csv(file, header, rows):
@@ -340,13 +269,9 @@ def worst_mistakes(scored, of_fake):
     """Return [(path, caption)] of the Fake, or of the Real, images on the wrong side of 0.5, the worst first."""
     wrong = (scored.is_fake == of_fake) & ((scored.p_fake >= 0.5) != scored.is_fake)
     order = sorted(wrong.nonzero()[0], key=lambda i: abs(scored.p_fake[i] - of_fake), reverse=True)
-    return [(scored.items[i].path, f"{scored.p_fake[i]:.4f}\n{printable(short_name(scored.items[i].path))}") for i in order]
-
-
-def short_name(path, most=20):
-    """Return the name of a file; if it is long, without its middle."""
-    name = path.split("/")[-1]
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+    paths = [scored.items[i].path for i in order]
+    names = [re.sub(r"^(.{9}).{2,}(.{10})$", r"\1…\2", path.split("/")[-1]) for path in paths]  # long ones without their middle
+    return [(path, f"{scored.p_fake[i]:.4f}\n{printable(name)}") for path, i, name in zip(paths, order, names, strict=True)]
 
 
 def show(report, folder, data, scored):
@@ -357,17 +282,17 @@ def show(report, folder, data, scored):
         for line in metrics["unreadable_files"][:10]:
             print(f"not scored: {printable(line)}")
         for part in page.tables(split, metrics):
-            print(table(part["rows"], part["header"]))
+            print(console.table(part["rows"], part["header"]))
             print(f"{part['note']}\n" if part["note"] else "")
-    print(table(page.metric_rows(report), ["", *page.columns(report)]))
+    print(console.table(page.metric_rows(report), ["", *page.columns(report)]))
     for split, metrics in report["splits"].items():
         if metrics["versus"]:
             header = [f"compared with {metrics['versus']['model']}", "this", "other", f"difference ({split})"]
-            print(f"\n{table(page.comparison_rows(metrics['versus'], metrics), header)}")
+            print(f"\n{console.table(page.comparison_rows(metrics['versus'], metrics), header)}")
             print(f"{split}: {page.mcnemar_sentence(metrics['versus'])}")
     for split, some in scored.items():
         for reason, names in names_by_reason(data, some.unreadable).items():
-            print(reason_line(f"not scored ({split}), {reason}", names, "image"))
+            print(console.reason_line(f"not scored ({split}), {reason}", names, "image"))
     for kind, line in page.notes(report):
         print(f"{kind}: {line}")
     print("\n".join(report["headline"]))
@@ -381,7 +306,8 @@ def evaluate(args):
 
     skipped = []
     splits, train = dataset.list_items(args.data, args.split, args.group_by, skipped)
-    print("".join(f"{line}\n" for line in skipped), end="")
+    for line in skipped:
+        print(line)
     detector = open_engine(args.model, args.engine)
     other = open_engine(args.versus, args.engine) if args.versus else None
     corruptions = dataset.corruption_functions() if args.corruptions else {}
@@ -398,24 +324,16 @@ def evaluate(args):
             seen = None if split == "train" else dataset.count_trained_on(args.data, paths, args.versus)
             found[split]["versus"], rows = versus(detector, some, other, theirs, seen)
             changed += rows
-    lines = []
-    for split, some in scored.items():
-        counts = {"Fake": int(some.is_fake.sum()), "Real": int((~some.is_fake).sum())}
-        lines.append(evaluation_page.headline(args.model.name, split, found[split], counts))
+    lines = [evaluation_page.headline(args.model.name, split, metrics) for split, metrics in found.items()]
     return describe(args, detector, found, lines), scored, changed
 
 
 def describe(args, detector, splits, lines):
     """Return the content of metrics.json."""
-    from importlib import metadata
-
     from detector.model import backend
 
     first = next(iter(splits))
-    versions = {name: version for name, version in backend.versions().items() if name != "date"}
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+    versions = {name: version for name, version in backend.versions(*LIBRARIES).items() if name != "date"}
     return {
         "tool": TOOL,
         "headline": lines,
@@ -444,7 +362,7 @@ def make_parser():
     add("--overwrite", action="store_true", help="replace an existing report")
     add("--group-by", metavar="folder|REGEX", help="also evaluate groups: by the folder inside the class folder, or by the first "
         "(group) of a regular expression in the path, relative to --data")  # fmt: skip
-    add("--min-group", type=positive_int, default=30, metavar="N",
+    add("--min-group", type=console.positive_int, default=30, metavar="N",
         help="groups with fewer images of a class are pooled in the macro average")  # fmt: skip
     add("--corruptions", "--damage", action="store_true", help="also evaluate JPEG, WebP, blur, noise, scaling and a flip")
     add("--tiers", action="store_true", help="also evaluate delivery tiers: web (<= 1,080 px, JPEG 80), hard (<= 512 px, JPEG 40)")
@@ -459,7 +377,7 @@ def main(argv=None):
     """Evaluate a detector."""
     args = make_parser().parse_args(argv)
     check_folder(args.report, args.data, args.overwrite)
-    require_packages("sklearn", "scipy", "matplotlib", "jinja2", "h5py", *(["cv2"] if args.corruptions or args.tiers else []))
+    console.require_packages("sklearn", "scipy", "matplotlib", "jinja2", "h5py", "cv2")
     report, scored, changed = evaluate(args)
     write_report(args.report, args.data, report, scored, changed)
     show(report, args.report, args.data, scored)

@@ -58,11 +58,12 @@ def join_processes(config: TrainingConfig, group: ProcessGroup) -> Devices:
     same = {**resume_key(config, keras.backend.backend()), "--overwrite": config.overwrite, **versions}
     group.check_equal(same, "start all with the same command, each with its own --process-id")
     devices = Devices(group, config.devices)
-    devices.check_batch_size(config.batch_size)
+    if config.batch_size % len(devices):
+        cure = "give another, or limit --devices"
+        raise InputError(f"--batch-size {config.batch_size}: expected a multiple of {len(devices)}, the number of devices; {cure}")
     if len(devices) > 1:
         if config.whole_images:
-            given = f"--preprocessing {config.preprocessing}"
-            raise InputError(f"{given}: expected one device, found several; give --devices 1 and one process")
+            raise InputError("--preprocessing views: expected one device, found several; give --devices 1 and one process")
         processes = f" of {group.world_size} processes" if group.topology else ""
         images = plural(config.batch_size // len(devices), "image")
         print(f"{len(devices)} devices{processes}, {images} of each batch on each", flush=True)

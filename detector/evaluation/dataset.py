@@ -114,12 +114,7 @@ def tier_functions():
 
 
 def known_digests(data, model, train):
-    """Return the digests of the train images of the tree and of the model.
-
-    Args:
-        data: folder of the tree.
-        model: path of the .h5.
-        train: paths of the images in the tree's train folder, or None.
+    """Return the digests of the train images of the tree (`train` are their paths, or None) and of the model, a .h5.
 
     Returns:
         {'in_train': set of SHA-256 as hex digits, 'in_train_of_model': set of their first 16}, None if not known.
@@ -134,11 +129,9 @@ def known_digests(data, model, train):
 
 
 def find_leaks(data, paths, known):
-    """Find the images that are also train images, by content.
+    """Find which of n images, given by paths relative to `data`, are also train images, by content.
 
     Args:
-        data: folder that the paths are relative to.
-        paths: list of n paths.
         known: as returned by `known_digests`.
 
     Returns:
@@ -159,8 +152,7 @@ def find_leaks(data, paths, known):
 
 def count_trained_on(data, paths, model):
     """Return how many images are among the train images of the model file, by content; None if it has no digests."""
-    known = {"in_train": None, "in_train_of_model": known_digests(data, model, None)["in_train_of_model"]}
-    return find_leaks(data, paths, known)[0]["in_train_of_model"]
+    return find_leaks(data, paths, known_digests(data, model, None))[0]["in_train_of_model"]
 
 
 def hash_files(data, paths):

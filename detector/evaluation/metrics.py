@@ -1,4 +1,4 @@
-"""Classification metrics. NumPy, SciPy and scikit-learn; no images, no network.
+"""Classification metrics. NumPy alone; no images, no network.
 
 Everywhere: `is_fake` is (n,) bool, the truth; `p_fake` is (n,) float64 in 0..1, the score. Fake is the positive class.
 """
@@ -9,7 +9,6 @@ from detector.data.tree import CLASSES
 
 BINS = 15  # of the calibration error
 OLDER_NAMES = {"uncertain_share": "abstention_rate", "accuracy_when_certain": "selective_accuracy"}  # kept in metrics.json
-VERDICTS = ("Fake", "uncertain", "Real")
 
 
 # --- metrics -------------------------------------------------------------------------------------------------------------
@@ -23,106 +22,146 @@ def classification_metrics(is_fake, p_fake, thresholds: dict, p_raw=None) -> dic
         p_raw: (n,) float, before calibration, or None.
 
     Returns:
-        dict with n, accuracy, balanced_accuracy, auc, average_precision, tpr_at_1pct_fpr, tpr_at_5pct_fpr, brier, ece, log_loss,
-        confusion ([[Fake as Fake, Fake as Real], [Real as Fake, Real as Real]]), per_class (precision, recall, f1 of each),
-        verdict_counts, abstention_rate, selective_accuracy, fakes_caught, real_called_fake and fake_called_real (see
-        `verdict_metrics`), and uncertain_share and accuracy_when_certain, older names of abstention_rate and selective_accuracy;
-        with `p_raw` also raw (log_loss, brier, ece; the other metrics do not depend on calibration, which keeps the order of the
-        scores and their side of 0.5). In accuracy, confusion and per_class an image counts as Fake if P(Fake) is at least 0.5.
+        dict with n, accuracy, balanced_accuracy, auc, average_precision, tpr_at_1pct_fpr, tpr_at_5pct_fpr (the largest true
+        positive rate of a threshold with at most that false positive rate), brier, ece, log_loss, confusion ([[Fake as Fake, Fake
+        as Real], [Real as Fake, Real as Real]]) and per_class (precision, recall, f1 of each); in these an image counts as Fake
+        if P(Fake) is at least 0.5. Of the three-way verdict (detector.model.scores.verdict_of): verdict_counts ({class: {verdict:
+        number of images}}), abstention_rate (fraction with the verdict uncertain), selective_accuracy (fraction of correct
+        verdicts among the others), fakes_caught (fraction of Fake images with the verdict Fake), real_called_fake (false positive
+        rate: fraction of Real images with the verdict Fake) and fake_called_real. uncertain_share and accuracy_when_certain are
+        older names of abstention_rate and selective_accuracy. With `p_raw` also raw (log_loss, brier, ece; the other metrics do
+        not depend on calibration, which keeps the order of the scores and their side of 0.5).
     """
-    from sklearn import metrics
-
     is_fake, p_fake = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64)
-    predicted = p_fake >= 0.5
-    some, both = len(is_fake) > 0, bool(is_fake.any() and not is_fake.all())
-    return with_older_names({
-        "n": len(is_fake),
-        "accuracy": _if(some, metrics.accuracy_score, is_fake, predicted),
-        "balanced_accuracy": _if(both, metrics.balanced_accuracy_score, is_fake, predicted),
-        "auc": _if(both, metrics.roc_auc_score, is_fake, p_fake),
-        "average_precision": _if(both, metrics.average_precision_score, is_fake, p_fake),
-        "tpr_at_1pct_fpr": _if(both, tpr_at_fpr, is_fake, p_fake, 0.01),
-        "tpr_at_5pct_fpr": _if(both, tpr_at_fpr, is_fake, p_fake, 0.05),
-        **calibration(is_fake, p_fake),
-        "confusion": metrics.confusion_matrix(~is_fake, ~predicted, labels=[False, True]).tolist() if some else [[0, 0], [0, 0]],
-        "per_class": per_class(is_fake, predicted),
-        **verdict_metrics(is_fake, p_fake, thresholds),
-        **({} if p_raw is None else {"raw": calibration(is_fake, np.asarray(p_raw, np.float64))}),
-    })  # fmt: skip
+    n = len(is_fake)
+    columns = (is_fake, p_fake, thresholds, p_raw if p_raw is None else np.asarray(p_raw, np.float64))
+    if not n:  # the metrics of an image that occurs 0 times
+        columns = (np.zeros(1, bool), np.zeros(1), thresholds, p_raw if p_raw is None else np.zeros(1))
+    found = metrics_of_resamples(np.full((1, max(n, 1)), float(n > 0)), *columns)
+    predicted, called_fake = p_fake >= 0.5, p_fake >= thresholds["fake"]
+    called_real = ~called_fake & (p_fake <= thresholds["real"])
+    verdicts = {"Fake": called_fake, "uncertain": ~called_fake & ~called_real, "Real": called_real}
+    truths = dict(zip(CLASSES, (is_fake, ~is_fake), strict=True))
+    return {
+        "n": n,
+        "confusion": [[int((truth & side).sum()) for side in (predicted, ~predicted)] for truth in truths.values()],
+        "verdict_counts": {
+            name: {verdict: int((truth & given).sum()) for verdict, given in verdicts.items()} for name, truth in truths.items()
+        },
+        **nested({name: None if np.isnan(value) else float(value) for name, (value,) in found.items()}),
+    }
 
 
-def with_older_names(found):
-    """Return metrics, or their intervals, with the older names of some in addition."""
+def nested(flat):
+    """Return {("per_class", "Fake", "recall"): x, ...} as nested dicts, with the older names of some metrics in addition."""
+    found = {}
+    for path, value in flat.items():
+        here = found
+        for name in path[:-1]:
+            here = here.setdefault(name, {})
+        here[path[-1]] = value
     return found | {old: found[name] for old, name in OLDER_NAMES.items()}
 
 
-def _if(exists, metric, *arguments):
-    return float(metric(*arguments)) if exists else None
+def metrics_of_resamples(weights, is_fake, p_fake, thresholds, p_raw=None):
+    """Compute the metrics of many resamples at once.
 
+    Args:
+        weights: (b, n) float64, the number of times each image is in each resample; the totals of a class are the same in each.
+        is_fake, p_fake, thresholds, p_raw: as in `classification_metrics`; at least one image.
 
-def calibration(is_fake, p_fake) -> dict:
-    """Return brier, ece and log_loss (None without images)."""
-    from sklearn import metrics
-
-    some = len(is_fake) > 0
-    return {
-        "brier": _if(some, lambda: np.mean((p_fake - is_fake) ** 2)),
-        "ece": _if(some, expected_calibration_error, is_fake, p_fake),
-        "log_loss": _if(some, lambda: metrics.log_loss(is_fake, p_fake, labels=[False, True])),
-    }
-
-
-def per_class(is_fake, predicted) -> dict:
-    """Return {class: {precision, recall, f1}} of (n,) bool arrays; if a class is absent, only the recall of the other exists."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    found, both = {}, is_fake.any() and not is_fake.all()
-    for name, truth, positive in zip(CLASSES, (is_fake, ~is_fake), (predicted, ~predicted), strict=True):
-        if truth.any():
-            precision, recall, f1, _ = precision_recall_fscore_support(truth, positive, average="binary", zero_division=0)
-            precision, f1 = (float(precision), float(f1)) if both else (None, None)
-            found[name] = {"precision": precision, "recall": float(recall), "f1": f1}
-        else:
-            found[name] = {"precision": None, "recall": None, "f1": None}
+    Returns:
+        {path of the metric in the result of classification_metrics, such as ("per_class", "Fake", "recall"): (b,) float64}, NaN
+        if it is undefined.
+    """
+    fake, real, levels = _by_level(weights, is_fake, p_fake)
+    fakes, reals = fake.cumsum(axis=1), real.cumsum(axis=1)  # at the k-th highest score or above
+    all_fakes, all_reals = fakes[:, -1], reals[:, -1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = _calibration_of_resamples(fake, real, levels)
+        both = np.where((all_fakes > 0) & (all_reals > 0), 1.0, np.nan)
+        found |= _verdicts_of_resamples(fakes, reals, levels, thresholds)
+        found |= _sides_of_resamples(fakes, reals, int((levels >= 0.5).sum()), both)
+        lower = all_reals[:, None] - reals + real / 2
+        found["auc",] = (fake * lower).sum(axis=1) / (all_fakes * all_reals)
+        precision = fakes / np.maximum(fakes + reals, 1)
+        found["average_precision",] = both * (fake * precision).sum(axis=1) / all_fakes
+        for name, rate in (("tpr_at_1pct_fpr", 0.01), ("tpr_at_5pct_fpr", 0.05)):
+            within = (reals / all_reals[:, None] <= rate).sum(axis=1)
+            reached = fakes[np.arange(len(fakes)), np.maximum(within - 1, 0)]
+            found[name,] = both * np.where(within > 0, reached, 0) / all_fakes
+        if p_raw is not None:
+            raw = _calibration_of_resamples(*_by_level(weights, is_fake, p_raw))
+            found |= {("raw", *name): values for name, values in raw.items()}
     return found
 
 
-def verdict_metrics(is_fake, p_fake, thresholds) -> dict:
-    """Return the metrics of the three-way verdict, which is Fake, Real or uncertain (detector.model.scores.verdict_of).
+def _by_level(weights, is_fake, p_fake):
+    """Return the (b, k) numbers of Fake and of Real images at each of k different scores, and the scores, (k,), descending."""
+    order = np.argsort(-p_fake, kind="stable")
+    starts = np.flatnonzero(np.diff(p_fake[order], prepend=np.inf))
+    weights, is_fake = weights[:, order], is_fake[order]
+    fake, real = weights * is_fake, weights * ~is_fake
+    if len(starts) < len(order):
+        fake, real = np.add.reduceat(fake, starts, axis=1), np.add.reduceat(real, starts, axis=1)
+    return fake, real, p_fake[order][starts]
 
-    Returns:
-        dict with verdict_counts ({class: {verdict: number of images}}), abstention_rate (fraction with the verdict uncertain),
-        selective_accuracy (fraction of correct verdicts among the others, None if there are no others), fakes_caught (fraction of
-        Fake images with the verdict Fake), real_called_fake (false positive rate: fraction of Real images with the verdict Fake)
-        and fake_called_real (fraction of Fake images with the verdict Real).
-    """
-    called_fake = p_fake >= thresholds["fake"]
-    called_real = ~called_fake & (p_fake <= thresholds["real"])
-    certain = called_fake | called_real
-    verdicts = (called_fake, ~certain, called_real)
+
+def _calibration_of_resamples(fake, real, levels):
+    """Return brier, ece and log_loss of resamples."""
+    total = fake + real
+    above = total.cumsum(axis=1)
+    n = above[0, -1]
+    gap = (fake - total * levels).cumsum(axis=1)
+    gap = np.concatenate([np.zeros((len(gap), 1)), gap], axis=1)
+    above[:, 1:], above[:, 0] = above[:, :-1].copy(), 0  # images of a higher score
+    ends = np.array([np.searchsorted(row * BINS // n, np.arange(BINS + 1)) for row in above])
+    clipped = np.clip(levels, np.finfo(float).eps, 1 - np.finfo(float).eps)  # as scikit-learn does
     return {
-        "verdict_counts": {
-            name: {verdict: int((truth & given).sum()) for verdict, given in zip(VERDICTS, verdicts, strict=True)}
-            for name, truth in zip(CLASSES, (is_fake, ~is_fake), strict=True)
-        },
-        "abstention_rate": _fraction(~certain),
-        "selective_accuracy": _fraction(np.where(is_fake, called_fake, called_real)[certain]),
-        "fakes_caught": _fraction(called_fake[is_fake]),
-        "real_called_fake": _fraction(called_fake[~is_fake]),
-        "fake_called_real": _fraction(called_real[is_fake]),
+        ("brier",): (fake @ (1 - levels) ** 2 + real @ levels**2) / n,
+        ("ece",): np.abs(np.diff(np.take_along_axis(gap, ends, axis=1), axis=1)).sum(axis=1) / n,
+        ("log_loss",): -(fake @ np.log(clipped) + real @ np.log1p(-clipped)) / n,
     }
 
 
-def _fraction(cases):
-    return float(np.mean(cases)) if len(cases) else None
+def _at(cumulated, count):
+    """Return the (b,) totals of the first `count` columns from (b, k) cumulative numbers."""
+    return cumulated[:, count - 1] if count else np.zeros(len(cumulated))
 
 
-def tpr_at_fpr(is_fake, p_fake, fpr) -> float:
-    """Return the largest true positive rate of a threshold whose false positive rate is at most `fpr`."""
-    from sklearn.metrics import roc_curve
+def _sides_of_resamples(fakes, reals, predicted, both):
+    """Return accuracy, balanced_accuracy and per_class of resamples if the `predicted` highest score levels are called Fake."""
+    n_fake, n_real = fakes[:, -1], reals[:, -1]
+    right = {"Fake": _at(fakes, predicted), "Real": n_real - _at(reals, predicted)}
+    number = {"Fake": n_fake, "Real": n_real}
+    called = {"Fake": right["Fake"] + n_real - right["Real"], "Real": right["Real"] + n_fake - right["Fake"]}
+    recall = {name: right[name] / number[name] for name in CLASSES}
+    found = {
+        ("accuracy",): (right["Fake"] + right["Real"]) / (n_fake + n_real),
+        ("balanced_accuracy",): (recall["Fake"] + recall["Real"]) / 2,
+    }
+    for name in CLASSES:
+        found["per_class", name, "precision"] = both * right[name] / np.maximum(called[name], 1)
+        found["per_class", name, "recall"] = recall[name]
+        found["per_class", name, "f1"] = both * 2 * right[name] / (called[name] + number[name])
+    return found
 
-    false_positive, true_positive, _ = roc_curve(is_fake, p_fake, drop_intermediate=False)
-    return float(true_positive[false_positive <= fpr].max())
+
+def _verdicts_of_resamples(fakes, reals, levels, thresholds):
+    """Return the metrics of the verdicts of resamples."""
+    n_fake, n_real = fakes[:, -1], reals[:, -1]
+    fake_from = int((levels >= thresholds["fake"]).sum())
+    real_from = max(fake_from, int((levels > thresholds["real"]).sum()))
+    called_fake, wrong_fake = _at(fakes, fake_from), n_fake - _at(fakes, real_from)
+    wrong_real, called_real = _at(reals, fake_from), n_real - _at(reals, real_from)
+    certain = called_fake + wrong_fake + wrong_real + called_real
+    return {
+        ("abstention_rate",): (n_fake + n_real - certain) / (n_fake + n_real),
+        ("selective_accuracy",): (called_fake + called_real) / certain,
+        ("fakes_caught",): called_fake / n_fake,
+        ("real_called_fake",): wrong_real / n_real,
+        ("fake_called_real",): wrong_fake / n_fake,
+    }
 
 
 def bins_of(p_fake, bins=BINS):
@@ -142,12 +181,6 @@ def reliability(is_fake, p_fake, bins=BINS):
     filled = count > 0
     mean, fraction = (np.bincount(index, weights=values)[filled] / count[filled] for values in (p_fake, is_fake))
     return mean, fraction, count[filled]
-
-
-def expected_calibration_error(is_fake, p_fake, bins=BINS) -> float:
-    """Return the ECE over equal-mass bins (Nguyen and O'Connor 2015): the mean gap between P(Fake) and the fraction of Fake."""
-    mean, fraction, count = reliability(is_fake, p_fake, bins)
-    return float(np.average(np.abs(mean - fraction), weights=count))
 
 
 # --- groups --------------------------------------------------------------------------------------------------------------

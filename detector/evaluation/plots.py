@@ -1,13 +1,18 @@
 """Plots of a report, in Okabe and Ito's palette; lines, markers and hatches differ too, so that they survive grey print."""
 
 import contextlib
+import itertools
 import os
 import warnings
 
 import numpy as np
+from PIL import Image
 
 from detector.console import InputError, plural
 from detector.data.tree import CLASSES
+from detector.evaluation.metrics import reliability
+from detector.images import pixels
+from detector.images.guard import one_file
 
 NAMES = ("confusion", "roc", "precision_recall", "reliability", "scores")
 FAKE, REAL, INK, GREY = "#e69f00", "#0072b2", "black", "0.55"  # the colours of the classes also differ in grey
@@ -43,22 +48,13 @@ def draw_all(folder, split, is_fake, p_fake, metrics, thresholds):
     """Draw the plots of one split into `folder` as <name>_<split>.png, for each of NAMES.
 
     Args:
-        folder: pathlib.Path.
-        split: name of the split.
         is_fake, p_fake: (n,) bool and (n,) float64; both classes occur.
         metrics: dict of detector.evaluation.intervals.metrics_with_intervals.
         thresholds: {'fake': t_F, 'real': t_R}.
     """
-    draw = {
-        "confusion": lambda axes: _confusion(axes, metrics["confusion"]),
-        "roc": lambda axes: _roc(axes, is_fake, p_fake, thresholds, metrics),
-        "precision_recall": lambda axes: _precision_recall(axes, is_fake, p_fake, thresholds, metrics),
-        "reliability": lambda axes: _reliability(axes, is_fake, p_fake, metrics),
-        "scores": lambda axes: _scores(axes, is_fake, p_fake, thresholds),
-    }
-    for name in NAMES:
+    for name, draw in zip(NAMES, (_confusion, _roc, _precision_recall, _reliability, _scores), strict=True):
         with _plot(folder / f"{name}_{split}.png") as axes:
-            draw[name](axes)
+            draw(axes, is_fake, p_fake, thresholds, metrics)
             axes.set_title(f"{axes.get_title()} ({split}, {len(is_fake):,} images)", fontsize=10)
 
 
@@ -69,15 +65,13 @@ def _with_interval(label, metrics, name):
 
 def _operating_points(thresholds):
     """Return (threshold, marker, label) of the operating points on the curves."""
-    return (
-        (thresholds["fake"], "o", f"verdict Fake: P(Fake) ≥ {thresholds['fake']:.3f}"),
-        (0.5, "s", "P(Fake) ≥ 0.5"),
-        (np.nextafter(thresholds["real"], 2), "D", f"not verdict Real: P(Fake) > {thresholds['real']:.3f}"),
-    )
+    fake, real = thresholds["fake"], thresholds["real"]
+    not_real = (np.nextafter(real, 2), "D", f"not verdict Real: P(Fake) > {real:.3f}")
+    return ((fake, "o", f"verdict Fake: P(Fake) ≥ {fake:.3f}"), (0.5, "s", "P(Fake) ≥ 0.5"), not_real)
 
 
-def _confusion(axes, confusion):
-    counts = np.array(confusion)
+def _confusion(axes, is_fake, p_fake, thresholds, metrics):
+    counts = np.array(metrics["confusion"])
     rates = counts / counts.sum(axis=1, keepdims=True)
     axes.imshow(rates, cmap="Greys", vmin=0, vmax=1)
     for i, j in np.ndindex(2, 2):
@@ -122,10 +116,8 @@ def _precision_recall(axes, is_fake, p_fake, thresholds, metrics):
     axes.legend(loc="lower left", bbox_to_anchor=(0, 0.06))
 
 
-def _reliability(axes, is_fake, p_fake, metrics):
+def _reliability(axes, is_fake, p_fake, thresholds, metrics):
     from scipy.stats import binomtest
-
-    from detector.evaluation.metrics import reliability
 
     mean, fraction, count = reliability(is_fake, p_fake)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
@@ -140,7 +132,7 @@ def _reliability(axes, is_fake, p_fake, metrics):
     axes.legend(loc="upper left")
 
 
-def _scores(axes, is_fake, p_fake, thresholds):
+def _scores(axes, is_fake, p_fake, thresholds, metrics):
     bins = np.linspace(0, 1, 51)
     axes.axvspan(thresholds["real"], thresholds["fake"], facecolor="0.92", edgecolor=GREY, zorder=0, label="uncertain")
     axes.hist(p_fake[~is_fake], bins, histtype="stepfilled", color=REAL, alpha=0.9, label="Real")
@@ -160,33 +152,21 @@ def draw_corruptions(folder, split, corrupted):
     names = list(corrupted)
     with _plot(folder / f"corruptions_{split}.png", 8.5, 4.2) as axes:
         for metric, (label, colour, line, marker) in SERIES.items():
-            for start, end in _runs([name.split()[0] for name in names]):
-                x = np.arange(start, end)
-                values = np.array([corrupted[name][metric] for name in names[start:end]], float)
-                spans = np.array([corrupted[name]["intervals"][metric] for name in names[start:end]], float).T
+            for _, run in itertools.groupby(range(len(names)), key=lambda i: names[i].split()[0]):
+                x = list(run)
+                rows = [corrupted[names[i]] for i in x]
+                values = np.array([row[metric] for row in rows], float)
+                spans = np.array([row["intervals"][metric] for row in rows], float).T
                 axes.errorbar(x, values, np.abs(spans - values), fmt=line + marker, color=colour, markersize=4, capsize=2,
-                              linewidth=1.3, label=label if start == 0 else None)  # fmt: skip
+                              linewidth=1.3, label=label if x[0] == 0 else None)  # fmt: skip
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
         title = f"Corrupted images ({split}, {corrupted[names[0]]['n']:,} images)"
         axes.set(ylim=(-0.02, 1.02), ylabel="fraction, or AUC", title=title)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def _runs(values):
-    """Return (start, end) of each run of equal values."""
-    starts = [i for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
-    return list(zip(starts, [*starts[1:], len(values)], strict=True))
-
-
 def draw_sheet(file, data, title, entries):
-    """Draw a contact sheet.
-
-    Args:
-        file: pathlib.Path of the PNG file.
-        data: folder that the paths are relative to.
-        title: title of the sheet.
-        entries: list of (path, caption); at most SHEET are shown.
-    """
+    """Draw a contact sheet into a PNG file; `entries` are (path relative to data, caption), of which at most SHEET are shown."""
     entries = entries[:SHEET]
     rows = -(-len(entries) // ACROSS)
     with _plot(file, 9.0, 0.45 + 1.55 * rows) as axes:
@@ -197,10 +177,10 @@ def draw_sheet(file, data, title, entries):
             image = _thumbnail(os.path.join(data, path))
             if image is None:
                 continue
-            height, width = image.shape[:2]
-            wide, high = (0.92 * side / max(image.shape[:2]) for side in (width, height))
+            longest = max(image.shape[:2])
+            high, wide = (0.92 * side / longest for side in image.shape[:2])
             x, y = i % ACROSS + 0.5, i // ACROSS * 1.36 + 0.5
-            interpolation = "nearest" if max(image.shape[:2]) <= 64 else "auto"  # small images are shown pixel by pixel
+            interpolation = "nearest" if longest <= 64 else "auto"  # small images are shown pixel by pixel
             axes.imshow(image, extent=(x - wide / 2, x + wide / 2, y + high / 2, y - high / 2), interpolation=interpolation)
             axes.text(x, y + 0.5, caption, ha="center", va="top", fontsize=7, parse_math=False)
         axes.set(xlim=(0, ACROSS), ylim=(rows * 1.36, 0))
@@ -208,11 +188,6 @@ def draw_sheet(file, data, title, entries):
 
 def _thumbnail(path):
     """Return a small image, (h, w, 3) uint8, None if the file has become unreadable since it was scored."""
-    from PIL import Image
-
-    from detector.images import pixels
-    from detector.images.guard import one_file
-
     try:
         with one_file(path):
             image = Image.fromarray(pixels.read_image(path))

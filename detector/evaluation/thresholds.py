@@ -70,13 +70,12 @@ def read_calibration_scores(path):
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected a CSV with the columns label, source, logit, found another table ({error})") from None
     is_fake = labels == "Fake"
-    if set(labels) != {"Fake", "Real"}:
-        raise InputError(f"{path}: expected labels Fake and Real, found {', '.join(sorted(set(labels)))}")
     if not np.isfinite(logits).all():
         raise InputError(f"{path}: expected finite logits, found {logits[~np.isfinite(logits)][0]}")
     for tier in set(tiers.tolist()):
-        if is_fake[tiers == tier].all() or not is_fake[tiers == tier].any():
-            raise InputError(f"{path}: expected both classes in every tier, found one in {tier or 'the only one'}")
+        if set(labels[tiers == tier]) != {"Fake", "Real"}:
+            found = ", ".join(sorted(set(labels[tiers == tier])))
+            raise InputError(f"{path}: expected the labels Fake and Real in every tier, found {found}")
     return is_fake, groups, logits, tiers, weights
 
 
@@ -153,26 +152,27 @@ def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.
         distribution over the groups' rates and that of Clopper and Pearson for all images.
     """
     is_fake, p_fake, groups = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64), np.asarray(groups, str)
-    real = _by_group(p_fake[~is_fake], groups[~is_fake], small)
-    fake = _by_group(1 - p_fake[is_fake], groups[is_fake], small)  # of 1 - P(Fake), so that both errors are high scores
+    real, fake = _wrong_way(is_fake, p_fake, groups, small)
     upper = _group_threshold(real, max_error, worst_error, small, weights or {})
-    lower = max(
-        0.0, 1 - _group_threshold(fake, max_error, worst_error, small, weights or {})
-    )  # a score of 1 has a successor above 1
-    limits = _uncrossed(is_fake, p_fake, upper, lower)
+    lower = 1 - _group_threshold(fake, max_error, worst_error, small, weights or {})
+    limits = _uncrossed(is_fake, p_fake, upper, max(0.0, lower))  # a score of 1 has a successor above 1
     errors = _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small, weights or {})
     return {**limits, "max_error": max_error, **errors, "n_real": int((~is_fake).sum()), "n_fake": int(is_fake.sum())}
 
 
+def _wrong_way(is_fake, p_fake, groups, small):
+    """Return P(Fake) of the Real images and 1 - P(Fake) of the Fake ones, whose high scores are errors, by `_by_group`."""
+    return _by_group(p_fake[~is_fake], groups[~is_fake], small), _by_group(1 - p_fake[is_fake], groups[is_fake], small)
+
+
 def _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small=SMALL_GROUP, weights=None):
     """Return {'real_called_fake_bound', 'fake_called_real_bound', 'groups'} at two thresholds, as `fit_group_thresholds`."""
-    real_bound, of_real = _group_errors(_by_group(p_fake[~is_fake], groups[~is_fake], small), limits["fake"], weights)
-    fake_bound, of_fake = _group_errors(_by_group(1 - p_fake[is_fake], groups[is_fake], small), 1 - limits["real"], weights)
-    return {
-        "real_called_fake_bound": real_bound,
-        "fake_called_real_bound": fake_bound,
-        "groups": {"worst_error": worst_error, "small": small, "real": of_real, "fake": of_fake},
-    }
+    real, fake = _wrong_way(is_fake, p_fake, groups, small)
+    (real_bound, of_real), (fake_bound, of_fake) = (
+        _group_errors(scores, threshold, weights) for scores, threshold in ((real, limits["fake"]), (fake, 1 - limits["real"]))
+    )
+    by_group = {"worst_error": worst_error, "small": small, "real": of_real, "fake": of_fake}
+    return {"real_called_fake_bound": real_bound, "fake_called_real_bound": fake_bound, "groups": by_group}
 
 
 def _by_group(scores, groups, small):
@@ -196,10 +196,7 @@ def _group_threshold(by_group, max_error, worst_error, small, weights):
 
 
 def _group_errors(by_group, threshold, weights):
-    """Return (upper 95 % confidence limit of the mean error rate, {'n', 'mean_error', 'worst_error', 'worst'}) at a threshold.
-
-    The mean and its limit are weighted; 'worst_error' and 'worst' are those among all groups.
-    """
+    """Return (upper 95 % confidence limit of the weighted mean error rate, {'n', 'mean_error', 'worst_error', 'worst'})."""
     from scipy import stats
 
     rates = np.array([(some >= threshold).mean() for some in by_group.values()])

@@ -22,15 +22,12 @@ STEMS = ("standard", "medium", "small")  # and 'small_7x7', which follows from p
 
 
 def resnet101(image_size, weights, l2, stem="standard"):
-    """Build ResNet101 with the head GaussianNoise(0.1), pooling, Dense(1024, L2), Dropout(0.4), softmax(2).
-
-    Architecture: He et al. 2016 (arXiv 1512.03385), as keras.applications.ResNet101 without top.
+    """Build ResNet101 (arXiv 1512.03385) with GaussianNoise(0.1), pooling, Dense(1024, L2), Dropout(0.4) and softmax(2).
 
     Args:
         image_size: side of the input, in pixels.
-        weights: as in `backbone`.
+        weights, stem: as in `backbone`.
         l2: penalty on the kernel of the head's hidden layer.
-        stem: one of STEMS, as in `backbone`.
     """
     import keras
     from keras import layers, regularizers
@@ -51,7 +48,7 @@ def resnet50v2(image_size, weights, l2, stem="standard"):
     from keras import layers
 
     image = keras.Input((image_size, image_size, 3), name="image")
-    x = backbone(keras.applications.ResNet50V2, image_size, weights, stem)(layers.Rescaling(1 / 127.5, offset=-1)(image))
+    x = backbone(keras.applications.ResNet50V2, image_size, weights, stem)(_tf_normalisation(image))
     x = layers.Dropout(0.25)(x)
     x = layers.BatchNormalization()(x)
     x = layers.Flatten()(x)
@@ -82,25 +79,12 @@ def compact(image_size, weights, l2):
         return layers.ReLU()(layers.Add()([x, y]))
 
     if weights != "none":
-        raise InputError(
-            f"--weights {weights}: expected none or a file for compact, which has no ImageNet weights; use --weights none"
-        )
+        raise InputError(f"--weights {weights}: expected none or a file for compact, which has no ImageNet weights")
     image = keras.Input((image_size, image_size, 3), name="image")
-    x = layers.Rescaling(1 / 127.5, offset=-1)(image)
-    x = layers.ReLU()(convolution(x, 32))
+    x = layers.ReLU()(convolution(_tf_normalisation(image), 32))
     for channels, strides in [(32, 1), (64, 2), (128, 2), (256, 2)]:
         x = residual_block(x, channels, strides)
     return keras.Model(image, _head(layers.GlobalAveragePooling2D()(x), l2), name="compact")
-
-
-def mobilenetv2(image_size, weights, l2):
-    """Build MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381) with pooling, Dropout(0.2) and softmax(2)."""
-    import keras
-    from keras import layers
-
-    image = keras.Input((image_size, image_size, 3), name="image")
-    x = backbone(keras.applications.MobileNetV2, image_size, weights)(layers.Rescaling(1 / 127.5, offset=-1)(image))
-    return keras.Model(image, _head(layers.GlobalAveragePooling2D()(x), l2), name="mobilenetv2")
 
 
 def mobilenetv2_early(image_size, weights, l2):
@@ -116,17 +100,14 @@ def mobilenetv2_early(image_size, weights, l2):
     image = keras.Input((image_size, image_size, 3), name="image")
     whole = backbone(keras.applications.MobileNetV2, image_size, weights)
     early = keras.Model(whole.input, whole.get_layer("block_3_expand_relu").output, name="mobilenetv2_early_backbone")
-    x = early(layers.Rescaling(1 / 127.5, offset=-1)(image))
-    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.GlobalAveragePooling2D()(early(_tf_normalisation(image)))
     x = layers.BatchNormalization(momentum=0.9, center=False, scale=False)(x)  # channels differ a hundredfold in their range
     return keras.Model(image, _head(x, l2), name="mobilenetv2_early")
 
 
 def efficientnet(name, image_size, weights, l2, hidden_units=HIDDEN_UNITS):
-    """Build the first blocks of an EfficientNet-Lite (detector.model.efficientnet_lite): the means of the channels of three of
-    them, standardisation, a hidden layer, dropout and softmax(2).
-
-    `name` is one of efficientnet_lite.VARIANTS; `hidden_units` is the size of the hidden layer, 0 leaves it out.
+    """Build the first blocks of an EfficientNet-Lite, one of efficientnet_lite.VARIANTS: the means of the channels of three of
+    them, standardisation, a hidden layer of `hidden_units` (0: none), dropout and softmax(2).
 
     Weights files: a .npz as in detector.model.efficientnet_lite.assign, or a .weights.h5 that Keras wrote of the backbone.
     """
@@ -147,27 +128,23 @@ def efficientnet(name, image_size, weights, l2, hidden_units=HIDDEN_UNITS):
     return keras.Model(image, _head(x, l2, dropout=0.6 if hidden_units else 0.2), name=name)
 
 
-def application(name, image_size, weights, l2):
+def application(name, image_size, weights, l2, label=None):
     """Build a network of keras.applications by its name there, with pooling, Dropout(0.2) and softmax(2).
 
     Raises:
-        InputError: no architecture has that name, or its normalisation is not known.
+        InputError: there is none of that name.
     """
     import keras
     from keras import layers
 
-    names = [one for one in dir(keras.applications) if one[0].isupper()]
-    if name not in names:
-        similar = ", ".join(difflib.get_close_matches(name, names, 3, 0.3))
+    builders = {one: build for one, build in vars(keras.applications).items() if one[0].isupper()}
+    normalisation = name in builders and NORMALISATIONS.get(builders[name].__module__.rsplit(".", 1)[-1])
+    if not normalisation:
+        similar = ", ".join(difflib.get_close_matches(name, builders, 3, 0.3))
         raise InputError(f"--architecture {KERAS}{name}: expected a network of keras.applications (similar: {similar or 'none'})")
-    build = getattr(keras.applications, name)
-    family = build.__module__.rsplit(".", 1)[-1]
-    if family not in NORMALISATIONS:
-        raise InputError(f"--architecture {KERAS}{name}: expected a family of {', '.join(NORMALISATIONS)}; choose another network")
     image = keras.Input((image_size, image_size, 3), name="image")
-    network = _with_core_layers(backbone(build, image_size, weights))
-    x = network(NORMALISATIONS[family](image))
-    return keras.Model(image, _head(layers.GlobalAveragePooling2D()(x), l2), name=network_name(f"{KERAS}{name}"))
+    x = _with_core_layers(backbone(builders[name], image_size, weights))(normalisation(image))
+    return keras.Model(image, _head(layers.GlobalAveragePooling2D()(x), l2), name=label or network_name(f"{KERAS}{name}"))
 
 
 def _head(x, l2, dropout=0.2):
@@ -183,14 +160,10 @@ class Architecture:
     """A network: the function that builds it, and its default training settings.
 
     Attributes:
-        build: function of image_size, weights, l2 and, if it has stems, stem.
+        build: function of image_size, weights, l2 and the `options`.
         output: what the last layer gives, 'softmax' or 'sigmoid_real'.
-        weights: 'imagenet' or 'none'.
-        learning_rate: of the first step.
-        stop_rule: one of training.StopTrainingOnValidationLoss.RULES.
-        stop_patience: its patience.
-        has_stems: whether there is a choice of stem.
-        has_backbone: whether a part of it is a network of keras.applications, for which there are weights.
+        has_backbone: whether a part of it is a network for which there are weights.
+        options: which options of a TrainingConfig it has: 'stem' and 'hidden_units'.
     """
 
     build: Callable
@@ -199,40 +172,34 @@ class Architecture:
     learning_rate: float = 1e-4
     stop_rule: str = "exceeds"
     stop_patience: int = 1
-    has_stems: bool = False
     has_backbone: bool = True
-    has_hidden_units: bool = False
+    options: tuple = ()
 
 
 ARCHITECTURES = {
-    "resnet101": Architecture(resnet101, has_stems=True),
-    "resnet50v2": Architecture(resnet50v2, "sigmoid_real", stop_rule="plateau", stop_patience=3, has_stems=True),
+    "resnet101": Architecture(resnet101, options=("stem",)),
+    "resnet50v2": Architecture(resnet50v2, "sigmoid_real", stop_rule="plateau", stop_patience=3, options=("stem",)),
     "compact": Architecture(compact, weights="none", learning_rate=3e-3, has_backbone=False),
-    "mobilenetv2": Architecture(mobilenetv2),
+    "mobilenetv2": Architecture(functools.partial(application, "MobileNetV2", label="mobilenetv2")),  # arXiv 1801.04381
     "mobilenetv2_early": Architecture(mobilenetv2_early, learning_rate=3e-4),
-} | {name: Architecture(functools.partial(efficientnet, name), has_hidden_units=True) for name in efficientnet_lite.VARIANTS}
+} | {name: Architecture(functools.partial(efficientnet, name), options=("hidden_units",)) for name in efficientnet_lite.VARIANTS}
 KERAS = "keras:"  # prefix of the name of a network of keras.applications
 
 
 def find(name):
     """Return the Architecture of that name: one of ARCHITECTURES, or 'keras:' and the name of a network of keras.applications.
 
-    Raises:
-        InputError: the name is unknown. Whether keras.applications has a network shows when it is built.
+    Raises KeyError for another name. Whether keras.applications has a network shows when it is built.
     """
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
     if name.startswith(KERAS):
         return Architecture(functools.partial(application, name.removeprefix(KERAS)))
-    raise InputError(f"--architecture {name}: expected {', '.join(ARCHITECTURES)}, or {KERAS}NAME; choose one of them")
+    return ARCHITECTURES[name]
 
 
 def backbone(application, image_size, weights, stem="standard"):
-    """Build a network of keras.applications without top.
+    """Build a network of keras.applications, such as keras.applications.ResNet101, without top.
 
     Args:
-        application: such as keras.applications.ResNet101.
-        image_size: side of the input, in pixels.
         weights: 'imagenet' (downloaded and cached by Keras), 'none', or a list of weights files.
         stem: 'standard', or another, for which see `with_stem`.
 
@@ -254,18 +221,12 @@ def backbone(application, image_size, weights, stem="standard"):
 def _with_imagenet_weights(application, arguments):
     try:
         return application(weights="imagenet", **arguments)
-    except ValueError as error:
-        application(weights=None, **arguments)  # raises the same where the input is too small
-        raise InputError(
-            f"--weights imagenet: expected to download them whole, but {' '.join(str(error).split())[:100]}; "
-            "run the same command again, or give --weights FILE with a copy"
-        ) from None
-    except Exception as error:  # Keras raises a bare Exception where the download fails
-        reason = str(error).split("--")[-1].strip()[:100]
-        raise InputError(
-            f"--weights imagenet: expected to download them, but {reason}; connect to the internet, "
-            "give --weights FILE with a copy, or train from scratch with --weights none"
-        ) from None
+    except Exception as error:  # Keras raises a bare Exception where the download fails, and ValueError where it is damaged
+        if isinstance(error, ValueError):
+            application(weights=None, **arguments)  # raises the same where the input is too small
+        reason = " ".join(str(error).split("--")[-1].split())[:100]
+        cure = "run the same command again, connected to the internet, give --weights FILE with a copy, or --weights none"
+        raise InputError(f"--weights imagenet: expected to download them, but {reason}; {cure}") from None
 
 
 def with_stem(network, stem):
@@ -274,8 +235,7 @@ def with_stem(network, stem):
     - 'small': a 3x3 convolution with stride 1 (He et al. 2016, section 4.2), no max-pooling. At 32 px the last stage has 4x4
       positions, with the standard stem one.
     - 'small_7x7': the same with the standard 7x7 kernel, so that the network's weights are kept.
-    - 'medium': the standard 7x7 convolution with stride 2, no max-pooling: 2x2 positions at a quarter of the cost of 'small'. The
-      network's weights are kept.
+    - 'medium': the standard stem without max-pooling: 2x2 positions at a quarter of the cost of 'small'; the weights are kept.
     """
     import keras
     from keras import layers
@@ -327,10 +287,9 @@ def _with_core_layers(network):
 
 
 def with_test_time_flip(model):
-    """Return a network that gives the mean of a trained one's logits for an image and for its mirror image.
+    """Return a network that gives the mean of a trained one's logits for an image and for its mirror image, in twice the time.
 
-    It has the same last activation, layers that every Keras loads, and takes twice as long. Of `model`, the last layer's activation
-    is gone afterwards.
+    Of `model`, the last layer's activation is gone afterwards.
     """
     import keras
     from keras import layers
@@ -377,15 +336,15 @@ def _tf_normalisation(image):
     return layers.Rescaling(1 / 127.5, offset=-1)(image)
 
 
-def _no_normalisation(image):
+def _own_normalisation(image):
     """Return the image unchanged: the network of keras.applications holds its own normalisation."""
     return image
 
 
 NORMALISATIONS = {  # by module of keras.applications
-    "convnext": _no_normalisation, "densenet": _torch_normalisation, "efficientnet": _no_normalisation,
-    "efficientnet_v2": _no_normalisation, "inception_resnet_v2": _tf_normalisation, "inception_v3": _tf_normalisation,
-    "mobilenet": _tf_normalisation, "mobilenet_v2": _tf_normalisation, "mobilenet_v3": _no_normalisation,
-    "nasnet": _tf_normalisation, "resnet": _caffe_normalisation, "resnet_v2": _tf_normalisation, "vgg16": _caffe_normalisation,
-    "vgg19": _caffe_normalisation, "xception": _tf_normalisation,
+    **dict.fromkeys(("resnet", "vgg16", "vgg19"), _caffe_normalisation),
+    **dict.fromkeys(("convnext", "efficientnet", "efficientnet_v2", "mobilenet_v3"), _own_normalisation),
+    **dict.fromkeys(("inception_resnet_v2", "inception_v3", "mobilenet", "mobilenet_v2", "nasnet", "resnet_v2", "xception"),
+                    _tf_normalisation),
+    "densenet": _torch_normalisation,
 }  # fmt: skip

@@ -23,9 +23,8 @@ def import_keras():
         try:
             import keras
         except ModuleNotFoundError as error:
-            raise InputError(
-                f"this needs the package {error.name}, which is not installed; run: pip install -r {BACKENDS[backend]}"
-            ) from None
+            cure = f"run: pip install -r {BACKENDS[backend]}"
+            raise InputError(f"this needs the package {error.name}, which is not installed; {cure}") from None
     import absl.logging
 
     absl.logging.set_verbosity("error")
@@ -83,19 +82,19 @@ def keras_logits(model, images, output, batch_size=128):
         model: a Keras model, as `load` returns it.
         images: (n, s, s, 3) uint8, or an iterable of such batches.
     """
-    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] if isinstance(images, np.ndarray) else images
+    if isinstance(images, np.ndarray):
+        images = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     with linear_output(model):
-        outputs = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in batches]
+        outputs = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in images]
     return fake_logits(np.concatenate(outputs), output)
 
 
-def versions():
-    """Return {package: version} of what a model was made with, for its metadata."""
+def versions(*others):
+    """Return {package: version} of what a model was made with, for its metadata, and of other packages; and Python and the date."""
     from importlib import metadata
 
-    names = ("keras", "tensorflow", "jax", "numpy", "pillow")
     found = {}
-    for name in names:
+    for name in ("keras", "tensorflow", "jax", "numpy", "pillow", *others):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return {"python": sys.version.split()[0], **found, "date": time.strftime("%Y-%m-%d")}

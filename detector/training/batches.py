@@ -79,15 +79,17 @@ class ImageBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         """Return batch `index` of those that are left in this epoch."""
         try:
-            return self._batch(index)
+            return self._batch(self.first + index)
         except Exception as error:
             self.failure = error
             raise
 
-    def _batch(self, index):
-        start = (self.first + index) * self.batch_size
-        rng = np.random.default_rng([self.seed, self.epoch, self.first + index, *([self.process] if self.processes > 1 else [])])
-        rows = self._own_rows(self.order[start : start + self.batch_size])
+    def _batch(self, number):
+        start = number * self.batch_size
+        rng = np.random.default_rng([self.seed, self.epoch, number, *([self.process] if self.processes > 1 else [])])
+        rows = self.order[start : start + self.batch_size]
+        part = len(rows) // self.processes  # contiguous, so that the parts of all processes are the batch in order
+        rows = rows[self.process * part : (self.process + 1) * part]
         inputs, readable = self._inputs(rows[rows != FILLER], rng)
         counted = len(inputs)
         if not inputs:  # `fit` needs a batch: take the next readable image
@@ -95,11 +97,6 @@ class ImageBatches(keras.utils.PyDataset):
         labels = self.labels[readable]
         batch = np.stack(inputs).astype(np.float32), targets_of(labels, self.output), self.weights[readable]
         return batch if self.devices == 1 else self._filled(batch, len(rows), counted)
-
-    def _own_rows(self, rows):
-        """Return this process's rows of a batch: a contiguous part, so that the parts of all processes are the batch in order."""
-        size = len(rows) // self.processes
-        return rows[self.process * size : (self.process + 1) * size]
 
     def _filled(self, batch, number, counted):
         """Fill up a part to `number` rows by repeating its rows; in validation only the first `counted` have a weight."""
@@ -127,17 +124,16 @@ class ImageBatches(keras.utils.PyDataset):
             inputs, readable = self._inputs([i], rng)
             if inputs:
                 return inputs, readable
-        reason = next(iter(self.images.unreadable.values()))
-        raise InputError(f"{reason}; no image of the split can be read: run data_audit.py")
+        raise InputError(f"{next(iter(self.unreadable.values()))}; no image of the split can be read: run data_audit.py")
 
 
 class PooledScores:
-    """Scores of a split's images as the app computes them: the mean of the logits of an image's patches or views.
+    """Scores of a split's images as the app computes them: the mean of the logits of an image's views.
 
     Args:
         split: detector.training.dataset.Split.
         output: 'softmax' or 'sigmoid_real'.
-        preprocessing: that part of a detector's metadata: {'preprocessing', 'image_size', and 'patches' or 'views'}.
+        preprocessing: that part of a detector's metadata: {'preprocessing', 'image_size', 'views', ...}.
         batch_size: number of inputs that are computed together.
 
     Attributes:

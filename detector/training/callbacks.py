@@ -23,9 +23,9 @@ from detector.training.metrics import fake_metrics
 
 
 class PooledValidation(keras.callbacks.Callback):
-    """After every epoch, add the loss and metrics of validation to its logs, of whole images scored by their patches.
+    """After every epoch, add the loss and metrics of validation to its logs, of whole images scored by their views.
 
-    In place of `fit`'s own validation, which would take each patch for an image; before all callbacks that read the logs.
+    In place of `fit`'s own validation, which would take each view for an image; before all callbacks that read the logs.
 
     Args:
         scores: PooledScores.
@@ -100,20 +100,12 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """End the run if the loss is not finite: no later one would be."""
-        if not np.isfinite(float((logs or {}).get("loss", 0))):
-            raise InputError(
-                f"step {batch + 1} of this epoch: expected a finite loss, found {float(logs['loss'])}; "
-                "start again with a lower --learning-rate and --overwrite"
-            )
+        _require_finite(f"step {batch + 1} of this epoch", float((logs or {}).get("loss", 0)))
 
     def on_epoch_end(self, epoch, logs=None):
         """Compare the two losses of an epoch."""
         loss, val_loss = float(logs["loss"]), float(logs["val_loss"])
-        if not (np.isfinite(loss) and np.isfinite(val_loss)):
-            raise InputError(
-                f"epoch {epoch + 1}: expected finite losses, found {loss} (train) and {val_loss} (validation); "
-                "start again with a lower --learning-rate and --overwrite"
-            )
+        _require_finite(f"epoch {epoch + 1}", loss, val_loss)
         bad = val_loss > loss if self.rule == "exceeds" else val_loss >= self.best_loss
         bad = bad and self.rule != "never" and epoch + 1 > self.after_epoch
         if val_loss < self.best_loss:
@@ -124,6 +116,12 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         if self.bad_epochs >= self.patience:
             self.stopped_epoch = epoch + 1
             self.model.stop_training = True
+
+
+def _require_finite(when, *losses):
+    if not np.isfinite(losses).all():
+        found = " and ".join(map(str, losses))
+        raise InputError(f"{when}: expected a finite loss, found {found}; start again with a lower --learning-rate and --overwrite")
 
 
 class Interruption(keras.callbacks.Callback):
@@ -205,11 +203,9 @@ class Checkpoint(keras.callbacks.Callback):
         if before != self.resume_key:
             if overwrite:
                 return None
-            changed = [name for name, value in self.resume_key.items() if before.get(name) != value]
-            raise InputError(
-                f"{self.folder}: expected the checkpoint of this run, found one that differs in {', '.join(changed)}; "
-                "run its command again, give another --log-dir, or start over with --overwrite"
-            )
+            changed = ", ".join(name for name, value in self.resume_key.items() if before.get(name) != value)
+            cure = "run its command again, give another --log-dir, or start over with --overwrite"
+            raise InputError(f"{self.folder}: expected the checkpoint of this run, found one that differs in {changed}; {cure}")
         self.saved = state
         self.rule.resume(state["rule"])
         self.history, self.first_step = state["history"], state["step"]
@@ -222,10 +218,8 @@ class Checkpoint(keras.callbacks.Callback):
             with undistributed():
                 self.model.load_weights(self.folder / self.saved["weights"])
         except (OSError, ValueError):
-            raise InputError(
-                f"{self.folder / self.saved['weights']}: expected the weights of the checkpoint, found none that load; "
-                f"remove {self.folder / 'state.json'} to start over"
-            ) from None
+            file, cure = self.folder / self.saved["weights"], f"remove {self.folder / 'state.json'} to start over"
+            raise InputError(f"{file}: expected the weights of the checkpoint, found none that load; {cure}") from None
         assign(random_states(self.model), self.saved["random_states"])
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -262,26 +256,6 @@ class Checkpoint(keras.callbacks.Callback):
         self.written = time.monotonic()
 
 
-class SameWeights(keras.callbacks.Callback):
-    """After every epoch, end the run unless all processes have the same weights, bit for bit; called before weights are written.
-
-    Args:
-        group: detector.training.distributed.ProcessGroup.
-    """
-
-    def __init__(self, group):
-        super().__init__()
-        self.group = group
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Compare the weights' digests."""
-        digest = hashlib.sha256()
-        for variable in self.model.variables:
-            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
-        cure = "the machines do not compute alike: run the same command again, and if it comes back, leave that machine out"
-        self.group.check_equal({f"the weights after epoch {epoch + 1}": digest.hexdigest()}, cure)
-
-
 class Progress(keras.callbacks.Callback):
     """A bar with the time left for every epoch, on stderr where that is a terminal, and one line an epoch on stdout.
 
@@ -312,6 +286,15 @@ class Progress(keras.callbacks.Callback):
         train, validation = (", ".join(f"{name.replace('_', ' ')} {logs[of + name]:.4f}" for name in shown) for of in ("", "val_"))
         seconds = time.monotonic() - self.began
         print(f"epoch {epoch + 1} of {self.epochs} ({seconds:.0f} s): train {train}; validation {validation}", flush=True)
+
+
+def check_same_weights(model, epoch, group):
+    """Raise InputError unless all processes have the same weights, bit for bit, after an epoch counted from 0."""
+    digest = hashlib.sha256()
+    for variable in model.variables:
+        digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+    cure = "the machines do not compute alike: run the same command again, and if it comes back, leave that machine out"
+    group.check_equal({f"the weights after epoch {epoch + 1}": digest.hexdigest()}, cure)
 
 
 def values(variables):

@@ -125,13 +125,13 @@ class DecodedImages:
         notes = file.with_suffix(".json")
         with contextlib.suppress(OSError, ValueError):
             self.unreadable = json.loads(notes.read_text("utf-8"))
-            if file.stat().st_size == self._bytes():
+            if file.stat().st_size == self._ends[-1]:
                 self.file = file
                 return
         self.unreadable = {}
         try:
             store.mkdir(exist_ok=True)
-            if self._bytes() > MAX_DISK_FRACTION * shutil.disk_usage(store).free:
+            if self._ends[-1] > MAX_DISK_FRACTION * shutil.disk_usage(store).free:
                 return
             self._decode_all(file)
             with atomic_write(notes, unique=True) as temporary:
@@ -151,9 +151,6 @@ class DecodedImages:
                 elif old.stem != stem:
                     old.unlink()
 
-    def _bytes(self):
-        return int(self._ends[-1])
-
     @functools.cached_property
     def _ends(self):
         """(n,) int64, offset in the file at which each image ends; a whole image is preceded by its height and width."""
@@ -170,7 +167,7 @@ class DecodedImages:
         # unique: several machines may share the folder; sync: the size proves nothing, since it is all there from the start
         with atomic_write(file, unique=True, sync=True) as temporary:
             with temporary.open("wb") as handle:
-                handle.truncate(self._bytes())
+                handle.truncate(int(self._ends[-1]))
             work = functools.partial(_decode, os.fspath(self.split.data), os.fspath(temporary), self.size)
             said = parallel(work, [(path, *self._place(i)) for i, path in enumerate(self.split.paths)])
         self.unreadable = {path: why for path, why in zip(self.split.paths, said, strict=True) if why}
@@ -183,25 +180,26 @@ class DecodedImages:
                 return self._read_kept(file, there), there
             except (OSError, ValueError):
                 self.file = None  # the cache was deleted or truncated: read the image files
-        images = [(self._read_one(self.split.paths[i]), i) for i in indices]
-        readable = [(image, i) for image, i in images if image is not None]
-        return [image for image, _ in readable], [i for _, i in readable]
+        images, readable = [], []
+        for i in indices:
+            try:
+                images.append(_read(os.path.join(self.split.data, self.split.paths[i]), self.size))
+                readable.append(i)
+            except InputError as error:
+                self.unreadable[self.split.paths[i]] = str(error)
+        return images, readable
 
     def _read_kept(self, file, indices):
+        images = []
         with open(file, "rb", buffering=0) as handle:
-            images = []
             for i in indices:
                 start, length = self._place(i)
                 handle.seek(start)
-                images.append(_unpacked(handle.read(length), self.size))
-            return images
-
-    def _read_one(self, path):
-        try:
-            return _read(os.path.join(self.split.data, path), self.size)
-        except InputError as error:
-            self.unreadable[path] = str(error)
-        return None
+                content = handle.read(length)
+                shape = (self.size, self.size) if self.size else np.frombuffer(content, "<i4", 2).tolist()
+                offset = 0 if self.size else SHAPE_BYTES
+                images.append(np.frombuffer(content, np.uint8, offset=offset).reshape(*shape, 3))
+        return images
 
 
 def _read(path, size):
@@ -209,23 +207,15 @@ def _read(path, size):
         return pixels.read_resized(path, size) if size else pixels.read_image(path)
 
 
-def _packed(image, size):
-    """Return an image as bytes; a whole one after its height and width, since a file's header may have them swapped."""
-    return image.tobytes() if size else np.array(image.shape[:2], "<i4").tobytes() + image.tobytes()
-
-
-def _unpacked(content, size):
-    height, width = (size, size) if size else np.frombuffer(content, "<i4", 2).tolist()
-    return np.frombuffer(content, np.uint8, offset=0 if size else SHAPE_BYTES).reshape(height, width, 3)
-
-
 def _decode(data, file, size, placed):
     """Write one decoded image to its place in a file; return None, or the reason why it cannot be read."""
     path, start, length = placed
     try:
-        content = _packed(_read(os.path.join(data, path), size), size)
+        image = _read(os.path.join(data, path), size)
     except InputError as error:
         return str(error)
+    shape = b"" if size else np.array(image.shape[:2], "<i4").tobytes()  # a file's header may have them swapped
+    content = shape + image.tobytes()
     if len(content) != length:
         return f"{os.path.join(data, path)}: expected as many pixels as its header tells, found others; leave it out"
     with open(file, "r+b", buffering=0) as handle:

@@ -42,10 +42,8 @@ def find_topology(coordinator: str | None, world_size: int | None, rank: int | N
     if world_size == 1 or (coordinator, world_size, rank) == (None, None, None):
         return None
     if None in (coordinator, world_size, rank):
-        raise InputError(
-            f"several processes: expected --coordinator, --processes and --process-id (or the variables of a cluster), found "
-            f"{coordinator}, {world_size} and {rank}; give all three"
-        )
+        found = f"{coordinator}, {world_size} and {rank}"
+        raise InputError(f"several processes: expected --coordinator, --processes and --process-id, found {found}; give all three")
     if not re.fullmatch(r".+:\d{1,5}", coordinator):
         raise InputError(f"--coordinator {coordinator}: expected HOST:PORT of process 0, such as node1:6000")
     if not 0 <= rank < world_size:
@@ -73,20 +71,15 @@ def _from_slurm(environ):
 
 
 def check_backend(topology: Topology | None, backend: str) -> None:
-    """Raise InputError if several processes are to train on a backend that does not support it."""
+    """Raise InputError if several processes are to train on TensorFlow, whose strategy fails under Keras 3 (keras issue 20585)."""
     if topology and backend != "jax":
-        raise InputError(
-            f"{topology.world_size} processes: expected the backend jax, found {backend}, whose MultiWorkerMirroredStrategy fails "
-            "under Keras 3 (keras issue 20585); set KERAS_BACKEND=jax for every process"
-        )
+        cure = "set KERAS_BACKEND=jax for every process"
+        raise InputError(f"{topology.world_size} processes: expected the backend jax, found {backend}; {cure}")
 
 
 # --- processes -------------------------------------------------------------------------------------------------------------
 class ProcessGroup:
     """The processes of a run, from `join` to the end of the `with` block; without a topology, this process alone.
-
-    Args:
-        topology: Topology, or None.
 
     Attributes:
         rank, world_size: number of this process, counted from 0, and of all.
@@ -121,10 +114,9 @@ class ProcessGroup:
             return
         if self.rank == 0:
             _check_port(self.topology.coordinator)
-        late = threading.Timer(seconds, _exit_with, [
-            f"process {self.rank} of {self.world_size} waited {seconds:g} s at {self.topology.coordinator}, and not all others "
-            "joined; start every process with the same --coordinator and --processes, each with its own --process-id"
-        ])  # fmt: skip
+        waited = f"process {self.rank} of {self.world_size} waited {seconds:g} s at {self.topology.coordinator}, and not all joined"
+        cure = "start every process with the same --coordinator and --processes, each with its own --process-id"
+        late = threading.Timer(seconds, _exit_with, [f"{waited}; {cure}"])
         late.daemon = True
         late.start()
         _replace_abort_message()
@@ -193,10 +185,8 @@ def _check_port(coordinator):
     try:
         socket.create_server(("", int(coordinator.rsplit(":", 1)[1]))).close()
     except OSError as error:
-        raise InputError(
-            f"--coordinator {coordinator}: expected a free port on this machine ({error.strerror or error}); "
-            "give every process another one"
-        ) from None
+        found = f"({error.strerror or error}); give every process another one"
+        raise InputError(f"--coordinator {coordinator}: expected a free port on this machine {found}") from None
 
 
 def _replace_abort_message():
@@ -247,16 +237,13 @@ class Devices:
     Args:
         group: ProcessGroup, joined.
         limit: number of devices of each process at most; None for all.
-
-    Attributes:
-        names: list of the devices' names, of all processes.
     """
 
     def __init__(self, group: ProcessGroup, limit: int | None = None):
         import keras
 
         self.backend = keras.backend.backend()
-        by_rank = _jax_devices(group) if self.backend == "jax" else [_tensorflow_devices()]
+        by_rank = _devices_by_rank(group, self.backend)
         numbers = sorted({len(names) for names in by_rank})
         if len(numbers) > 1 and not (limit and limit <= numbers[0]):
             raise InputError(f"expected as many devices in each process, found {numbers}; give --devices {numbers[0]}")
@@ -280,26 +267,16 @@ class Devices:
         self.strategy = getattr(self, "strategy", None) or tf.distribute.MirroredStrategy(self.names)
         return self.strategy.scope()
 
-    def check_batch_size(self, size: int) -> None:
-        """Raise InputError if a batch cannot be divided evenly among the devices."""
-        if size % len(self):
-            nearest = max(1, round(size / len(self))) * len(self)
-            raise InputError(
-                f"--batch-size {size}: expected a multiple of {len(self)}, the number of devices; "
-                f"give {nearest}, or limit --devices"
-            )
 
+def _devices_by_rank(group, backend):
+    """Return a list of the names of each process's devices: all GPUs, or the CPU."""
+    if backend == "tensorflow":
+        from tensorflow import config
 
-def _jax_devices(group):
+        return [[device.name for device in config.list_logical_devices("GPU") or config.list_logical_devices("CPU")]]
     import jax
 
     names = [[] for _ in range(group.world_size)]
     for device in jax.devices():
         names[device.process_index].append(f"{device.platform}:{device.id}")
     return names
-
-
-def _tensorflow_devices():
-    import tensorflow as tf
-
-    return [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]

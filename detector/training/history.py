@@ -20,15 +20,8 @@ def with_derived(history: list[dict]) -> list[dict]:
     def f1(precision, recall):
         return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
-    return [
-        {
-            **row,
-            "f1": f1(row["precision"], row["recall"]),
-            "val_f1": f1(row["val_precision"], row["val_recall"]),
-            "exceeds": int(row["val_loss"] > row["loss"]),
-        }
-        for row in history
-    ]
+    rows = [row | {f"{of}f1": f1(row[f"{of}precision"], row[f"{of}recall"]) for of in ("", "val_")} for row in history]
+    return [row | {"exceeds": int(row["val_loss"] > row["loss"])} for row in rows]
 
 
 def write_history(history: list[dict], folder: Path) -> None:
@@ -104,7 +97,5 @@ def _strict_stop(history):
     if epoch is None or epoch == len(history):
         return ""
     until, overall = (max(row["val_accuracy"] for row in rows) for rows in (history[:epoch], history))
-    return (
-        f"\n--stop-rule exceeds with patience 1 would have stopped after epoch {epoch}: highest validation accuracy until then "
-        f"{until:.4f}, of the whole run {overall:.4f}"
-    )
+    best = f"highest validation accuracy until then {until:.4f}, of the whole run {overall:.4f}"
+    return f"\n--stop-rule exceeds with patience 1 would have stopped after epoch {epoch}: {best}"

@@ -17,12 +17,7 @@ from detector.training.distributed import ProcessGroup
 
 @dataclass(frozen=True)
 class RunData:
-    """The data of a run.
-
-    Attributes:
-        splits: of train and validation.
-        fingerprint: SHA-256 over names and contents of all images.
-    """
+    """The data of a run: the splits train and validation, and the SHA-256 over names and contents of all images."""
 
     splits: dict[str, Split]
     fingerprint: str
@@ -59,9 +54,8 @@ def make_datasets(config: TrainingConfig, data: RunData, group: ProcessGroup, de
     """Return (batches.ImageBatches of train, another or batches.PooledScores of validation).
 
     Args:
-        config: TrainingConfig, with its image size.
-        data: RunData.
-        group: distributed.ProcessGroup; each process gets its rows of each batch.
+        config: with its image size.
+        group: each process gets its rows of each batch.
         devices: number of devices of all processes.
     """
     from detector.training.batches import ImageBatches, PooledScores
@@ -104,9 +98,7 @@ def _cache_summary(images, config):
 
 
 def read_origins(config: TrainingConfig, data: RunData) -> tuple:
-    """Return what the starting weights were trained on.
-
-    Warns if they were trained on validation images: temperature and thresholds would promise too much.
+    """Return what the starting weights were trained on, and warn if that includes validation images.
 
     Returns:
         (train digests, sources): (n, DIGEST_BYTES) uint8 of all images that the weights will have been trained on, or None if
@@ -122,8 +114,6 @@ def read_origins(config: TrainingConfig, data: RunData) -> tuple:
         digests = None if digests is None or known is None else [*digests, known]
         known = set() if known is None else set(map(bytes, known))
         if repeated := sum(bytes(digest) in known for digest in validation[0]):
-            print(
-                f"warning: {path} was trained on {plural(repeated, 'image')} of these validation images: temperature, thresholds "
-                "and the best epoch, which are fitted on them, will look better than they are"
-            )
+            effect = "temperature, thresholds and the best epoch, which are fitted on them, will look better than they are"
+            print(f"warning: {path} was trained on {plural(repeated, 'image')} of these validation images: {effect}")
     return digests and np.unique(np.concatenate(digests), axis=0), sources

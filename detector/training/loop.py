@@ -5,17 +5,10 @@ from typing import NamedTuple
 import keras
 
 from detector.console import InputError, plural
+from detector.model.file import read_metadata
+from detector.training import callbacks
 from detector.training.batches import ImageBatches
-from detector.training.callbacks import (
-    Checkpoint,
-    Interruption,
-    PooledValidation,
-    Progress,
-    SameWeights,
-    StopTrainingOnValidationLoss,
-    remove_checkpoint,
-    save_weights,
-)
+from detector.training.callbacks import Checkpoint, StopTrainingOnValidationLoss
 from detector.training.config import TrainingConfig, resume_key
 from detector.training.distributed import ProcessGroup, is_lost_process
 from detector.training.networks import compile_network
@@ -45,11 +38,11 @@ def run_phases(model, train: ImageBatches, validation, config: TrainingConfig, f
         config: with its image size and stem.
         fingerprint: of the images; a checkpoint made with other images is not continued.
     """
-    rule, checkpoint, callbacks = make_callbacks(train, validation, config, fingerprint, group)
+    rule, checkpoint, called = make_callbacks(model, train, validation, config, fingerprint, group)
     resumed = _find_checkpoint(model, rule, checkpoint, config, group)
     checkpoint.set_model(model)
-    interruption = Interruption()
-    callbacks.append(interruption)  # last, so that a checkpoint that is due is still written
+    interruption = callbacks.Interruption()
+    called.append(interruption)  # last, so that a checkpoint that is due is still written
     try:
         with interruption.handled():
             for phase in plan_phases(config):
@@ -59,7 +52,7 @@ def run_phases(model, train: ImageBatches, validation, config: TrainingConfig, f
                 if resumed is not None and phase.start <= resumed:
                     checkpoint.load()
                 start = max(phase.start, len(checkpoint.history))
-                fit(model, train, validation, callbacks, start, phase.end, checkpoint.first_step)
+                fit(model, train, validation, called, start, phase.end, checkpoint.first_step)
     except (KeyboardInterrupt, Exception) as error:
         # If all processes were interrupted, another one may have ended before this one's step.
         if not isinstance(error, KeyboardInterrupt) and not (interruption.asked and is_lost_process(error)):
@@ -70,18 +63,20 @@ def run_phases(model, train: ImageBatches, validation, config: TrainingConfig, f
     return Outcome(rule, checkpoint, False)
 
 
-def make_callbacks(train, validation, config: TrainingConfig, fingerprint: str, group: ProcessGroup) -> tuple:
+def make_callbacks(model, train, validation, config: TrainingConfig, fingerprint: str, group: ProcessGroup) -> tuple:
     """Return (rule, checkpoint, list of all callbacks in the order in which they must be called)."""
     after = config.head_epochs + config.stop_after_epoch
     rule = StopTrainingOnValidationLoss(config.log_dir, config.stop_patience, after, config.stop_rule, writes=group.rank == 0)
     key = {**resume_key(config, keras.backend.backend()), "the images": fingerprint}
     checkpoint = Checkpoint(config.log_dir, rule, key, 60 * config.checkpoint_minutes)
-    callbacks = [] if isinstance(validation, ImageBatches) else [PooledValidation(validation, config.balance_groups)]
-    callbacks += [SameWeights(group)] if group.world_size > 1 else []
-    callbacks += [rule, checkpoint, Progress(config.total_epochs, train)]
+    called = [] if isinstance(validation, ImageBatches) else [callbacks.PooledValidation(validation, config.balance_groups)]
+    if group.world_size > 1:
+        check = callbacks.check_same_weights
+        called.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: check(model, epoch, group)))
+    called += [rule, checkpoint, callbacks.Progress(config.total_epochs, train)]
     if config.tensorboard and group.rank == 0:
-        callbacks.append(keras.callbacks.TensorBoard(config.log_dir / "tensorboard", write_graph=False))
-    return rule, checkpoint, callbacks
+        called.append(keras.callbacks.TensorBoard(config.log_dir / "tensorboard", write_graph=False))
+    return rule, checkpoint, called
 
 
 def _find_checkpoint(model, rule, checkpoint, config, group):
@@ -90,26 +85,19 @@ def _find_checkpoint(model, rule, checkpoint, config, group):
     found = None if resumed is None else [len(checkpoint.history), checkpoint.first_step]
     group.check_equal({"the checkpoint": found}, "give every process the same --log-dir")
     if rule.writes:
-        _check_own(config, checkpoint)
+        replaced = config.output.exists() and not config.overwrite  # Ctrl-C leaves a model that the same run may replace
+        if replaced and read_metadata(config.output)["made"].get("run") != checkpoint.run:
+            raise InputError(f"{config.output}: the model of another run; give another --output, or --overwrite")
         if resumed is None:
-            remove_checkpoint(config.log_dir)
-            save_weights(model, rule.best_weights)
+            callbacks.remove_checkpoint(config.log_dir)
+            callbacks.save_weights(model, rule.best_weights)
     if resumed is not None:
         within = f" and {plural(checkpoint.first_step, 'step')}" if checkpoint.first_step else ""
         print(f"continuing the run in {config.log_dir} after {plural(len(checkpoint.history), 'epoch')}{within}", flush=True)
     return resumed
 
 
-def _check_own(config, checkpoint):
-    """Raise InputError if the output is another run's model; Ctrl-C leaves one that the same run may replace."""
-    from detector.model import file as model_file
-
-    replaced = config.output.exists() and not config.overwrite
-    if replaced and model_file.read_metadata(config.output)["made"].get("run") != checkpoint.run:
-        raise InputError(f"{config.output}: the model of another run; give another --output, or --overwrite")
-
-
-def fit(model, train: ImageBatches, validation, callbacks: list, first_epoch: int, end: int, first_step: int = 0) -> None:
+def fit(model, train: ImageBatches, validation, called: list, first_epoch: int, end: int, first_step: int = 0) -> None:
     """Call `fit` on a compiled model for the epochs `first_epoch` to before `end`, counted from 0. Only callbacks write files.
 
     Args:
@@ -119,7 +107,7 @@ def fit(model, train: ImageBatches, validation, callbacks: list, first_epoch: in
         InputError: out of memory, or images became unreadable.
     """
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: train.start_epoch(epoch, first_step))
-    options = {"callbacks": [order, *callbacks], "shuffle": False, "verbose": 0}
+    options = {"callbacks": [order, *called], "shuffle": False, "verbose": 0}
     if isinstance(validation, ImageBatches):
         options["validation_data"] = validation
     try:
@@ -136,10 +124,6 @@ def fit(model, train: ImageBatches, validation, callbacks: list, first_epoch: in
     except Exception as error:
         if failure := train.failure or validation.failure:
             raise failure from None
-        if not _is_out_of_memory(error):
-            raise
-        raise InputError("out of memory; run the same command with a smaller --batch-size or --image-size") from None
-
-
-def _is_out_of_memory(error):
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "ResourceExhausted" in type(error).__name__
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "ResourceExhausted" in type(error).__name__:
+            raise InputError("out of memory; run the same command with a smaller --batch-size or --image-size") from None
+        raise

@@ -6,14 +6,11 @@ from detector.training.batches import IGNORED
 
 
 def fake_metrics(output, some_ignored=False):
-    """Return the metrics for `compile`, all with Fake as the positive class.
+    """Return the metrics for `compile`, all with Fake as the positive class: those of batches, and of weighted batches.
 
     Args:
         output: 'softmax' or 'sigmoid_real'.
         some_ignored: whether rows with the target IGNORED occur, which no metric counts.
-
-    Returns:
-        {'metrics': accuracy, precision, recall, auc; 'weighted_metrics': the cross-entropy, which is the loss without penalties}
     """
 
     def p_fake(values):
@@ -29,11 +26,7 @@ def fake_metrics(output, some_ignored=False):
         OfFake.__name__ = f"{kind.__name__}OfFake"
         return OfFake(name=name)
 
-    kinds = keras.metrics
-    plain = [
-        of_fake(kinds.BinaryAccuracy, "accuracy"),
-        of_fake(kinds.Precision, "precision"),
-        of_fake(kinds.Recall, "recall"),
-        of_fake(kinds.AUC, "auc"),
-    ]
-    return {"metrics": plain, "weighted_metrics": [of_fake(kinds.BinaryCrossentropy, "cross_entropy")]}
+    metrics = keras.metrics
+    kinds = {"accuracy": metrics.BinaryAccuracy, "precision": metrics.Precision, "recall": metrics.Recall, "auc": metrics.AUC}
+    cross_entropy = of_fake(metrics.BinaryCrossentropy, "cross_entropy")  # the loss without penalties
+    return {"metrics": [of_fake(kind, name) for name, kind in kinds.items()], "weighted_metrics": [cross_entropy]}

@@ -16,15 +16,12 @@ def build_network(config: TrainingConfig):
     keras.config.set_dtype_policy(f"mixed_{config.mixed_precision}" if config.mixed_precision else "float32")
     whole = starts_whole(config)
     weights = "none" if whole else list(config.weight_files) or config.weights
-    more: dict = {"stem": config.stem} if config.network.has_stems else {}
-    more |= {"hidden_units": config.hidden_units} if config.network.has_hidden_units else {}
+    more = {name: getattr(config, name) for name in config.network.options}
     try:
         model = config.network.build(config.image_size, weights, config.l2, **more)
     except ValueError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"--image-size {config.image_size}: expected a size that {config.architecture} can be built for ({reason})"
-        ) from None
+        expected = f"expected a size that {config.architecture} can be built for"
+        raise InputError(f"--image-size {config.image_size}: {expected} ({' '.join(str(error).split())[:120]})") from None
     if whole:
         load_files(model, list(config.weight_files))
     return model
@@ -47,11 +44,8 @@ def in_full_precision(model, config: TrainingConfig):
 def compile_network(model, phase: Phase, config: TrainingConfig, steps_per_epoch: int, ignores_rows: bool = False) -> None:
     """Compile with Adam (with decoupled weight decay AdamW, arXiv 1711.05101) and binary cross-entropy.
 
-    For a softmax(2) that is 'categorical_crossentropy' on one-hot targets. Keras 3's 'binary_crossentropy' would treat the two
-    logits as independent sigmoids: another loss than that of the probabilities.
-
-    Args:
-        ignores_rows: whether validation batches contain rows with the target batches.IGNORED.
+    For a softmax(2) that is 'categorical_crossentropy' on one-hot targets: Keras 3's 'binary_crossentropy' would treat the two
+    logits as independent sigmoids. `ignores_rows` says whether validation batches contain rows with the target batches.IGNORED.
     """
     import keras
 

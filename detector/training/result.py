@@ -25,14 +25,14 @@ def validation_logits(model, validation) -> tuple:
         with backend.linear_output(model):
             rows, logits = validation.score(lambda batch: scores.fake_logits(model.predict_on_batch(batch), output))
     else:
-        rows = []
+        rows, size = [], validation.batch_size
 
         def batches():
-            for start in range(0, len(labels), validation.batch_size):
-                images, readable = validation.images.read(range(start, min(start + validation.batch_size, len(labels))))
+            for start in range(0, len(labels), size):
+                images, readable = validation.images.read(range(start, min(start + size, len(labels))))
                 rows.extend(readable)
                 if images:
-                    yield np.stack(images).astype(np.float32)
+                    yield np.stack(images)
 
         logits = backend.keras_logits(model, batches(), output)
         check_both_classes(labels[rows])
@@ -40,12 +40,7 @@ def validation_logits(model, validation) -> tuple:
 
 
 def make_metadata(config: TrainingConfig, data: RunData, sources: list, run: dict, temperature: float, thresholds: dict) -> dict:
-    """Return the metadata that detector.model.file stores in the .h5.
-
-    Args:
-        sources: the detectors that the run started from, as inputs.read_origins returns them.
-        run: dict on this run, for 'made'.
-    """
+    """Return the metadata for the .h5; `sources` are those of inputs.read_origins, `run` is a dict on this run, for 'made'."""
     from detector.images import pixels
     from detector.model import backend
     from detector.model import file as model_file
@@ -59,7 +54,7 @@ def make_metadata(config: TrainingConfig, data: RunData, sources: list, run: dic
         **config.preprocessing_metadata,
         "temperature": temperature,
         "thresholds": thresholds,
-        "training_range": _prediction_range(config, sizes),
+        "training_range": {**sizes, "shorter_side": list(config.training_range or sizes["shorter_side"])},
         "trained_on": trained_on(config, data.counts["train"], sizes, sources),
         "made": {
             "arguments": shareable(config), "counts": data.counts, "started_from": sources, "data_fingerprint": data.fingerprint,
@@ -68,19 +63,12 @@ def make_metadata(config: TrainingConfig, data: RunData, sources: list, run: dic
     }  # fmt: skip
 
 
-def _prediction_range(config, sizes):
-    """Return the sizes of images that a detector gives verdicts for: --training-range, or what training made of its images."""
-    shorter = [max(1, round(side * factor)) for side, factor in zip(sizes["shorter_side"], config.resize_range, strict=True)]
-    return {**sizes, "shorter_side": list(config.training_range or shorter)}
-
-
 def trained_on(config: TrainingConfig, counts: dict, sizes: dict, sources: list) -> str:
-    """Return a sentence on what a detector was trained on, and what those that it started from were trained on.
+    """Return a sentence on what a detector, and those that it started from (`sources`), were trained on.
 
     Args:
         counts: {'Fake': n, 'Real': n} of the train images.
         sizes: as pixels.training_range returns them.
-        sources: the detectors that the run started from.
     """
     low, high = sizes["shorter_side"]
     span = f"{low}" if low == high else f"{low} to {high}"
@@ -102,10 +90,7 @@ def print_result(config: TrainingConfig, is_fake, logits, metadata: dict, unread
         print(f"not read: {reason or path}")
     if unreadable:
         print(f"{plural(len(unreadable), 'image')} could not be read and were left out")
-    limits = metadata["thresholds"]
-    print(
-        f"validation: accuracy {found['accuracy']:.4f}, AUC {found['auc']:.4f}, ECE {found['ece']:.4f}; "
-        f"temperature {metadata['temperature']:.3f}; "
-        f"thresholds: Fake >= {limits['fake']:.4f}, Real <= {limits['real']:.4f}, otherwise uncertain"
-    )
+    fake, real = (metadata["thresholds"][name] for name in ("fake", "real"))
+    print(f"validation: accuracy {found['accuracy']:.4f}, AUC {found['auc']:.4f}, ECE {found['ece']:.4f}; ", end="")
+    print(f"temperature {metadata['temperature']:.3f}; thresholds: Fake >= {fake:.4f}, Real <= {real:.4f}, otherwise uncertain")
     print(f"{config.output} written ({config.output.stat().st_size / 2**20:.1f} MiB), history in {config.log_dir}")

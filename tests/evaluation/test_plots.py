@@ -35,7 +35,7 @@ def test_a_contact_sheet_takes_any_names_and_skips_unreadable_files(tmp_path):
 def test_the_interval_of_a_bin_without_a_fake_is_not_empty():
     is_fake, p_fake = np.arange(60) >= 30, np.repeat([0.0, 1.0], 30)
     axes = Figure().subplots()
-    plots._reliability(axes, is_fake, p_fake, {"ece": 0.0, "intervals": {"ece": [0.0, 0.0]}})
+    plots._reliability(axes, is_fake, p_fake, None, {"ece": 0.0, "intervals": {"ece": [0.0, 0.0]}})
     bars = axes.containers[0][2][0].get_segments()
     limit = 1 - 0.025 ** (1 / 30)  # Clopper-Pearson
     assert np.array(bars)[:, :, 1] == pytest.approx(np.array([[0, limit], [1 - limit, 1]]))

@@ -55,23 +55,23 @@ def test_thresholds_that_cross_become_one_of_least_error():
     p_fake = np.concatenate([np.linspace(0.6, 1, 200), np.linspace(0, 0.5, 200)])
     limits = thresholds.fit_thresholds(is_fake, p_fake, 0.05)
     assert limits["fake"] == limits["real"] == pytest.approx(0.55)
-    assert metrics.verdict_metrics(is_fake, p_fake, limits)["selective_accuracy"] == 1.0
+    assert metrics.classification_metrics(is_fake, p_fake, limits)["selective_accuracy"] == 1.0
     assert limits["real_called_fake_bound"] == pytest.approx(beta.ppf(0.95, 5, 196))  # the 4 errors that were planned for
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_thresholds_that_cross_hold_both_error_limits(seed):
     rng = np.random.default_rng(seed)
     is_fake = np.arange(400) < 200
-    p_fake = p_fake_of(rng.normal(np.where(is_fake, 2.0, -2.0), 1.0 + seed / 30), 1.0)
+    p_fake = p_fake_of(rng.normal(np.where(is_fake, 2.0, -2.0), 1.0 + seed / 10), 1.0)
     limits = thresholds.fit_thresholds(is_fake, p_fake, 0.1)
-    found = metrics.verdict_metrics(is_fake, p_fake, limits)
+    found = metrics.classification_metrics(is_fake, p_fake, limits)
     assert found["real_called_fake"] <= 0.1 and found["fake_called_real"] <= 0.1
 
 
 def test_thresholds_where_all_scores_are_the_same():
     limits = thresholds.fit_thresholds([True] * 10 + [False] * 10, [0.5] * 20, 0.01)
-    assert metrics.verdict_metrics(np.array([True, False]), np.array([0.5, 0.5]), limits)["abstention_rate"] == 1.0
+    assert metrics.classification_metrics(np.array([True, False]), np.array([0.5, 0.5]), limits)["abstention_rate"] == 1.0
 
 
 def test_errors_within_are_the_most_whose_bound_is_within():

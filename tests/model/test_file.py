@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -67,9 +68,7 @@ def test_score_direction_survives_saving_exporting_and_loading(tmp_path, bias, a
     path = tmp_path / "m.h5"
     model_file.save(bias_model(bias, activation), path, {**METADATA, "output": output})
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
-    detector = export.open_detector(path)
-    assert detector.logits(images) == pytest.approx([logit] * 5, abs=1e-6)
-    assert detector.logits(images) == pytest.approx([logit] * 5, abs=1e-5)
+    assert export.open_detector(path).logits(images) == pytest.approx([logit] * 5, abs=1e-6)
     model, metadata = model_file.load(path)
     assert metadata == {**METADATA, "output": output}
     assert backend.keras_logits(model, images, output) == pytest.approx([logit] * 5, abs=1e-6)
@@ -100,19 +99,6 @@ def test_a_fresh_process_gives_the_same_scores(trained, tmp_path):
     command = [sys.executable, "-c", program, str(path), str(tmp_path / "images.npy")]
     there = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert there == here.tolist()
-
-
-def test_compiled_form_is_made_once_and_again_when_the_model_changes(trained, tmp_path, capfd):
-    path = tmp_path / "detector.h5"
-    shutil.copy(trained[0], path)
-    capfd.readouterr()
-    export.open_detector(path)
-    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
-    first = export.open_detector(path)
-    assert "exporting" in capfd.readouterr().err
-    second = export.open_detector(path)
-    assert capfd.readouterr().err == ""
-    assert first.metadata == second.metadata == METADATA
 
 
 @pytest.fixture
@@ -170,15 +156,22 @@ def test_a_compiled_form_that_is_deleted_or_damaged_is_made_again(cache, small, 
     assert exported == []
 
 
+def test_another_model_in_the_same_place_is_exported_anew(cache, small, exported, tmp_path):
+    path = Path(shutil.copy(small, tmp_path / "m.h5"))
+    assert logit(path) == logit(path) == pytest.approx([1.0]) and len(exported) == 1
+    model_file.save(bias_model([2.5, 0.5]), path, METADATA)
+    with pytest.raises(InputError, match="it changed while it was exported"):  # the fixture exports the first one
+        logit(path)
+    assert len(exported) == 2
+
+
 def test_a_compiled_form_that_vanishes_in_use_is_one_line(cache, small, exported):
     detector = export.open_detector(small)
     flatbuffer = next(cache.glob("*.tflite"))
     flatbuffer.write_bytes(b"x" * flatbuffer.stat().st_size)
     with pytest.raises(InputError) as caught:
         detector.logits(np.zeros((1, 8, 8, 3), np.uint8))
-    assert str(caught.value) == (
-        f"{flatbuffer}: expected an exported model, but it is missing or damaged; delete it and run the same command again"
-    )
+    assert str(caught.value).startswith(f"{flatbuffer}: expected an exported model, but it is missing or damaged")
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_done_without(cache, small, exported, capfd):
@@ -223,10 +216,10 @@ def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_exported(
         return sorted(path.name for path in cache.iterdir() if path.name.startswith("other"))
 
     cache.mkdir()
-    for i, days in enumerate((1, 2, 181)):
+    for i, days in enumerate((1, 2, 61)):
         for suffix in ("-1.json", "-1.tflite", ".known.json"):
             name(cache / f"other{i}{suffix}", days)
-    name(cache / "other3-1.123.part", 181)
+    name(cache / "other3-1.123.part", 61)
     logit(small)
     assert exported == [small]
     assert there() == [f"other{i}{suffix}" for i in (0, 1) for suffix in ("-1.json", "-1.tflite", ".known.json")]
@@ -235,9 +228,6 @@ def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_exported(
         os.utime(path, (0, 0))
     logit(small)  # used again: it is not the oldest any more
     assert exported == [small] and time.time() - form.stat().st_mtime < 60
-    monkeypatch.setattr(export, "KEPT_MODELS", 2)
-    export._prune(cache)
-    assert there() == ["other0-1.json", "other0-1.tflite", "other0.known.json", "other1.known.json"] and form.is_file()
     monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(PermissionError))
     assert logit(small) == pytest.approx([1.0]) and exported == [small]
 
@@ -263,10 +253,7 @@ def test_what_ships_damaged_is_compiled_anew_or_told(cache, small, exported, tmp
     with pytest.raises(InputError) as caught, monkeypatch.context() as patch:
         patch.setitem(sys.modules, "h5py", None)
         export.known_metadata(path)
-    assert str(caught.value) == (
-        f"{path}: expected small.json and small.tflite next to it, complete and made from it, found others or none; get the three "
-        "files again, or let TensorFlow make them, which is not installed: pip install -r requirements.txt"
-    )
+    assert "pip install -r requirements.txt, or get small.h5, small.json and small.tflite again" in str(caught.value)
     assert export.known_metadata(path) == METADATA
     assert logit(path) == pytest.approx([1.0]) and exported == [path]
 
@@ -280,17 +267,7 @@ def test_known_metadata_are_those_of_the_file_before_and_after_exporting(cache, 
         assert export.known_metadata(path) == model_file.read_metadata(path)
 
 
-def test_a_compiled_file_beside_a_strangers_model_is_not_trusted(tmp_path, trained):
-    path = tmp_path / "detector.h5"
-    shutil.copy(trained[0], path)
-    path.with_suffix(".tflite").write_bytes(b"not a flatbuffer")
-    path.with_suffix(".json").write_text("{}")
-    assert export.open_detector(path).metadata["architecture"] == "compact"
-
-
 def test_save_leaves_nothing_unfinished_and_no_optimizer(trained):
-    import h5py
-
     path, _ = trained
     assert [file.name for file in path.parent.glob("*detector*")] == ["detector.h5"]
     with h5py.File(path) as file:
@@ -300,33 +277,30 @@ def test_save_leaves_nothing_unfinished_and_no_optimizer(trained):
 def refused(path):
     with pytest.raises(InputError) as caught:
         export.open_detector(path)
-    return str(caught.value).replace(str(path), "M")
+    line = str(caught.value)
+    assert "\n" not in line
+    return line.replace(str(path), "M")
+
+
+def changed(tmp_path, small, **attributes):
+    """Return a copy of a model file with other attributes."""
+    path = Path(shutil.copy(small, tmp_path / "m.h5"))
+    with h5py.File(path, "r+") as file:
+        file.attrs.update(attributes)
+    return path
 
 
 def test_what_is_no_detector_is_refused_in_one_line(tmp_path, trained):
-    import h5py
-
-    missing = tmp_path / "missing.h5"
-    assert refused(missing) == (
-        "M: expected a model file (.h5), found nothing of that name; train one with model_training.py or check the path"
-    )
-    text = tmp_path / "text.h5"
-    text.write_text("hello")
-    assert refused(text) == "M: expected a model file (.h5), found another kind of file; give the .h5 that model_training.py wrote"
-    cut = tmp_path / "cut.h5"
-    cut.write_bytes(trained[0].read_bytes()[:5000])
-    assert refused(cut) == "M: expected a whole HDF5 file, found a damaged or cut one; get it again or train it again"
-    empty = tmp_path / "empty.h5"
-    h5py.File(empty, "w").close()
-    assert refused(empty) == (
-        "M: expected a detector that model_training.py saved, found an HDF5 file that is no model; train it with model_training.py"
-    )
-    foreign = tmp_path / "foreign.h5"
-    bias_model([1.0, 0.0]).save(foreign)
-    assert refused(foreign) == (
-        "M: expected a detector that model_training.py saved, found a Keras model without a detector's metadata; "
-        "train it with model_training.py"
-    )
+    path = tmp_path / "m.h5"
+    assert refused(path).startswith("M: expected a model file (.h5), found nothing of that name")
+    path.write_text("hello")
+    assert refused(path).startswith("M: expected a model file (.h5) of model_training.py, found another kind of file")
+    path.write_bytes(trained[0].read_bytes()[:5000])
+    assert refused(path).startswith("M: expected a whole HDF5 file, found a damaged or cut one")
+    h5py.File(path, "w").close()
+    assert "found an HDF5 file that is no model" in refused(path)
+    bias_model([1.0, 0.0]).save(path)
+    assert "found a Keras model without a detector's metadata" in refused(path)
 
 
 def test_a_model_that_brings_code_is_refused(tmp_path):
@@ -336,24 +310,21 @@ def test_a_model_that_brings_code_is_refused(tmp_path):
     x = keras.layers.Dense(2, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
     path = tmp_path / "lambda.h5"
     model_file.save(keras.Model(image, x), path, METADATA)
-    assert refused(path) == "M: expected only layers that this project uses, found 'Lambda'; it could run code, so it is not loaded"
+    assert "found 'Lambda'; it could run code, so it is not loaded" in refused(path)
 
 
-def test_what_was_checked_is_what_is_loaded(tmp_path):
+def test_what_was_checked_is_what_is_loaded(tmp_path, small):
     """A file can be an HDF5 file and, from its end, a .keras archive; Keras would choose by the name."""
-    good, other = tmp_path / "good.h5", tmp_path / "other.keras"
-    model_file.save(bias_model([1.0, 0.0]), good, METADATA)
+    other, both = tmp_path / "other.keras", tmp_path / "both.keras"
     bias_model([5.0, 0.0]).save(other)
-    both = tmp_path / "both.keras"
-    both.write_bytes(good.read_bytes() + other.read_bytes())
+    both.write_bytes(small.read_bytes() + other.read_bytes())
     with pytest.raises(InputError, match="expected a model file"):
         model_file.load(both)
-    assert refused(both).startswith("M: expected a model file (.h5), found another kind of file")
+    assert refused(both).startswith("M: expected a model file (.h5)")
 
 
-def test_exporting_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
-    path = tmp_path / "m.h5"
-    model_file.save(bias_model([2.5, 0.25]), path, METADATA)
+def test_exporting_imports_nothing_from_the_current_folder(tmp_path, small, cache, monkeypatch):
+    shutil.copy(small, tmp_path / "m.h5")
     (tmp_path / "detector" / "model").mkdir(parents=True)
     for name in ("detector/__init__.py", "detector/model/__init__.py", "numpy.py", "json.py"):
         (tmp_path / name).write_text("raise SystemExit('error: code of the current folder was run')")
@@ -367,47 +338,33 @@ def test_exporting_imports_nothing_from_the_current_folder(tmp_path, monkeypatch
     {"preprocessing": "crop"}, {"preprocessing": "views", "views": ["whole"], "view_weights": [1, 2]},
     {"preprocessing": "views", "views": []}, {"preprocessing": "views", "views": ["native"] * 6},
     {"class_names": ["Real", "Fake"]}, {"thresholds": {**METADATA["thresholds"], "fake": float("nan")}},
-    {"architecture": {"a": 1}}, {"trained_on": None},
+    {"architecture": {"a": 1}}, {"trained_on": None}, {"made": "missing"}, {"thresholds": "missing"},
 ])  # fmt: skip
-def test_metadata_out_of_their_range_are_refused(tmp_path, change):
-    import h5py
+def test_metadata_out_of_their_range_are_refused(tmp_path, small, change):
+    metadata = {name: value for name, value in {**METADATA, **change}.items() if value != "missing"}
+    path = changed(tmp_path, small, detector=json.dumps(metadata))
+    assert refused(path).startswith("M: expected a detector's metadata, found values that are missing or of another type or range")
 
-    path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
-    with h5py.File(path, "r+") as file:
-        file.attrs["detector"] = json.dumps({**METADATA, **change})
-    assert refused(path).startswith("M: expected a detector's metadata, found values of another type or range")
+
+@pytest.mark.parametrize(
+    "text, found", [("[" * 50_000, "as JSON, found something else"), ('{"format": 99}', "of format 2, found 99")]
+)
+def test_metadata_of_another_kind_are_refused(tmp_path, small, text, found):
+    assert found in refused(changed(tmp_path, small, detector=text))
 
 
 @pytest.mark.parametrize("config", ["no json", '{"class_name": ["a", "list"]}', '{"class_name": "Functional"}', "[" * 9999])
-def test_a_damaged_configuration_is_one_line(tmp_path, config):
-    import h5py
-
-    path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
-    with h5py.File(path, "r+") as file:
-        file.attrs["model_config"] = config
-    assert refused(path).startswith("M: expected ")
-
-
-def test_metadata_that_nest_too_deeply_are_one_line(tmp_path):
-    import h5py
-
-    path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
-    with h5py.File(path, "r+") as file:
-        file.attrs["detector"] = "[" * 50_000
-    assert refused(path) == "M: expected a detector's metadata as JSON, found something else; train it again"
+def test_a_damaged_configuration_is_one_line(tmp_path, small, config):
+    assert refused(changed(tmp_path, small, model_config=config)).startswith("M: expected ")
 
 
 def test_digests_of_a_stranger_take_no_more_memory_than_the_file(tmp_path):
-    import h5py
-
     path = tmp_path / "m.h5"
     model_file.save(bias_model([1.0, 0.0]), path, METADATA, np.zeros((5, 8), np.uint8))
     assert model_file.read_train_digests(path).shape == (5, 8)
     for put in (
         lambda file: file.create_dataset("train_digests", (2**40, 8), np.uint8, chunks=(2**20, 8), compression="gzip"),
+        lambda file: file.create_dataset("train_digests", data=np.zeros((3, 4), np.uint8)),
         lambda file: file.create_group("train_digests"),
     ):
         with h5py.File(path, "r+") as file:
@@ -417,32 +374,18 @@ def test_digests_of_a_stranger_take_no_more_memory_than_the_file(tmp_path):
             model_file.read_train_digests(path)
 
 
-def test_a_file_of_format_1_loads_with_the_new_names(tmp_path, cache):
-    import h5py
-
-    path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
+def test_a_file_of_format_1_loads_with_the_new_names(tmp_path, small):
     former = {"preprocessing": "fitting", "training_range": "seen"}
-    with h5py.File(path, "r+") as file:
-        file.attrs["detector"] = json.dumps({former.get(name, name): value for name, value in METADATA.items()} | {"format": 1})
+    metadata = {former.get(name, name): value for name, value in METADATA.items()} | {"format": 1}
+    path = changed(tmp_path, small, detector=json.dumps(metadata))
     assert model_file.read_metadata(path) == model_file.load(path)[1] == METADATA
-    made = {"sha256": "0", "bytes": 1, "facts": json.loads(h5py.File(path).attrs["detector"])}  # as next to the shipped models
+    made = {"sha256": "0", "bytes": 1, "facts": metadata}  # as next to the shipped models
     (tmp_path / "m.json").write_text(json.dumps(made))
     (tmp_path / "m.tflite").write_bytes(b"1")
     assert export._made(tmp_path / "m")["metadata"] == METADATA
 
 
-def test_metadata_of_another_version_are_refused(tmp_path):
-    import h5py
-
-    path = tmp_path / "m.h5"
-    model_file.save(bias_model([1.0, 0.0]), path, METADATA)
-    with h5py.File(path, "r+") as file:
-        file.attrs["detector"] = json.dumps({**METADATA, "format": 99})
-    assert refused(path) == "M: expected a detector of format 2, found 99; train it again with model_training.py"
-
-
-def test_metadata_with_patches_are_understood():
+def test_a_detector_of_version_1_with_patches_is_understood():
     model_file.check_metadata({**METADATA, "preprocessing": "patches", "patches": 9}, "M")
 
 

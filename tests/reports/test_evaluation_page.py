@@ -49,9 +49,11 @@ def test_groups_of_one_class_have_starred_metrics_and_counts(metrics):
 
 def test_warnings(metrics):
     leaky = metrics | {"leaks": {"in_train": 2, "in_train_of_model": None, "either": 2}}
+    leaky |= {"versus": {"model": "other.h5", "in_train_of_other": 1}}
     lines = page.notes(report_of(test=leaky, validation=metrics))
     warnings = [line for kind, line in lines if kind == "warning"]
     assert "test: 2 images also in the train folder, byte for byte" in warnings
+    assert "test: 1 image among the train images of other.h5: its metrics are too optimistic" in warnings
     assert any("no digests of its train images" in line for line in warnings)
     assert any(line.startswith("test: 3 images outside the training range") for line in warnings)
     assert any(line.startswith("validation: if the model was calibrated on these") for line in warnings)

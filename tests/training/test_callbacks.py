@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from detector.console import InputError
+from detector.images import pixels
+from detector.training import callbacks
+from detector.training.augmentation import Augmentation, View
+from detector.training.batches import ImageBatches, PooledScores, sample_weights
+from detector.training.callbacks import PooledValidation, StopTrainingOnValidationLoss, keras
 from detector.training.dataset import DecodedImages, Split, index_split
+from detector.training.metrics import fake_metrics
 from tests.conftest import draw
 
 
@@ -11,8 +17,6 @@ def decoded(data, paths, labels, keep=False):
 
 
 def test_labels_order_and_targets_by_hand(small_data):
-    from detector.training.batches import ImageBatches
-
     images = decoded(small_data, ["train/Fake/0.png", "train/Real/0.png", "train/Real/1.png"], [0, 1, 1])
     batch, targets, weights = ImageBatches(images, "softmax", 3)[0]
     assert batch.shape == (3, 32, 32, 3) and batch.dtype == np.float32 and batch.max() > 100
@@ -23,8 +27,6 @@ def test_labels_order_and_targets_by_hand(small_data):
 
 
 def test_a_batch_of_nothing_but_an_unreadable_image_takes_another(tmp_path):
-    from detector.training.batches import ImageBatches
-
     draw(1).save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_text("no image")
     for keep in (False, True):
@@ -37,8 +39,6 @@ def test_a_batch_of_nothing_but_an_unreadable_image_takes_another(tmp_path):
 
 
 def feed_of(small_data, **options):
-    from detector.training.batches import ImageBatches
-
     paths = [f"train/{name}/{i}.png" for name in ("Fake", "Real") for i in range(10)]
     return ImageBatches(decoded(small_data, paths, [0] * 10 + [1] * 10), "softmax", 6, **options)
 
@@ -58,8 +58,6 @@ def test_an_epoch_holds_every_image_once_in_an_order_of_its_own(small_data):
 
 
 def test_an_epoch_taken_up_goes_on_with_the_same_batches(small_data):
-    from detector.training.augmentation import Augmentation
-
     feed = feed_of(small_data, shuffle=True, augmentation=Augmentation(flip=True, degradation={"probability": 0.5}))
     feed.start_epoch(3)
     whole = [feed[index][0] for index in range(4)]
@@ -70,8 +68,6 @@ def test_an_epoch_taken_up_goes_on_with_the_same_batches(small_data):
 
 @pytest.mark.parametrize("output, columns", [("softmax", lambda p: [p, 1 - p]), ("sigmoid_real", lambda p: [1 - p])])
 def test_metrics_are_of_fake(output, columns):
-    from detector.training.metrics import fake_metrics
-
     p_fake, is_fake = [0.9, 0.6, 0.2, 0.7], [True, True, True, False]
     given = np.array([columns(p) for p in p_fake], np.float32)
     truth = np.array([columns(float(fake)) for fake in is_fake], np.float32)
@@ -122,27 +118,17 @@ def follow(rule, losses):
     ({"rule": "never"}, [(0.9, 1.0), (0.7, 1.1), (0.5, 1.2)], 0, 1, [1]),
 ])  # fmt: skip
 def test_the_stopping_rule_by_hand(tmp_path, options, losses, stopped, best, saved):
-    from detector.training.callbacks import StopTrainingOnValidationLoss
-
     rule = StopTrainingOnValidationLoss(tmp_path, **options)
     assert follow(rule, losses) == (stopped, best, saved)
     assert rule.best_weights.read_text() == f"weights of {best}"
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
-    from detector.training.callbacks import StopTrainingOnValidationLoss
-
+def test_a_loss_that_is_no_number_ends_the_run_after_the_step_or_the_epoch(tmp_path):
     rule = StopTrainingOnValidationLoss(tmp_path)
-    with pytest.raises(InputError, match="epoch 1: expected finite losses, found nan"):
+    with pytest.raises(InputError, match=r"epoch 1: .* found nan"):
         follow(rule, [(float("nan"), 0.5)])
-
-
-def test_a_step_whose_loss_is_no_number_ends_the_run_at_once(tmp_path):
-    from detector.training.callbacks import StopTrainingOnValidationLoss
-
-    rule = StopTrainingOnValidationLoss(tmp_path)
     rule.on_train_batch_end(0, {"loss": 0.7})
-    with pytest.raises(InputError, match="step 3 of this epoch: expected a finite loss, found inf"):
+    with pytest.raises(InputError, match=r"step 3 .* found inf"):
         rule.on_train_batch_end(2, {"loss": np.inf})
 
 
@@ -160,15 +146,13 @@ def test_an_error_while_reading_is_kept_for_the_line_that_tells_it(small_data, m
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    from detector.training import callbacks
-
     monkeypatch.setattr("detector.model.file.shutil.disk_usage", lambda _: type("usage", (), {"free": 1000}))
     with pytest.raises(OSError) as error:
         callbacks.save_weights(Model(), tmp_path / "best-1.weights.h5")
     assert (error.value.errno, error.value.filename) == (28, str(tmp_path / "best-1.weights.h5")) and not list(tmp_path.iterdir())
 
 
-PATCHES = {"preprocessing": "patches", "patches": 4, "image_size": 16}
+VIEWS = {"preprocessing": "views", "views": ["whole", "native"], "image_size": 16}
 
 
 def split_of_sizes(folder, sizes=((40, 30), (64, 20), (16, 16), (90, 33))):
@@ -179,31 +163,19 @@ def split_of_sizes(folder, sizes=((40, 30), (64, 20), (16, 16), (90, 33))):
     return index_split(folder, "validation", paths, [0, 1, 0, 1][: len(sizes)])
 
 
-def test_patch_scores_are_the_means_over_the_grid(tmp_path):
-    from detector.images import pixels
-    from detector.training.batches import PooledScores
-
-    split = split_of_sizes(tmp_path)
-    rows, logits = PooledScores(split, "softmax", PATCHES, 3).score(lambda batch: batch.mean(axis=(1, 2, 3)))
-    assert rows.tolist() == [0, 1, 2, 3]
-    by_hand = [pixels.patches(pixels.read_image(tmp_path / path), 16, 4).mean(axis=(1, 2, 3)).mean() for path in split.paths]
+def test_pooled_scores_are_the_means_over_the_views_computed_in_batches_of_one_size(tmp_path):
+    split, shapes = split_of_sizes(tmp_path), set()
+    scores = PooledScores(split, "softmax", VIEWS, 3)
+    rows, logits = scores.score(lambda batch: shapes.add(batch.shape) or batch.mean(axis=(1, 2, 3)))
+    assert rows.tolist() == [0, 1, 2, 3] and shapes == {(3, 16, 16, 3)}
+    by_hand = [pixels.preprocess(pixels.read_image(tmp_path / path), VIEWS).mean(axis=(1, 2, 3)).mean() for path in split.paths]
     assert logits == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_the_network_always_gets_as_many_patches_at_once(tmp_path):
-    from detector.training.batches import PooledScores
-
-    shapes = set()
-    PooledScores(split_of_sizes(tmp_path), "softmax", PATCHES, 3).score(lambda batch: shapes.add(batch.shape) or batch[:, 0, 0, 0])
-    assert shapes == {(3, 16, 16, 3)}
-
-
-def test_patch_scores_tell_what_cannot_be_read(tmp_path):
-    from detector.training.batches import PooledScores
-
+def test_pooled_scores_tell_what_cannot_be_read(tmp_path):
     split = split_of_sizes(tmp_path)
     (tmp_path / "2.png").write_text("no image")
-    scores = PooledScores(split, "softmax", PATCHES, 8)
+    scores = PooledScores(split, "softmax", VIEWS, 8)
     rows, _ = scores.score(lambda batch: batch[:, 0, 0, 0])
     assert rows.tolist() == [0, 1, 3] and list(scores.unreadable) == ["2.png"]
     (tmp_path / "0.png").write_text("no image")
@@ -212,8 +184,6 @@ def test_patch_scores_tell_what_cannot_be_read(tmp_path):
 
 
 def test_weights_balance_the_classes_and_by_the_square_root_the_sources():
-    from detector.training.batches import sample_weights
-
     assert sample_weights([0, 1, 1, 1]).tolist() == pytest.approx([2, 2 / 3, 2 / 3, 2 / 3])
     labels, sources = [0] * 5 + [1] * 3, ["a"] * 4 + ["b"] + ["a"] * 3
     weights = sample_weights(labels, sources)
@@ -223,10 +193,7 @@ def test_weights_balance_the_classes_and_by_the_square_root_the_sources():
 
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid_real"])
-def test_validation_by_patches_adds_the_figures_of_whole_images_to_the_logs(tmp_path, output):
-    from detector.training.batches import PooledScores
-    from detector.training.callbacks import PooledValidation, keras
-
+def test_validation_by_views_adds_the_metrics_of_whole_images_to_the_logs(tmp_path, output):
     given = np.array([[0.9], [0.4], [0.8]], np.float32)  # P(Fake) of the images 0 (Fake), 1 (Real), 3 (Real)
 
     class Network:
@@ -239,10 +206,9 @@ def test_validation_by_patches_adds_the_figures_of_whole_images_to_the_logs(tmp_
 
     split = split_of_sizes(tmp_path, ((16, 16),) * 4)
     (tmp_path / "2.png").write_text("no image")
-    from detector.images import pixels
-
-    means = np.array([pixels.read_image(tmp_path / split.paths[i]).mean() for i in (0, 1, 3)])
-    callback, logs = PooledValidation(PooledScores(split, output, PATCHES, 8)), {"loss": 1.0}
+    one_view = {**VIEWS, "views": ["native"]}
+    means = np.array([pixels.preprocess(pixels.read_image(tmp_path / split.paths[i]), one_view).mean() for i in (0, 1, 3)])
+    callback, logs = PooledValidation(PooledScores(split, output, one_view, 8)), {"loss": 1.0}
     callback.set_model(Network())
     callback.on_epoch_end(0, logs)
     losses, weights = -np.log([0.9, 0.6, 0.2]), np.array([1.5, 0.75, 0.75])
@@ -253,13 +219,10 @@ def test_validation_by_patches_adds_the_figures_of_whole_images_to_the_logs(tmp_
 
 
 def test_whole_images_are_held_one_at_a_time(tmp_path):
-    from detector.training.augmentation import Augmentation, Crop
-    from detector.training.batches import ImageBatches
-
     images = DecodedImages(split_of_sizes(tmp_path), None, keep=False)
     asked, read = [], images.read
     images.read = lambda indices: asked.append(len(indices)) or read(indices)
-    feed = ImageBatches(images, "softmax", 4, augmentation=Augmentation(crop=Crop(16)))
+    feed = ImageBatches(images, "softmax", 4, augmentation=Augmentation(view=View(16)))
     batch, targets, _ = feed[0]
     assert batch.shape == (4, 16, 16, 3) and targets[:, 0].tolist() == [1, 0, 1, 0] and asked == [1] * 4
     assert (feed[0][0] == batch).all()

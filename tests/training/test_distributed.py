@@ -50,15 +50,12 @@ def test_arguments_come_before_the_variables_of_a_cluster(given, environ, place)
 
 
 @pytest.mark.parametrize("given, said", [
-    ((HERE, None, 1), "several processes: expected --coordinator, --processes and --process-id (or the variables of a cluster), "
-                      f"found {HERE}, None and 1; give all three"),
-    (("node1", 2, 1), "--coordinator node1: expected HOST:PORT of process 0, such as node1:6000"),
-    ((HERE, 2, 2), "--process-id 2: expected a number from 0 to 1, since --processes is 2"),
+    ((HERE, None, 1), f"several processes: .* found {HERE}, None and 1"), (("node1", 2, 1), "--coordinator node1: expected HOST:PORT"),
+    ((HERE, 2, 2), "--process-id 2: expected a number from 0 to 1"),
 ])  # fmt: skip
 def test_an_impossible_topology_is_refused(given, said):
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=said):
         find_topology(*given, {})
-    assert str(error.value) == said
 
 
 def test_processes_on_tensorflow_are_refused():

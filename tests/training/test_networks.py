@@ -70,6 +70,7 @@ def test_imagenet_weights_that_cannot_be_downloaded_are_refused(monkeypatch):
     def no_network(*_, **__):
         raise Exception("URL fetch failure on https://example.org/w.h5: None -- [Errno -2] Name or service not known")
 
+    no_network.__module__ = keras.applications.MobileNetV2.__module__
     monkeypatch.setattr(keras.applications, "MobileNetV2", no_network)
     with pytest.raises(InputError, match=r"^--weights imagenet: .*Name or service not known"):
         build_network(parse(["--architecture", "mobilenetv2", "--image-size", "32"]))
