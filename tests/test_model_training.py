@@ -168,24 +168,6 @@ def test_the_tensorboard_log(small_data, tmp_path, run):
     assert list((tmp_path / "log" / "tensorboard" / "train").glob("events.out.tfevents.*"))
 
 
-def test_the_second_run_decodes_nothing(small_data, tmp_path, run, monkeypatch):
-    from detector.images import pixels
-
-    data = tmp_path / "data"
-    shutil.copytree(small_data, data, ignore=shutil.ignore_patterns(".*"))
-    decoded, read_resized = [], pixels.read_resized
-    monkeypatch.setattr(pixels, "read_resized", lambda *given: decoded.append(given) or read_resized(*given))
-    counts = []
-    for name in ("a", "b", "c"):
-        (tmp_path / name).mkdir()
-        more = ["--epochs", "1", *["--no-cache"] * (name == "c")]
-        _, out, _ = run(model_training.main, *arguments(data, tmp_path / name, *more))
-        assert ("--no-cache" if name == "c" else str(data / ".decoded")) in out
-        counts.append(len(decoded))
-    assert counts[:2] == [192, 192] and counts[2] > 192
-    assert read_history(tmp_path / "a") == read_history(tmp_path / "b") == read_history(tmp_path / "c")
-
-
 def test_views_are_validated_and_calibrated_as_the_app_scores(small_data, tmp_path):
     options = ["--preprocessing", "views", "--views", "whole", "native", "native", "--photo-degradation", "0.5"]
     options += ["--image-size", "16", "--epochs", "2", "--stop-rule", "never"]
@@ -371,21 +353,6 @@ def test_ctrl_c_is_not_lost_in_a_library(tmp_path, run, small_data, monkeypatch)
         signal.signal(signal.SIGINT, before)
     assert code == 1 and err.startswith("error: interrupted") and (steps[-1], len(steps)) == (1, 6)
     assert model_file.read_metadata(tmp_path / "d.h5")["made"]["epochs_run"] == 1
-
-
-def test_a_run_interrupted_in_validation_continues_after_the_last_step(small_data, tmp_path, run, monkeypatch):
-    keras = import_keras()
-
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    more = arguments(small_data, tmp_path, "--epochs", "1", "--batch-size", "32", "--checkpoint-minutes", "1e-9")
-    with monkeypatch.context() as patch:
-        patch.setattr(keras.Model, "evaluate", interrupted)
-        assert run(model_training.main, *more)[0] == 1
-    assert json.loads((tmp_path / "log" / "state.json").read_text())["step"] == 3  # of 4
-    code, out, _ = run(model_training.main, *more)
-    assert code == 0 and "after 0 epochs and 3 steps" in out
 
 
 def test_a_run_is_not_continued_with_other_images_or_options(small_data, tmp_path, run):

@@ -11,13 +11,10 @@ from detector.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class View:
-    """A view of a whole image at random, of the kinds that `pixels.views` cuts.
+    """A view of a whole image at random, `size` pixels wide and high, of the kinds that `pixels.views` cuts.
 
     One kind is drawn: 'whole', as in prediction; 'native', at a random place; or 'between', at a random scale between both
     (uniform on the scale of its logarithm) and a random place.
-
-    Attributes:
-        size: side of the network's input, in pixels.
     """
 
     size: int

@@ -29,7 +29,6 @@ class ImageBatches(keras.utils.PyDataset):
         images: detector.training.dataset.DecodedImages.
         output: 'softmax' or 'sigmoid_real'.
         shuffle: a new order every epoch; False for validation.
-        augmentation: detector.training.augmentation.Augmentation, or None.
         balance_groups: weight the sources, as `sample_weights`; otherwise only the classes.
         process, processes, devices: rank of this process, number of processes, and number of devices of all processes.
 
@@ -66,10 +65,7 @@ class ImageBatches(keras.utils.PyDataset):
         return self.steps - self.first
 
     def start_epoch(self, epoch, first=0):
-        """Set the order of the images for an epoch, counted from 0, of which `first` batches are done already.
-
-        (Counting the calls of on_epoch_end does not work: `fit` makes one too many.)
-        """
+        """Set the order of the images for an epoch, counted from 0, of which `first` batches are done already."""
         self.epoch, self.first = epoch, first
         rng = np.random.default_rng([self.seed, epoch])
         self.order = rng.permutation(len(self.labels)) if self.shuffle else np.arange(len(self.labels))
@@ -131,14 +127,11 @@ class PooledScores:
     """Scores of a split's images as the app computes them: the mean of the logits of an image's views.
 
     Args:
-        split: detector.training.dataset.Split.
-        output: 'softmax' or 'sigmoid_real'.
         preprocessing: that part of a detector's metadata: {'preprocessing', 'image_size', 'views', ...}.
         batch_size: number of inputs that are computed together.
 
     Attributes:
-        unreadable: {path: reason} of the images that could not be read by the last call of `score`.
-        failure: None; as in ImageBatches.
+        unreadable, failure: as in ImageBatches; of the last call of `score`.
     """
 
     def __init__(self, split, output, preprocessing, batch_size):
@@ -174,13 +167,9 @@ def check_both_classes(labels) -> None:
 def sample_weights(labels, sources: list | None = None) -> np.ndarray:
     """Return (n,) float32 weights with mean 1 that give both classes the same total weight.
 
-    With sources, a source of n images has a weight proportional to the square root of n within its class: a large source counts
-    more than a small one, but does not dominate. Weights instead of sampling, so that each epoch still shows every image once, in
-    an order that does not depend on the option.
-
-    Args:
-        labels: (n,) labels.
-        sources: list of n names, or None.
+    With sources, a list of n names, a source of k images has a weight proportional to the square root of k within its class: a
+    large source counts more than a small one, but does not dominate. Weights instead of sampling, so that each epoch still shows
+    every image once, in an order that does not depend on the option.
     """
     labels = np.asarray(labels)
     groups = np.array([f"{label}/{source}" for label, source in zip(labels, sources or [""] * len(labels), strict=True)])

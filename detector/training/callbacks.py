@@ -23,13 +23,9 @@ from detector.training.metrics import fake_metrics
 
 
 class PooledValidation(keras.callbacks.Callback):
-    """After every epoch, add the loss and metrics of validation to its logs, of whole images scored by their views.
+    """After every epoch, add the loss and metrics of validation to its logs, of whole images scored by their views (PooledScores).
 
     In place of `fit`'s own validation, which would take each view for an image; before all callbacks that read the logs.
-
-    Args:
-        scores: PooledScores.
-        balance_groups: weight the sources, as batches.sample_weights.
     """
 
     def __init__(self, scores, balance_groups=False):
@@ -65,17 +61,14 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
         folder: pathlib.Path that the best weights are written to, so that they outlive the process.
         patience: stop only after this many such epochs in a row; 1 is the rule to the letter.
         after_epoch: look only at epochs after this one, counted from 1.
-        rule: what counts as such an epoch, one of RULES: 'exceeds', as above; 'plateau', the validation loss is not lower than
-            ever before (early stopping as usual); 'never'.
+        rule: what counts as such an epoch: 'exceeds', as above; 'plateau', the validation loss is not lower than ever before (early
+            stopping as usual); 'never'.
         writes: off for all processes of a run but the first, which follow the rule all the same.
 
     Attributes:
-        best_weights: path of the best weights; before the first epoch, of the initial ones.
         best_epoch: epoch of the lowest validation loss, counted from 1; 0 before the first epoch.
         stopped_epoch: epoch after which training was stopped, counted from 1; 0 if it was not.
     """
-
-    RULES = ("exceeds", "plateau", "never")
 
     def __init__(self, folder, patience=1, after_epoch=0, rule="exceeds", writes=True):
         super().__init__()
@@ -84,15 +77,13 @@ class StopTrainingOnValidationLoss(keras.callbacks.Callback):
 
     @property
     def best_weights(self):
-        """Path of the best weights, a different one for each epoch, so that a killed run finds those that its state names."""
+        """Path of the best weights, another one for each epoch, so that a killed run finds those that its state names."""
         return self.folder / f"best-{self.best_epoch}.weights.h5"
 
     def resume(self, state):
         """Restore the state of an interrupted run, as `state` returns it."""
-        self.best_loss = state.get("best_loss", float("inf"))
-        self.best_epoch = state.get("best_epoch", 0)
-        self.stopped_epoch = state.get("stopped_epoch", 0)
-        self.bad_epochs = state.get("bad_epochs", 0)
+        initial = {"best_loss": float("inf"), "best_epoch": 0, "stopped_epoch": 0, "bad_epochs": 0}
+        vars(self).update(initial | state)
 
     def state(self):
         """Return what `resume` needs, as a dict for JSON."""
@@ -161,7 +152,7 @@ class Interruption(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """After every epoch, and at intervals within it, write what a killed run needs to continue.
+    """After every epoch, and every `seconds` within it, write what a killed run needs to continue.
 
     That is: weights, optimizer, random states of noise and dropout, sums of the metrics, history, and the state of the stop rule.
 
@@ -169,7 +160,6 @@ class Checkpoint(keras.callbacks.Callback):
         folder: pathlib.Path; contains last-*.weights.h5 and state.json, which is written last.
         rule: the StopTrainingOnValidationLoss of the run, called before this callback; if it does not write, neither does this.
         resume_key: dict that must be equal for a run to be continued (options, data).
-        seconds: between two checkpoints within an epoch.
 
     Attributes:
         history: list of dicts, one for each complete epoch.
@@ -185,12 +175,8 @@ class Checkpoint(keras.callbacks.Callback):
     def find(self, overwrite=False):
         """Look for an interrupted run, and restore its history and the state of the stop rule.
 
-        Returns:
-            The epoch, counted from 0, in or after which its weights were saved; None if there is no checkpoint, or one of another
-            run that may be overwritten.
-
-        Raises:
-            InputError: the folder contains the checkpoint of a run with other options or other data.
+        Returns the epoch, counted from 0, in or after which its weights were saved; None if there is no checkpoint, or one of
+        another run that may be overwritten. Raises InputError if the checkpoint is that of a run with other options or other data.
         """
         file = self.folder / "state.json"
         try:
@@ -257,12 +243,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """A bar with the time left for every epoch, on stderr where that is a terminal, and one line an epoch on stdout.
-
-    Args:
-        epochs: of the whole run.
-        feed: the ImageBatches of train.
-    """
+    """A bar with the time left for every epoch, on stderr if that is a terminal, and one line an epoch on stdout."""
 
     def __init__(self, epochs, feed):
         super().__init__()
@@ -326,10 +307,7 @@ def random_states(model):
 
 
 def save_weights(model, path):
-    """Write weights and optimizer state to a .weights.h5, atomically.
-
-    Raises OSError if the disk has not enough space: HDF5 would abort the process.
-    """
+    """Write weights and optimizer state to a .weights.h5, atomically. Raises OSError if the disk has not enough space."""
     optimizer = getattr(model, "optimizer", None)
     check_room(path, [*model.variables, *(optimizer.variables if optimizer else ())])
     with atomic_write(path, suffix=".weights.h5") as temporary, undistributed():

@@ -55,11 +55,7 @@ class Split:
 
 
 def index_split(data: Path, split: str, paths: list, labels: list) -> Split:
-    """Return the Split of images of a data tree; unchanged files are not read again.
-
-    Raises:
-        InputError: none of them is an image.
-    """
+    """Return the Split of images of a data tree; unchanged files are not read again. Raises InputError if none is an image."""
     data, state = Path(data), _state(data, paths)
     file = data / STORE / f"{split}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(file) as kept:
@@ -95,12 +91,11 @@ def _look(data, path):
 
 
 class DecodedImages:
-    """The decoded images of a split, resized to the network's input or whole, from the image files or from one cache file.
+    """The decoded images of a Split, resized to the network's input or whole, from the image files or from one cache file.
 
     The cache file is read at random rather than mapped into memory, so that a process's memory does not grow with the data set.
 
     Args:
-        split: Split.
         size: side of the network's input, in pixels; None for whole images, as they are.
         keep: decode every image once, now, and keep the result in the data folder; if that is impossible (not enough space, a
             read-only folder), images are decoded each time they are needed.

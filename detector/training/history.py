@@ -7,10 +7,7 @@ PLOTTED = ("loss", "cross_entropy", "accuracy", "precision", "recall", "auc", "f
 
 
 def strict_stop_epoch(history: list[dict]) -> int | None:
-    """Return the first epoch, counted from 1, whose validation loss exceeds the training loss, or None.
-
-    That is where the rule 'exceeds' with patience 1 ends a run; a run with another rule reports it for comparison.
-    """
+    """Return the epoch, from 1, at which the rule 'exceeds' with patience 1 ends a run, or None; other runs report it, too."""
     return next((row["epoch"] for row in history if row["val_loss"] > row["loss"]), None)
 
 
@@ -25,12 +22,7 @@ def with_derived(history: list[dict]) -> list[dict]:
 
 
 def write_history(history: list[dict], folder: Path) -> None:
-    """Write history.csv and one plot per metric, train and validation together, with the best epoch marked.
-
-    Args:
-        history: list of dicts as callbacks.Checkpoint collects them, one per epoch; not empty.
-        folder: must exist.
-    """
+    """Write history.csv (of callbacks.Checkpoint.history) and a plot per metric, with the best epoch marked, into a folder."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -72,10 +64,7 @@ def draw_architecture(model, folder: Path) -> None:
 def stop_summary(rule, history: list[dict], epochs: int, interrupted: bool = False) -> str:
     """Return lines on why training ended, which weights are kept, and where the rule 'exceeds' would have stopped.
 
-    Args:
-        rule: callbacks.StopTrainingOnValidationLoss, after training.
-        history: list of dicts, one per epoch.
-        epochs: number of epochs that were planned.
+    `rule` is a callbacks.StopTrainingOnValidationLoss, `epochs` the number that was planned.
     """
     if not history:
         return "no epoch was trained: the weights are the initial ones"

@@ -16,13 +16,7 @@ from detector.training.schedules import plan_phases
 
 
 class Outcome(NamedTuple):
-    """The outcome of training.
-
-    Attributes:
-        rule: StopTrainingOnValidationLoss, which knows the best weights.
-        checkpoint: Checkpoint, which knows the history.
-        interrupted: whether Ctrl-C ended it.
-    """
+    """The outcome of training; the rule knows the best weights, the checkpoint the history, and Ctrl-C may have ended it."""
 
     rule: StopTrainingOnValidationLoss
     checkpoint: Checkpoint
@@ -30,12 +24,10 @@ class Outcome(NamedTuple):
 
 
 def run_phases(model, train: ImageBatches, validation, config: TrainingConfig, fingerprint: str, group: ProcessGroup) -> Outcome:
-    """Train all phases, or continue an interrupted run from its checkpoint.
+    """Train all phases of a network, or continue an interrupted run from its checkpoint.
 
     Args:
-        model: network, not compiled.
         train, validation: as inputs.make_datasets returns them.
-        config: with its image size and stem.
         fingerprint: of the images; a checkpoint made with other images is not continued.
     """
     rule, checkpoint, called = make_callbacks(model, train, validation, config, fingerprint, group)
@@ -100,11 +92,7 @@ def _find_checkpoint(model, rule, checkpoint, config, group):
 def fit(model, train: ImageBatches, validation, called: list, first_epoch: int, end: int, first_step: int = 0) -> None:
     """Call `fit` on a compiled model for the epochs `first_epoch` to before `end`, counted from 0. Only callbacks write files.
 
-    Args:
-        first_step: number of steps of the first epoch that are done already.
-
-    Raises:
-        InputError: out of memory, or images became unreadable.
+    Of the first epoch, `first_step` steps are done already. Raises InputError if memory runs out, or images became unreadable.
     """
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: train.start_epoch(epoch, first_step))
     options = {"callbacks": [order, *called], "shuffle": False, "verbose": 0}

@@ -9,14 +9,7 @@ from detector.training.inputs import RunData
 
 
 def validation_logits(model, validation) -> tuple:
-    """Compute the logits of the validation images with the model's current weights.
-
-    Args:
-        validation: batches.ImageBatches or batches.PooledScores.
-
-    Returns:
-        (rows, logits): indices and logits of Fake of the readable images, both (n,).
-    """
+    """Return (rows, logits), both (n,): indices and logits of Fake of the readable validation images, with the current weights."""
     from detector.model import backend, scores
     from detector.training.batches import PooledScores, check_both_classes
 

@@ -74,20 +74,6 @@ def test_thresholds_where_all_scores_are_the_same():
     assert metrics.classification_metrics(np.array([True, False]), np.array([0.5, 0.5]), limits)["abstention_rate"] == 1.0
 
 
-def test_errors_within_are_the_most_whose_bound_is_within():
-    cases = {(0.02, 100): 0, (0.05, 58): 0, (0.05, 92): 0, (0.05, 93): 1, (0.01, 10_000): 83, (0.3, 0): 0}
-    assert {case: thresholds.errors_within(*case) for case in cases} == cases
-    for n in (59, 93, 500):
-        most = thresholds.errors_within(0.05, n)
-        assert thresholds.upper_bound(most, n) <= 0.05 < thresholds.upper_bound(most + 1, n)
-
-
-def test_upper_bound_is_clopper_and_pearsons():
-    assert thresholds.upper_bound(0, 100) == pytest.approx(1 - 0.05 ** (1 / 100))
-    assert thresholds.upper_bound(3, 50) == pytest.approx(beta.ppf(0.95, 4, 47))
-    assert thresholds.upper_bound(7, 7) == 1.0
-
-
 # --- thresholds by group -------------------------------------------------------------------------------------------------
 
 

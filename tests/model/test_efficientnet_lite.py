@@ -83,10 +83,19 @@ def test_files_without_a_head_are_the_backbones(arrays, tmp_path):
     assert all((a == b).all() for a, b in zip(inside.get_weights(), again.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip", None])
-def test_a_file_that_does_not_fit_is_one_line(content, arrays, tmp_path):
+def spoil_by_saving_an_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"no zip"), spoil_by_saving_an_array,
+    lambda path: path.write_bytes(path.read_bytes()[:5000]), lambda path: np.savez(path, **{"bn0.bias": np.zeros(32)}),
+])  # fmt: skip
+def test_a_file_that_does_not_fit_is_one_line(spoil, arrays, tmp_path):
     path = tmp_path / "w.npz"
-    np.savez(path, **dict([*arrays.items()][:9])) if content is None else path.write_bytes(content)
+    np.savez(path, **arrays)
+    spoil(path)
     with pytest.raises(InputError, match=r"--weights .*w\.npz: expected weights of efficientnet_lite0"):
         BUILD(32, [path], 1e-3)
     assert not weights.holds_head(path)
@@ -113,16 +122,3 @@ def test_a_file_of_pytorch_cannot_bring_code(tmp_path):
     path.write_bytes(pickle.dumps(print) * 4)
     with pytest.raises(pickle.UnpicklingError, match=r"builtins\.print is not allowed"):
         efficientnet_lite.read_pth(path)
-
-
-@pytest.mark.parametrize("cut", ["half", "array"])
-def test_a_damaged_npz_is_one_line(cut, arrays, tmp_path):
-    path = tmp_path / "x.npz"
-    np.savez(path, **arrays)
-    if cut == "half":
-        path.write_bytes(path.read_bytes()[:5000])
-    else:
-        with path.open("wb") as file:
-            np.save(file, np.zeros(3))
-    with pytest.raises(ValueError, match=r"no \.npz"):
-        efficientnet_lite.read_npz(path)

@@ -50,7 +50,8 @@ def test_arguments_come_before_the_variables_of_a_cluster(given, environ, place)
 
 
 @pytest.mark.parametrize("given, said", [
-    ((HERE, None, 1), f"several processes: .* found {HERE}, None and 1"), (("node1", 2, 1), "--coordinator node1: expected HOST:PORT"),
+    ((HERE, None, 1), f"several processes: .* found {HERE}, None and 1"),
+    (("node1", 2, 1), "--coordinator node1: expected HOST:PORT"),
     ((HERE, 2, 2), "--process-id 2: expected a number from 0 to 1"),
 ])  # fmt: skip
 def test_an_impossible_topology_is_refused(given, said):
