@@ -22,6 +22,23 @@ def pytest_xdist_auto_num_workers(config):
     return min(cores, 4) if cores > 1 else 0
 
 
+MARKED = {
+    "trained": "slow",
+    "kill_three_times": "kill",
+    "browser": "browser",
+    "start_members": "multiprocess",
+    "tiny": "multiprocess",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
+def pytest_collection_modifyitems(items):
+    """Mark the tests that use one of the fixtures in MARKED."""
+    for item in items:
+        for fixture in MARKED.keys() & set(item.fixturenames):
+            item.add_marker(MARKED[fixture])
+
+
 def draw(seed, size=(32, 32), mode="RGB"):
     """Return a small picture, a different one for each seed: coarse random blocks, so that JPEG keeps them apart."""
     from PIL import Image

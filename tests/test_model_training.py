@@ -27,6 +27,8 @@ from tests import tiny
 from tests.conftest import ROOT, draw
 from tests.tiny import TRAINING
 
+pytestmark = pytest.mark.slow
+
 RECIPE = [
     "--head-epochs", "1", "--epochs", "2", "--batch-size", "32", "--stop-rule", "never", "--flip", "--degradation", "0.5",
     "--checkpoint-minutes", "1e-9", "--image-size", "16",
@@ -279,6 +281,7 @@ print(backend.keras_logits(model, images, metadata["output"]).tolist())
 # --- stopped and continued -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kill
 def test_a_killed_run_continues_within_the_epoch_and_ends_the_same(undisturbed, small_data, tmp_path, backbone_weights, run):
     command = arguments(small_data, tmp_path, *RECIPE, "--weights", backbone_weights, architecture="tiny_backbone")
     process = subprocess.Popen(

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
 FAILS = "# exit 1"  # marks a command that exits with a finding
 
 

@@ -69,6 +69,7 @@ def test_the_width_of_the_interval_of_an_accuracy():
     assert (low + high) / 2 == pytest.approx(found, abs=0.002)
 
 
+@pytest.mark.slow
 def test_coverage_of_the_intervals():
     """AUC and accuracy of 100 sets drawn from one known source; about 95 % of the intervals contain the true value."""
     from scipy.stats import norm
@@ -100,6 +101,7 @@ def test_intervals_have_the_keys_of_the_metrics_and_contain_them():
     )
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_calibration_error_is_not_that_of_its_resamples():
     """Of a calibrated model a resample's ECE lies above the set's: the plain percentiles would not contain the metric."""
     rng = np.random.default_rng(4)

@@ -8,6 +8,8 @@ from detector.model.architectures import ARCHITECTURES
 from detector.model.runtime import LiteRTDetector
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_resnets_normalisation_is_bit_identical_to_that_of_its_weights():
     keras = backend.import_keras()

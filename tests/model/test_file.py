@@ -195,6 +195,7 @@ def test_a_temporary_compiled_form_goes_with_its_process(tmp_path, small):
     assert "real-or-fake-detector-" in made and not os.path.exists(os.path.dirname(made))
 
 
+@pytest.mark.multiprocess
 def test_two_processes_that_export_at_once(tmp_path, small):
     program = (
         "import sys, pathlib, numpy; from detector.model import export as m; m._cache = lambda: pathlib.Path(sys.argv[2]);"

@@ -301,6 +301,7 @@ def when(condition, processes, folder):
 
 
 @pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.kill
 def test_a_killed_process_ends_the_other_and_the_run_continues(killed, by_two, tiny, tmp_path):
     """Rank 1 is killed in epoch 1, and two processes continue to the same end; or rank 0 in epoch 2, and one continues."""
     folder = tmp_path / "killed"

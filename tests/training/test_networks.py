@@ -45,6 +45,7 @@ def test_weight_decay_shrinks_only_kernels():
         assert np.asarray(variable) == pytest.approx(expected, rel=1e-6), variable.path
 
 
+@pytest.mark.slow
 def test_frozen_batch_norm_keeps_its_scales_and_averages(tmp_path):
     import_keras()
     weights = tmp_path / "b.weights.h5"
@@ -76,6 +77,7 @@ def test_imagenet_weights_that_cannot_be_downloaded_are_refused(monkeypatch):
         build_network(parse(["--architecture", "mobilenetv2", "--image-size", "32"]))
 
 
+@pytest.mark.slow
 def test_resnet101_is_the_specified_network():
     config = for_images(parse(["--weights", "none"]), np.full((1, 2), 32))
     model = build_network(config)

@@ -34,6 +34,7 @@ def test_an_address_that_is_not_available_is_one_line():
 
 
 @pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="bash or curl is not installed")
+@pytest.mark.slow
 def test_a_real_server_and_the_commands_of_the_documentation(tmp_path, predictor):
     draw("one").save(tmp_path / "photo.jpg")
     with socket.socket() as free:
