@@ -25,7 +25,7 @@ from detector.training import history, loop, result
 from detector.training.callbacks import Checkpoint, Interruption, StopTrainingOnValidationLoss
 from tests import tiny
 from tests.conftest import ROOT, draw
-from tests.tiny import TRAINING
+from tests.tiny import TRAINING, read_history
 
 pytestmark = pytest.mark.slow
 
@@ -49,11 +49,6 @@ def tiny_networks():
 def arguments(data, folder, *more, architecture="tiny"):
     places = ["--data", str(data), "--output", str(folder / "d.h5"), "--log-dir", str(folder / "log")]
     return [*places, "--architecture", architecture, *map(str, more)]
-
-
-def read_history(folder):
-    with (folder / "log" / "history.csv").open() as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def weights(path):

@@ -1,5 +1,7 @@
 """Networks of a few hundred parameters, `--architecture tiny` and `tiny_backbone`: training takes seconds, not minutes."""
 
+import csv
+
 from detector.model.architectures import ARCHITECTURES, Architecture
 from detector.model.weights import load_files
 
@@ -53,6 +55,12 @@ history.PLOTTED = ()
 import model_training
 model_training.main()
 """
+
+
+def read_history(folder):
+    """Return history.csv in `folder`/log as a list of dicts of float."""
+    with (folder / "log" / "history.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def register():

@@ -13,8 +13,8 @@ are fixed. An interval always contains its metric. Two cases differ from the pla
   precision of Fake, those with a verdict for selective_accuracy. For a metric that is no plain fraction, such as the AUC, it is the
   number of images of the smaller class.
 
-All metrics of a block of resamples are computed at once: `scipy.stats.bootstrap` with `classification_metrics` as its statistic
-takes 12 times as long (48 s against 4 s of CPU time for 20,000 images), and a report needs dozens of such intervals.
+All metrics of a block of resamples are computed at once: `scipy.stats.bootstrap` with scikit-learn's metrics takes 12 times as long
+(48 s against 4 s of CPU time for 20,000 images), and a report needs dozens of such intervals.
 """
 
 import numpy as np

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from detector.training.config import make_parser
 from detector.training.distributed import LOST, ProcessGroup, Topology, check_backend, find_topology
 from tests.conftest import ROOT
 from tests.tiny import TRAINING
+from tests.tiny import read_history as history
 
 HERE = "127.0.0.1:7000"
 SLURM = {"SLURM_JOB_ID": "4097", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "2", "SLURM_STEP_NODELIST": "gpu[007-009,012],big1"}
@@ -211,11 +211,6 @@ def train(*given, **options):
     codes = [process.wait(timeout=600) for process in start(*given, **options)]
     assert not any(codes), "".join(path.read_text() for path in folder.glob("err-*"))
     return folder
-
-
-def history(folder):
-    with (folder / "log" / "history.csv").open() as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
