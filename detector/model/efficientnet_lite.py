@@ -5,7 +5,6 @@ ReLU6 in place of swish. Middle layers tell generated images apart better than t
 sources (docs/experiments_photos.md), so the network ends with the last block that is tapped.
 """
 
-import math
 import pickle
 import re
 import zipfile
@@ -168,7 +167,7 @@ def read_pth(path):
 
     class StateDict(pickle.Unpickler):
         def find_class(self, module, name):
-            known = {"OrderedDict": OrderedDict, "_rebuild_tensor_v2": lambda storage, *view: (storage, *view[:2])}
+            known = {"OrderedDict": OrderedDict, "_rebuild_tensor_v2": lambda storage, *view: (storage, *view[:3])}
             if name in known or (module == "torch" and name.endswith("Storage")):
                 return known.get(name, name)
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
@@ -180,9 +179,15 @@ def read_pth(path):
     with open(path, "rb") as file:
         state = [StateDict(file).load() for _ in range(4)][3]
         keys = StateDict(file).load()
-        kinds = {key: types[kind] for (kind, key), _, _ in state.values()}
+        kinds = {key: types[kind] for (kind, key), *_ in state.values()}
         storages = {}
         for key in keys:
             length = int.from_bytes(file.read(8), "little")
             storages[key] = np.frombuffer(file.read(length * np.dtype(kinds[key]).itemsize), kinds[key])
-    return {name: storages[key][offset:][: math.prod(shape)].reshape(shape) for name, ((_, key), offset, shape) in state.items()}
+    return {name: _tensor(storages[key], *view) for name, ((_, key), *view) in state.items()}
+
+
+def _tensor(values, offset, shape, strides):
+    """Return a tensor in a row of values; offset and strides are in values, and NumPy checks that it lies within them."""
+    size = values.itemsize
+    return np.ndarray(shape, values.dtype, values, offset * size, [step * size for step in strides]).copy()
