@@ -82,10 +82,9 @@ def keras_logits(model, images, output, batch_size=128):
         model: a Keras model, as `load` returns it.
         images: (n, s, s, 3) uint8, or an iterable of such batches.
     """
-    if isinstance(images, np.ndarray):
-        images = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    batches = images if not isinstance(images, np.ndarray) else np.split(images, range(batch_size, len(images), batch_size))
     with linear_output(model):
-        outputs = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in images]
+        outputs = [np.asarray(model.predict_on_batch(np.asarray(batch, np.float32))) for batch in batches]
     return fake_logits(np.concatenate(outputs), output)
 
 
