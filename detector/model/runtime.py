@@ -90,6 +90,7 @@ class _Engine:
                 self._interpreter = Interpreter(model_path=os.fspath(flatbuffer), num_threads=threads)
                 self._input = self._interpreter.get_input_details()[0]["index"]
                 self._output = self._interpreter.get_output_details()[0]["index"]
+                self._interpreter.allocate_tensors()  # now, since it prints a line the first time
         except ModuleNotFoundError:
             cure = "run: pip install -r requirements-app.txt"
             raise InputError(f"classifying an image needs the package ai-edge-litert; {cure}") from None
