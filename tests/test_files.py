@@ -96,6 +96,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(os.name == "nt" or os.cpu_count() == 1, reason="needs signals, and cores for workers")
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+@pytest.mark.kill
 def test_workers_end_with_their_parent(tmp_path, how):
     (tmp_path / "many.py").write_text(MANY)
     heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a shell's background job would not hear Ctrl-C
@@ -118,6 +119,7 @@ def _end_this_process(_):
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core: no workers")
+@pytest.mark.kill
 def test_a_worker_that_is_killed_ends_in_one_line():
     with pytest.raises(InputError, match=r"^a worker process was killed, probably because memory ran out; close other programs"):
         parallel(_end_this_process, list(range(1000)))
