@@ -1,7 +1,8 @@
 """Results tables from the reports of evaluate.py: reads docs/results/*.json -> prints them, or writes them into the documentation.
 
     python benchmarks/results.py
-    python benchmarks/results.py --write      replaces the tables between their markers in README.md and docs/*.md
+    python benchmarks/results.py --write      replaces the tables between their markers in README.md and docs/*.md, and draws
+                                              docs/images/photo_sources.png
 
 Each file is the metrics.json of one released model, named after it. Reports with delivery tiers (--group-by folder --tiers) give
 the table of photos; the others, evaluated once on the official CIFAKE test split with --corruptions, give the table of CIFAKE,
@@ -73,6 +74,67 @@ def photo_table(reports):
     return markdown(header, rows)
 
 
+def main_table(cifake, photos):
+    """Return README's Markdown table: the main results and the best published ones, five rows."""
+    rows = [
+        [f"**{name}**, CIFAKE's official test", f"accuracy {with_interval(cifake[name]['splits']['test'], 'accuracy')} %",
+         f"TPR at 1 % FPR {100 * cifake[name]['splits']['test']['tpr_at_1pct_fpr']:.1f} %"]
+        for name in ("compact", "resnet101")
+    ]  # fmt: skip
+    best, resnet = PUBLISHED[:2]
+    rows.insert(1, [f"{best[0]} ({best[4]}), the same", f"accuracy {best[1]:g} %", f"TPR at 1 % FPR {best[2]:g} %"])
+    rows.insert(2, [f"best published ResNet: {resnet[0]}, the same", f"accuracy {resnet[1]:g} %", ""])
+    whole = next(iter(photos["photo"]["splits"].values()))
+    caught, false, uncertain = (percent(whole[name]) for name in ("fakes_caught", "real_called_fake", "abstention_rate"))
+    rows.append([f"**photo**, {whole['n']:,} photographs of ten sources set aside", f"AUC {with_interval(whole, 'auc', 1, 3)}",
+                 f"{caught} % of fakes caught, {false} % of real images called Fake, {uncertain} % uncertain"])  # fmt: skip
+    return markdown(["model and test", "main metric", ""], rows)
+
+
+def source_table(report):
+    """Return the Markdown table of one report's sources, as delivered."""
+    rows = []
+    for group in next(iter(report["splits"].values()))["groups"]:
+        counts = [sum(group["verdict_counts"][name].values()) for name in ("Fake", "Real")]
+        shares = [percent(group[name]) for name in ("fakes_caught", "real_called_fake", "abstention_rate")]
+        auc = "" if group["auc"] is None else f"{group['auc']:.3f}"
+        rows.append([group["group"], *map(str, counts), auc, *shares])
+    return markdown(["source", "Fake", "Real", "AUC", "fakes caught, %", "false positives, %", "uncertain, %"], rows)
+
+
+def percent(fraction):
+    """Return a fraction in percent, or '' for None."""
+    return "" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def draw_sources(report, file):
+    """Draw the verdicts on each source, as delivered: one stacked bar for each class that it holds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    bars = []
+    for group in next(iter(report["splits"].values()))["groups"]:
+        for label, counts in group["verdict_counts"].items():
+            if total := sum(counts.values()):
+                bars.append(
+                    (label, f"{group['group']} ({total})", [100 * counts[key] / total for key in ("Fake", "uncertain", "Real")])
+                )
+    bars.sort(reverse=True)
+    figure, axes = plt.subplots(figsize=(8, 0.28 * len(bars) + 1.1), layout="constrained")
+    left = [0.0] * len(bars)
+    for number, (verdict, colour) in enumerate({"Fake": "#e69f00", "uncertain": "0.85", "Real": "#0072b2"}.items()):
+        widths = [shares[number] for _, _, shares in bars]
+        axes.barh([f"{label}: {name}" for label, name, _ in bars], widths, left=left, color=colour, label=f"verdict {verdict}")
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set(xlim=(0, 100), xlabel="share of the source's images, %")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
 def markdown(header, rows):
     """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
@@ -86,6 +148,8 @@ def make_tables(folder):
     tables = {"<!-- results: python benchmarks/results.py --write -->": cifake_table(others)}
     if photos:
         tables["<!-- results of photos: python benchmarks/results.py --write -->"] = photo_table(photos)
+        tables["<!-- results by source: python benchmarks/results.py --write -->"] = source_table(photos["photo"])
+        tables["<!-- main results: python benchmarks/results.py --write -->"] = main_table(others, photos)
     return tables
 
 
@@ -109,6 +173,8 @@ def main(argv=None):
         text = page.read_text("utf-8")
         if (new := replaced(text, tables)) != text:
             page.write_text(new, "utf-8")
+    report = json.loads((ROOT / "docs" / "results" / "photo.json").read_text("utf-8"))
+    draw_sources(report, ROOT / "docs" / "images" / "photo_sources.png")
 
 
 if __name__ == "__main__":
