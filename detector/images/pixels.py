@@ -210,42 +210,6 @@ def resize(image, size):
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def patches(image, size, most):
-    """Cut squares out of an image at its own resolution, on an even grid that depends only on the image's size.
-
-    The squares cover the image; they overlap if its sides are no multiples of `size`. If that takes more than `most` squares, fewer
-    are spread evenly. If a side is shorter than `size`, the squares are as large as that side and are scaled up.
-
-    Args:
-        image: (h, w, 3) uint8, RGB.
-        size: side of the network's input, in pixels.
-        most: largest number of squares.
-
-    Returns:
-        (k, size, size, 3) uint8, RGB; k is between 1 and `most`.
-    """
-    boxes = patch_boxes(*image.shape[:2], size, most)
-    return np.stack([resize(image[top : top + side, left : left + side], size) for top, left, side in boxes])
-
-
-def patch_boxes(height, width, size, most):
-    """Return where `patches` cuts: [(top, left, side)] in pixels, row by row."""
-    side = min(height, width, size)
-    rows, columns = -(-height // side), -(-width // side)
-    if rows * columns > most:
-        # the grid with the smallest gaps between its squares; of several, the one with the most squares
-        grids = [(number, min(columns, most // number)) for number in range(1, min(rows, most) + 1)]
-        rows, columns = min(grids, key=lambda grid: (max(height / grid[0], width / grid[1]), -grid[0] * grid[1]))
-    return [(top, left, side) for top in _spread(height, side, rows) for left in _spread(width, side, columns)]
-
-
-def _spread(length, side, number):
-    """Return where `number` sides begin: from end to end if they cover the length, else each in the middle of its part."""
-    if number * side < length:
-        return [round((i + 0.5) * length / number - side / 2) for i in range(number)]
-    return [round(i * (length - side) / max(number - 1, 1)) for i in range(number)]
-
-
 def view_boxes(height, width, size, kinds):
     """Return the square that each view of an image shows, as floats in pixels: [(left, top, right, bottom)].
 
@@ -304,29 +268,17 @@ def preprocess(image, metadata):
         metadata: dict, as detector.model.file describes it.
 
     Returns:
-        (k, s, s, 3) uint8, RGB: one for 'resize', several for 'patches' and 'views'.
+        (k, s, s, 3) uint8, RGB: one for 'resize', several for 'views'.
     """
-    if metadata["preprocessing"] == "patches":
-        return patches(image, metadata["image_size"], metadata["patches"])
     if metadata["preprocessing"] == "views":
         return views(image, metadata["image_size"], metadata["views"])
     return resize(image, metadata["image_size"])[None]
 
 
-def most_inputs(metadata):
-    """Return the largest number of inputs that `preprocess` returns for an image."""
-    if metadata["preprocessing"] == "views":
-        return len(metadata["views"])
-    return metadata["patches"] if metadata["preprocessing"] == "patches" else 1
-
-
 def input_boxes(height, width, metadata):
     """Return where in an image the inputs of `preprocess` come from, in whole pixels: [(left, top, right, bottom)]."""
-    size = metadata["image_size"]
-    if metadata["preprocessing"] == "patches":
-        return [(left, top, left + side, top + side) for top, left, side in patch_boxes(height, width, size, metadata["patches"])]
     if metadata["preprocessing"] == "views":
-        boxes = view_boxes(height, width, size, metadata["views"])
+        boxes = view_boxes(height, width, metadata["image_size"], metadata["views"])
         return [(math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)) for left, top, right, bottom in boxes]
     return [(0, 0, width, height)]
 

@@ -12,9 +12,8 @@ Attributions are in logits of Fake:
 - Their differences are measured: if a part that covers a fraction a of the image is higher than the rest by d, masking it lowers
   the logit by about a * d more than masking a part of the same size elsewhere.
 
-With the preprocessing 'patches' or 'views', each input of the network has a map whose mean is the logit of that input. Overlapping
-maps are averaged; where there is no input, the attribution is 0. Many inputs share the masked images between them; with fewer than
-MIN_PASSES each, their maps are flat.
+With the preprocessing 'views', each input of the network has a map whose mean is the logit of that input. Overlapping maps are
+averaged; where there is no input, the attribution is 0. The inputs share the masked images between them.
 """
 
 import functools
@@ -32,7 +31,6 @@ MASKED = 0.2  # fraction that is masked at a time
 SMOOTHNESS = 2.0  # cells: standard deviation of the prior's Gaussian
 PENALTY = 2.0  # of the ridge regression, relative to the masks' mean square
 SMALL_PASSES, PASSES = 512, 256  # masked images: for networks with inputs of up to pixels.SMALL pixels, and for larger ones
-MIN_PASSES = 32  # masked images for each input; with fewer its map is flat
 BASELINES = ("blur", "noise")
 FAKE, REAL = (230, 159, 0), (0, 114, 178)  # Okabe and Ito's orange and blue, which colour-blind people can tell apart
 SHORTEST, LONGEST = 512, 2048  # the longer side of an overlay, in pixels
@@ -54,11 +52,11 @@ def explain(detector, image):
     logits = detector.logits(inputs)
     each = (SMALL_PASSES if inputs.shape[1] <= pixels.SMALL else PASSES) // len(inputs)
     each -= each % len(BASELINES)  # the baselines take turns
-    heat, covered = np.zeros(image.shape[:2], np.float32), np.zeros(image.shape[:2], np.uint16)  # by how many inputs
-    with progress((), total=each * len(inputs) if each >= MIN_PASSES else 0, unit="masked image", delay=1) as bar:
+    heat, covered = np.zeros(image.shape[:2], np.float32), np.zeros(image.shape[:2], np.uint8)  # by how many inputs
+    with progress((), total=each * len(inputs), unit="masked image", delay=1) as bar:
         for one, logit, (left, top, right, bottom) in zip(inputs, logits, boxes, strict=True):
-            cells = logit + (_differences(detector, one, each, bar) if each >= MIN_PASSES else np.zeros((1, 1)))
-            heat[top:bottom, left:right] += _enlarge(cells, bottom - top, right - left)
+            cells = Image.fromarray(np.float32(logit + _differences(detector, one, each, bar)))
+            heat[top:bottom, left:right] += cells.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
             covered[top:bottom, left:right] += 1
     return np.divide(heat, covered, out=heat, where=covered > 1)
 
@@ -130,19 +128,6 @@ def _baselines(image):
     blurred = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(len(image) / 8)))
     noise = np.random.default_rng(0).normal(size=image.shape) * image.std(axis=(0, 1)) + image.mean(axis=(0, 1))
     return np.stack([blurred, np.clip(np.rint(noise), 0, 255).astype(np.uint8)])
-
-
-def _enlarge(cells, height, width):
-    """Scale a map to (height, width) float32, linear between the cells' centres."""
-    rows, columns = (_between(length, number) for length, number in zip((height, width), cells.shape, strict=True))
-    return rows @ (cells.astype(np.float32) @ columns.T)
-
-
-def _between(length, number):
-    """Return (length, number) float32: the weight of each of `number` cells in each of `length` pixels."""
-    place = np.clip((np.arange(length) + 0.5) * number / length - 0.5, 0, number - 1)
-    shares = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(number)))
-    return shares.astype(np.float32)
 
 
 # --- the overlay ---------------------------------------------------------------------------------------------------------

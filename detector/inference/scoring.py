@@ -81,7 +81,8 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
 
 def images_at_a_stretch(detector):
     """Return how many images a thread decodes and scores at a time."""
-    return max(1, detector.batch // pixels.most_inputs(detector.metadata))
+    inputs = len(detector.metadata["views"]) if detector.metadata["preprocessing"] == "views" else 1
+    return max(1, detector.batch // inputs)
 
 
 def _score_some(sources, choose, degradations, select, inspect, concurrency):

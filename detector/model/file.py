@@ -26,8 +26,7 @@ RENAMED = {"fitting": "preprocessing", "seen": "training_range"}  # format 1 -> 
 DIGEST_BYTES = 8  # of a train image's SHA-256: among 10^5 and 10^5 images, two that differ agree once in 10^9 models
 MAX_IMAGE_SIZE = 4096  # pixels
 LIMITS = ("fake", "real", "max_error", "real_called_fake_bound", "fake_called_real_bound")  # numbers of metadata["thresholds"]
-MAX_PATCHES = 256  # of an image
-PREPROCESSING = ("resize", "patches", "views")  # 'patches' of version 1; model_training.py does not make it any more
+PREPROCESSING = ("resize", "views")
 OUTPUTS = ("softmax", "sigmoid_real")
 # Only layers of Keras itself that the architectures consist of: a model from a stranger cannot bring code.
 _LAYERS = {
@@ -104,7 +103,6 @@ def _sound(metadata):
             metadata["class_names"] == list(CLASSES)
             and metadata["output"] in OUTPUTS
             and metadata["preprocessing"] in PREPROCESSING
-            and (metadata["preprocessing"] != "patches" or count(metadata["patches"], MAX_PATCHES))
             and (metadata["preprocessing"] != "views" or sound_views(metadata["views"]))
             and (metadata.get("view_weights") is None or len(metadata["view_weights"]) == len(metadata["views"]))
             and all(number(weight, 1e-3, 1e3) for weight in metadata.get("view_weights") or ())

@@ -13,9 +13,6 @@ from detector.images.pixels import (
     choose_size,
     image_size,
     input_boxes,
-    most_inputs,
-    patch_boxes,
-    patches,
     preprocess,
     read_image,
     resize,
@@ -166,45 +163,7 @@ def test_resize_is_antialiased_and_keeps_the_whole_image():
         assert resized.shape == (32, 32, 3) and resized.mean() == pytest.approx(image.mean(), abs=3)
 
 
-# --- patches -----------------------------------------------------------------------------------------------------------
-
-
-def test_patches_cover_an_image_whose_sides_are_multiples_once():
-    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
-    cut = patches(image, 8, 6)
-    assert cut.shape == (6, 8, 8, 3) and cut.dtype == np.uint8
-    assert np.array_equal(np.block([[[cut[0]], [cut[1]], [cut[2]]], [[cut[3]], [cut[4]], [cut[5]]]]), image)
-
-
-@pytest.mark.parametrize(("shape", "most", "corners"), [
-    ((8, 20), 9, [(0, 0), (0, 6), (0, 12)]), ((9, 8), 9, [(0, 0), (1, 0)]),  # overlapping
-    ((8, 80), 2, [(0, 16), (0, 56)]), ((100, 100), 1, [(46, 46)]),  # too few: spread evenly
-    ((100, 100), 4, [(21, 21), (21, 71), (71, 21), (71, 71)]),
-])  # fmt: skip
-def test_where_patches_lie(shape, most, corners):
-    assert patch_boxes(*shape, 8, most) == [(*corner, 8) for corner in corners]
-
-
-def test_patches_of_a_small_image_are_scaled_up():
-    image = np.random.default_rng(0).integers(0, 256, (4, 10, 3), np.uint8)
-    cut = patches(image, 8, 9)
-    assert cut.shape == (3, 8, 8, 3)
-    assert np.array_equal(cut, [resize(image[:, left : left + 4], 8) for left in (0, 3, 6)])
-    assert patches(image[:1, :1], 8, 9).shape == (1, 8, 8, 3)
-    assert patches(np.zeros((1, 100_000, 3), np.uint8), 224, 16).shape == (16, 224, 224, 3)  # not 224 x 22,400,000 in memory
-
-
-@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 64), st.integers(1, 40))
-def test_patches_lie_within_the_image_and_all_differ(height, width, size, most):
-    boxes = patch_boxes(height, width, size, most)
-    side = min(height, width, size)
-    assert 1 <= len(boxes) == len(set(boxes)) <= most
-    assert all(0 <= top <= height - side and 0 <= left <= width - side and given == side for top, left, given in boxes)
-    if -(-height // side) * -(-width // side) <= most:
-        seen = np.zeros((height, width), bool)
-        for top, left, _ in boxes:
-            seen[top : top + side, left : left + side] = True
-        assert seen.all()
+# --- views -------------------------------------------------------------------------------------------------------------
 
 
 KINDS_OF_VIEWS = ["whole", "between", *["native"] * 5]
@@ -256,10 +215,8 @@ def test_views_lie_within_the_image(height, width, size):
 def test_inputs_are_as_the_metadata_say():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     assert np.array_equal(preprocess(image, {"preprocessing": "resize", "image_size": 8}), resize(image, 8)[None])
-    assert np.array_equal(preprocess(image, {"preprocessing": "patches", "image_size": 8, "patches": 4}), patches(image, 8, 4))
     both = {"preprocessing": "views", "image_size": 8, "views": ["whole", "native"]}
     assert np.array_equal(preprocess(image, both), views(image, 8, ["whole", "native"]))
-    assert [most_inputs({**both, "patches": 4, "preprocessing": kind}) for kind in ("resize", "patches", "views")] == [1, 4, 2]
 
 
 @pytest.mark.parametrize(

@@ -8,22 +8,20 @@ from detector.model import export
 from tests.conftest import draw
 
 SIZE = 32
-
-
 VIEWS = ["whole", "between", "native", "native"]
 
 
 class Stub:
-    """A detector whose logit is a known function of the fitted image."""
+    """A detector whose logit is a known function of the preprocessed image."""
 
     batch = 64
 
-    def __init__(self, logit, fitting="resize", most=9, size=SIZE):
-        self.metadata = {"preprocessing": fitting, "image_size": size, "patches": most, "views": VIEWS, "temperature": 1.0}
+    def __init__(self, logit, preprocessing="resize"):
+        self.metadata = {"preprocessing": preprocessing, "image_size": SIZE, "views": VIEWS, "temperature": 1.0}
         self.logit, self.seen = logit, 0
 
     def logits(self, images):
-        assert images.dtype == np.uint8 and len(images) <= max(self.batch, self.metadata["patches"])
+        assert images.dtype == np.uint8 and len(images) <= self.batch
         self.seen += len(images)
         return np.array([self.logit(image.astype(np.float64)) for image in images])
 
@@ -118,34 +116,8 @@ def test_masking_the_hottest_fifth_moves_the_score_more_than_another_fifth(train
 # --- large images --------------------------------------------------------------------------------------------------------
 
 
-def test_patches_lie_where_they_were_cut_and_overlapping_ones_are_averaged():
-    image = np.zeros((48, 64, 3), np.uint8)
-    image[:, 32:] = 200
-    detector = Stub(lambda patch: patch.mean() / 10 - 5, "patches")
-    heat = attribution.explain(detector, image)
-    assert heat.shape == (48, 64)
-    assert np.allclose(heat[:, :32], -5, atol=1e-4) and np.allclose(heat[:, 32:], 15, atol=1e-4)
-    image[:16] = 0  # rows 16 to 32 lie in an upper patch, half of which is black, and in a lower one
-    heat = attribution.explain(Stub(lambda patch: patch.mean() / 10 - 5, "patches", most=4), image)
-    upper, both, lower = heat[:16, 40:56].mean(), heat[16:32, 40:56].mean(), heat[32:, 40:56].mean()
-    assert upper < both < lower
-
-
-def test_within_a_patch_it_is_refined_unless_there_are_too_many(monkeypatch):
-    image = picture(4, (4 * SIZE, SIZE))
-    detector = Stub(lambda patch: grain(patch, np.s_[:, :16]) - 2, "patches")
-    assert attribution.explain(detector, image)[:, :32].std() > 0.1
-    assert detector.seen == 4 + attribution.SMALL_PASSES // 4 * 4
-    monkeypatch.setattr(attribution, "MIN_PASSES", attribution.SMALL_PASSES // 4 + 1)
-    detector.seen = 0
-    heat = attribution.explain(detector, image)
-    assert detector.seen == 4
-    logits = detector.logits(pixels.patches(image, SIZE, 9))
-    assert np.allclose(heat.reshape(SIZE, 4, SIZE).transpose(1, 0, 2), logits[:, None, None], atol=1e-5)
-
-
 def test_of_views_the_maps_are_averaged_where_they_overlap(monkeypatch):
-    monkeypatch.setattr(attribution, "MIN_PASSES", 10**6)  # flat maps, so that the mean can be computed by hand
+    monkeypatch.setattr(attribution, "_differences", lambda *_: np.zeros((1, 1)))  # flat maps: the mean can be computed by hand
     image = picture(4, (200, 100))
     detector = Stub(lambda view: view.mean(), "views")
     heat = attribution.explain(detector, image)
@@ -177,11 +149,11 @@ def test_a_large_image_takes_little_more_memory_than_its_map():
 # --- odd images ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fitting", ["resize", "patches", "views"])
+@pytest.mark.parametrize("preprocessing", ["resize", "views"])
 @pytest.mark.parametrize("height, width", [(1, 1), (2, 7), (10, 3000), (3000, 10), (33, 31)])
-def test_any_shape(fitting, height, width):
+def test_any_shape(preprocessing, height, width):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    heat = attribution.explain(Stub(two_sided, fitting), image)
+    heat = attribution.explain(Stub(two_sided, preprocessing), image)
     assert heat.shape == (height, width) and heat.dtype == np.float32 and np.isfinite(heat).all()
     shown = attribution.overlay(image, heat)
     assert shown.dtype == np.uint8 and shown.shape[2] == 3

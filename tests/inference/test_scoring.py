@@ -120,27 +120,6 @@ def test_each_image_goes_to_the_detector_that_is_chosen_for_it(trained, small_da
     assert [score.logit for score in scores] == pytest.approx(expected, abs=1e-5)
 
 
-def test_patches_are_pooled_by_the_mean_of_their_margins(tmp_path):
-    class Brightness:
-        def __init__(self):
-            self.batch, self.metadata = 64, {"preprocessing": "patches", "patches": 6, "image_size": 8, "temperature": 2.0}
-
-        def logits(self, images, concurrency=1):
-            assert images.shape[1:] == (8, 8, 3) and images.dtype == np.uint8
-            return images.mean((1, 2, 3)).astype(np.float64)
-
-    paths = [tmp_path / f"{i}.png" for i in range(3)]
-    for i, (path, size) in enumerate(zip(paths, [(24, 16), (8, 8), (5, 40)], strict=True)):
-        draw(i, size).save(path)
-    darker = list(score_files(Brightness(), paths, degradations=[lambda image: image // 2]))
-    for path, score in zip(paths, darker, strict=True):
-        cut = pixels.patches(pixels.read_image(path), 8, 6)
-        assert score.logit == pytest.approx(np.mean([one.mean() for one in cut]))
-        assert score.degraded[0] == pytest.approx(np.mean([(pixels.patches(pixels.read_image(path) // 2, 8, 6)).mean()]))
-        assert score.p_fake == pytest.approx(p_fake_of(score.logit, 2.0))
-    assert darker[0].logit == pytest.approx(pixels.read_image(paths[0]).mean())  # six patches cover 24 x 16 exactly
-
-
 def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
     gone = tmp_path / "gone.png"
     paths = [*sorted((small_data / "test").rglob("*.png"))[:70], gone]

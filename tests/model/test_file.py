@@ -335,7 +335,6 @@ def test_exporting_imports_nothing_from_the_current_folder(tmp_path, small, cach
 
 @pytest.mark.parametrize("change", [
     {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"training_range": {}}, {"output": "tanh"},
-    {"preprocessing": "patches"}, {"preprocessing": "patches", "patches": 0}, {"preprocessing": "patches", "patches": 10**6},
     {"preprocessing": "crop"}, {"preprocessing": "views", "views": ["whole"], "view_weights": [1, 2]},
     {"preprocessing": "views", "views": []}, {"preprocessing": "views", "views": ["native"] * 6},
     {"class_names": ["Real", "Fake"]}, {"thresholds": {**METADATA["thresholds"], "fake": float("nan")}},
@@ -384,10 +383,6 @@ def test_a_file_of_format_1_loads_with_the_new_names(tmp_path, small):
     (tmp_path / "m.json").write_text(json.dumps(made))
     (tmp_path / "m.tflite").write_bytes(b"1")
     assert export._made(tmp_path / "m")["metadata"] == METADATA
-
-
-def test_a_detector_of_version_1_with_patches_is_understood():
-    model_file.check_metadata({**METADATA, "preprocessing": "patches", "patches": 9}, "M")
 
 
 def test_an_unlike_image_is_said_to_be_so():
