@@ -9,20 +9,7 @@ augmented images in validation or test or made from an image there, and a metada
 metadata) that separates the classes with an AUC whose 95 % interval is above 0.65. Warnings (exit code 0): near-duplicates,
 identical files within a split, unreadable and odd files, and files that were skipped.
 
-audit.json holds
-    tool, folder, quick, images, findings [sentences], warnings [sentences]
-    counts       {split: {class: n}}; the split of a folder that is not split yet is called "unsplit"
-    unreadable   [{path, reason}]
-    odd          {kind: [paths]}: tiny, long, blank, animated, misnamed (null with --quick, as the next two)
-    near         {pairs, found: [{paths: [a, b], bits, likeness}], complete}; identical files are represented by the first
-    shortcut     {images, auc, interval: [low, high], facts: [{fact, drop, alone, Fake, Real}]}: the metadata-only baseline; null
-                 also if a class has fewer than 30 images; drop is the AUC lost if the feature (`fact`) is shuffled, alone the
-                 AUC of the feature by itself
-    identical    {pairs, groups: [[paths]]}
-    augmented    {leaks: [[augmented image in train, its original in validation or test]], held_out: [augmented images there]}
-    passed_over  {links: [links to folders], loose: [files outside the class folders], hidden: [hidden files and folders, and
-                 those that operating systems leave behind]}
-where each `pairs` is a list of {splits: [a, b], conflicting_labels, pairs: n}. Paths are relative to the folder.
+docs/data.md describes audit.json.
 """
 
 import argparse
@@ -52,6 +39,12 @@ ODD = {
 AUGMENTED = {"leaks": "in train made from an image in validation or test", "held_out": "in validation or test"}
 SUFFIXES = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "MPO": "JPEG", "TIF": "TIFF", "HEIC": "HEIF", "APNG": "PNG", "DIB": "BMP"}
 SHORTCUT, WEAK_SHORTCUT = 0.65, 0.55  # lower bound of the AUC above which it is a finding, a warning
+CURES = {  # words of a finding: what to do about it
+    " across ": "split again with data_split.py, which leaves duplicates out",
+    "one Fake and one Real": "remove the images whose label is wrong",
+    "augmented image": "remove these augmented images, or all with data_deleter.py --augmented",
+    "file features": "bring both classes to the same sizes, format, quality and metadata",
+}
 TOOL = "data_audit.py"  # marks a report as one that may be replaced
 
 
@@ -86,8 +79,6 @@ def list_images(folder):
 
 
 # --- one file ----------------------------------------------------------------------------------------------------------
-
-
 def inspect(root, path):
     """Hash and decode one file.
 
@@ -130,8 +121,6 @@ def oddities(path, image, features):
 
 
 # --- the report --------------------------------------------------------------------------------------------------------
-
-
 def audit(folder, files, quick=False):
     """Check the files that `list_images` listed and return the report: what audit.json holds (see the top of this file)."""
     paths, places = files.paths, files.places
@@ -225,21 +214,6 @@ def auc_in_words(shortcut):
     return f"AUC {shortcut['auc']:.3f} ({low:.3f} to {high:.3f}), carried by {', '.join(carriers)}"
 
 
-def cures(report):
-    """Return what to do about the findings, in one line."""
-    advice = []
-    kinds = [(entry["splits"], entry["conflicting_labels"]) for entry in report["identical"]["pairs"]]
-    if any(a != b for (a, b), _ in kinds):
-        advice.append("split again with data_split.py, which leaves duplicates out")
-    if any(conflicting for _, conflicting in kinds):
-        advice.append("remove the images whose label is wrong")
-    if any(report["augmented"].values()):
-        advice.append("remove these augmented images, or all with data_deleter.py --augmented")
-    if any(line.startswith("file features") for line in report["findings"]):
-        advice.append("bring both classes to the same sizes, format, quality and metadata")
-    return "; ".join(advice)
-
-
 def prepare_report_folder(report, folder):
     """Make the report's folder. Raises InputError if it would be inside `folder`, or if it holds other files of these names."""
     placing.check_outside(report, [folder], "--report")
@@ -257,8 +231,6 @@ def print_summary(report, folder):
     for kind in ("findings", "warnings"):
         for line in report[kind]:
             print(f"{kind[:-1]}: {line}")
-    for entry in report["unreadable"][:10]:
-        print(f"unreadable: {console.printable(entry['path'])}: {console.printable(entry['reason'])}")
     if report["shortcut"]:
         print(f"metadata-only baseline: {auc_in_words(report['shortcut'])}")
     print(console.printable(f"report: {folder / 'audit.html'}, {folder / 'audit.json'}"))
@@ -284,7 +256,8 @@ def main(argv=None):
             temporary.write_text(text, encoding="utf-8")
     print_summary(report, args.report)
     if report["findings"]:
-        raise SystemExit(f"finding: {'; '.join(report['findings'])}; {cures(report)}")
+        found = "; ".join(report["findings"])
+        raise SystemExit("; ".join([f"finding: {found}", *(cure for words, cure in CURES.items() if words in found)]))
 
 
 if __name__ == "__main__":

@@ -17,29 +17,20 @@ import functools
 import hashlib
 import os
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.console import (
-    HelpFormatter,
-    InputError,
-    fraction,
-    number_type,
-    plural,
-    positive_int,
-    reason_line,
-    require_packages,
-    stage,
-)
+from detector import console
+from detector.console import InputError, fraction, number_type, plural, positive_int, reason_line
 from detector.data.placing import refuse_unfinished, unfinished_while
 from detector.data.splitting import apportion
-from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, SPLITS, counts_table, is_augmented, read_tree
-from detector.files import atomic_write, parallel, scan
+from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, count_images, counts_table, is_augmented, read_tree
+from detector.files import atomic_write, parallel
 
 STAGE = "data_augmentation.py"
 SHOWN = 10  # messages about unusable originals
 PER_IMAGE = 10
+UNASKED = 100_000  # more new images than this are made only if their number is given
 SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
 LONGEST_NAME = 255  # of a file on all common disks, in bytes
 
@@ -56,13 +47,11 @@ class Recipe:
 
 
 # --- the plan ----------------------------------------------------------------------------------------------------------
-
-
 def plan_augmentation(originals, images=None, per_image=PER_IMAGE, total=None, seed=0):
-    """Choose how many images to make from which originals.
+    """Choose how many images to make from which originals: {path: number of new images}, sorted by path; none of them 0.
 
     Both classes are taken in proportion. Which originals are picked, and which of them give one image more than the others,
-    depends on the seed and their paths only.
+    depends on the seed and their paths only. Raises InputError if `images` or `total` cannot be met.
 
     Args:
         originals: {class: [relative paths]}, both classes with at least one.
@@ -70,12 +59,6 @@ def plan_augmentation(originals, images=None, per_image=PER_IMAGE, total=None, s
         per_image: new images for each of them; ignored if `total` is given.
         total: number of images, originals and new ones together, to end with.
         seed: any integer.
-
-    Returns:
-        {path: number of new images}, sorted by path; none of them 0.
-
-    Raises:
-        InputError: `images` or `total` cannot be met.
     """
     sizes = [len(originals[name]) for name in CLASSES]
     there = sum(sizes)
@@ -103,18 +86,13 @@ def output_names(source, copies, format):
 
 
 # --- the images --------------------------------------------------------------------------------------------------------
-
-
 def augment(image, source, copies, recipe):
     """Return an iterator of new images; each depends only on the recipe, the path and its own number.
 
     Args:
         image: (h, w, 3) uint8, RGB.
         source: relative path of the original; with the seed it seeds the random generators.
-        copies: number of new images.
-
-    Returns:
-        Iterator of (h, w, 3) uint8, RGB.
+        copies: number of new images, (h, w, 3) uint8, RGB.
     """
     from detector.images.corruptions import random_degradation
     from detector.images.transforms import random_affines
@@ -135,18 +113,10 @@ def _generator(*key):
 
 
 def augment_file(job, data, into, recipe):
-    """Make the new images of one original, without metadata.
+    """Make the new images of one original, without metadata, in `into`: `job` is (its path relative to `data`, how many).
 
-    Args:
-        job: (relative path of the original, number of new images).
-        data: folder that the path is relative to.
-        into: folder that the new images' paths are relative to.
-
-    Returns:
-        None, or why no image could be made from the original; images of an earlier run are then removed.
-
-    Raises:
-        OSError: the original vanished, or a file cannot be written.
+    Returns None, or why no image could be made from the original; images of an earlier run are then removed. Raises OSError if a
+    file cannot be written.
     """
     import cv2
 
@@ -165,7 +135,6 @@ def augment_file(job, data, into, recipe):
         if recipe.format == "jpeg" and max(image.shape) > LONGEST_JPEG:
             raise InputError(f"{source}: expected sides of at most {LONGEST_JPEG:,} px, found more; pass --format png")
     except InputError as error:
-        os.stat(os.path.join(data, source))
         for output in outputs:
             output.unlink(missing_ok=True)
         return str(error)
@@ -179,20 +148,16 @@ def augment_file(job, data, into, recipe):
 
 
 # --- the stage ---------------------------------------------------------------------------------------------------------
-
-
 def read_originals(data):
     """Return {class: [paths relative to `data`]} of the originals in train.
 
     Raises InputError if train or one of its classes is missing, or has no originals.
     """
     paths, labels = read_tree(data, ("train",), but=STAGE)["train"]
-    originals = {name: [] for name in CLASSES}
-    for path, label in zip(paths, labels, strict=True):
-        if not is_augmented(path):
-            originals[CLASSES[label]].append(path)
-    for name, found in originals.items():
-        if not found:
+    originals = {}
+    for label, name in enumerate(CLASSES):
+        originals[name] = [path for path, its in zip(paths, labels, strict=True) if its == label and not is_augmented(path)]
+        if not originals[name]:
             folder = Path(data, "train", name)
             raise InputError(f"{folder}: expected originals, found only augmented images; run data_split.py first")
     return originals
@@ -219,17 +184,6 @@ def carry_out(plan, data, into, recipe):
     return [message for message in results if message]
 
 
-def count(data):
-    """Return a Counter {(row, class): images} of a data tree; augmented images of train have a row of their own."""
-    counts = Counter()
-    for split in SPLITS:
-        for name in CLASSES:
-            folder = Path(data, split, name)
-            for path in scan(folder) if folder.is_dir() else ():
-                counts["train, augmented" if split == "train" and is_augmented(path) else split, name] += 1
-    return counts
-
-
 def check_into(data, into):
     """Raise InputError if the new tree would be a stray folder in the data tree."""
     inside = os.path.relpath(os.path.realpath(into), os.path.realpath(data)).split(os.sep)
@@ -239,12 +193,12 @@ def check_into(data, into):
 
 def parse(argv):
     """Return the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=console.HelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, default=Path("data"), help="data tree")
     add("--images", type=int, metavar="K", help="number of originals to use, of both classes in proportion (default: all)")
     number = parser.add_mutually_exclusive_group()
-    number.add_argument("--per-image", type=positive_int, default=PER_IMAGE, metavar="N", help="new images for each original")
+    number.add_argument("--per-image", type=positive_int, metavar="N", help=f"new images for each original (default: {PER_IMAGE})")
     number.add_argument("--total", type=int, metavar="N", help="final number of images in train, spread evenly over the originals")
     add("--recipe", choices=("geometric", "degradation", "damage", "both"), default="geometric",
         help="what is done (damage: the former name of degradation)")  # fmt: skip
@@ -297,15 +251,18 @@ def print_plan(plan, into, format):
     print(f"to remove: {plural(len(removed), 'image')} of earlier runs")
 
 
-@stage
+@console.stage
 def main(argv=None):
     """Run the stage."""
     args = parse(argv)
-    require_packages("cv2")
+    console.require_packages("cv2")
     into = args.into or args.data
     originals = read_originals(args.data)
     check_into(args.data, into)
-    plan = plan_augmentation(originals, args.images, args.per_image, args.total, args.seed)
+    plan = plan_augmentation(originals, args.images, args.per_image or PER_IMAGE, args.total, args.seed)
+    new = sum(plan.values())
+    if new > UNASKED and args.per_image is None and args.total is None:
+        raise InputError(f"{into}: this would make {new:,} new images; to confirm, pass --per-image {PER_IMAGE}, or fewer")
     if args.dry_run:
         return print_plan(plan, into, args.format)
     refuse_unfinished(into, but=STAGE)
@@ -313,7 +270,7 @@ def main(argv=None):
         unread = carry_out(plan, args.data, into, recipe_of(args))
     if unread:
         print(*unread[:SHOWN], *([f"and {len(unread) - SHOWN:,} more"] if len(unread) > SHOWN else []), sep="\n", file=sys.stderr)
-    print(counts_table(count(into)))
+    print(counts_table(count_images(into, augmented_apart=True)))
     if unread:
         print(reason_line("unusable, without new images", [message.partition(": ")[0] for message in unread], "original"))
     if len(unread) == len(plan):

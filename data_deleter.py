@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 from detector.console import HelpFormatter, InputError, plural, progress, show_size, stage
-from detector.data.placing import JOURNAL
 from detector.data.tree import CLASSES, is_augmented
 from detector.files import is_link, require_folder, scan
 
@@ -106,8 +105,6 @@ def main(argv=None):
         sys.stdout.writelines(f"{path}\n" for path in sorted(files))
         print(f"{args.folder}: {what} would be deleted")
         return
-    if os.path.exists(os.path.join(args.folder, JOURNAL)) and not args.augmented:
-        what += ", put there by a command that was interrupted and can still be finished"
     confirm(f"{args.folder}: {what}.", args.yes)
     delete(files, folders)
     print(f"{args.folder}: deleted {what}")

@@ -23,12 +23,8 @@ from detector.data import tree as data_tree
 from detector.data.tree import CLASSES, SPLITS, counts_table
 from detector.files import folders_above, names_for, without_case
 
-SHOWN = 10  # pairs of a list
-
 
 # --- reading -----------------------------------------------------------------------------------------------------------
-
-
 def read_target(target):
     """Return the files of the target as [Image]; an empty list if it does not exist, or holds neither splits nor classes.
 
@@ -51,27 +47,22 @@ def read_target(target):
 def read_sources(sources):
     """Return (images of all sources, in order, as [Image], lines for the report on the files that are skipped).
 
-    Raises InputError if the layout of a source is unknown, or if some sources have splits and others have not.
+    Raises InputError if the layout of a source is unknown.
     """
     for source in sources:
         placing.refuse_unfinished(source)
-    layouts = [data_tree.find_layout(source) for source in sources]
-    split = [source for source, layout in zip(sources, layouts, strict=True) if None not in layout]
-    if split and len(split) < len(sources):
-        unsplit = next(source for source in sources if source not in split)
-        raise InputError(f"{unsplit}: expected splits as in {split[0]}, found class folders; divide it with data_split.py first")
-    links, loose, ignored = [], [], []
-    files = [file for layout in layouts for file in data_tree.find_images(layout, links, ignored)]
-    for source, layout in zip(sources, layouts, strict=True):
-        loose += data_tree.loose_files(source, layout)
+    layouts = {source: data_tree.find_layout(source) for source in sources}
+    links, ignored = [], []
+    files = [file for layout in layouts.values() for file in data_tree.find_images(layout, links, ignored)]
+    loose = [path for source, layout in layouts.items() for path in data_tree.loose_files(source, layout)]
     return [file for file in files if file.kind], data_tree.report_skipped(files, links, loose, ignored)
 
 
-def check_same_kind(target, there, images):
-    """Raise InputError if a tree with splits is to be merged into a set without, or the other way round."""
-    if there and images and (there[0].split is None) != (images[0].split is None):
-        have, come = ("class folders", "splits") if there[0].split is None else ("splits", "class folders")
-        raise InputError(f"{target}: expected {come} as in the source, found {have}; choose another --into, or split class folders")
+def check_same_kind(images):
+    """Raise InputError if some images are in splits and others are not."""
+    kinds = {image.split is None: image.path for image in reversed(images)}
+    if len(kinds) > 1:
+        raise InputError(f"{kinds[True]}: expected splits as in {kinds[False]}, found none; run data_split.py first")
 
 
 def check_augmented(images):
@@ -87,8 +78,6 @@ def check_augmented(images):
 
 
 # --- the plan ----------------------------------------------------------------------------------------------------------
-
-
 def find_conflicts(there, images):
     """Return {index in `images`: Image in `there` or before it, of equal content under the other label or in another split}."""
     first, found = {image.digest: image for image in reversed(there) if image.kind}, {}
@@ -100,13 +89,10 @@ def find_conflicts(there, images):
 
 
 def plan_merge(there, images, target):
-    """Choose the place of every new image in the target.
+    """Return [(source, destination, state)]; state is "new", "renamed" or "there" (same name, same content).
 
     Names that some system takes for one (see `without_case`) count as equal, so that the tree can be moved to any system. A file
     that has the name of a folder gets another name.
-
-    Returns:
-        [(source, destination, state)]; state is "new", "renamed" or "there" (same name, same content).
     """
     taken = {_key(file, file.inside): (file.digest, file.inside) for file in there}
     folders = {_key(image, above) for image in (*there, *images) for above in folders_above(image.inside)}
@@ -136,11 +122,13 @@ def make_plan(sources, target, transfer, on_conflict):
     """
     images, rest = read_sources(sources)
     there = read_target(target)
-    check_same_kind(target, there, images)
+    check_same_kind([*there, *images])
     check_augmented([*there, *images])
     conflicts = find_conflicts(there, images)
     if conflicts and on_conflict == "error":
-        raise InputError(describe([(images[i], other) for i, other in conflicts.items()]))
+        pairs = [f"{images[i].path} = {other.path}" for i, other in conflicts.items()]
+        line = reason_line("under both labels or in two splits", pairs, "image")
+        raise InputError(f"{line}; look at them, or leave the new ones out with --on-conflict skip")
     plan = plan_merge(there, [image for i, image in enumerate(images) if i not in conflicts], target)
     states = Counter(state for *_, state in plan)
     report = [f"placed: {plural(states['new'] + states['renamed'], 'image')}"]
@@ -156,28 +144,14 @@ def make_plan(sources, target, transfer, on_conflict):
     return report, [(source, destination) for source, destination, state in plan if state != "there" or transfer == "move"]
 
 
-def describe(pairs):
-    """Return the message about conflicting pairs of images, with some of them."""
-    cure = "look at them, or leave the new ones out with --on-conflict skip"
-    lines = [f"{plural(len(pairs), 'image')} under both labels or in two splits; {cure}:"]
-    for image, other in pairs[:SHOWN]:
-        one, two = (", ".join(filter(None, (either.split, either.label))) for either in (image, other))
-        lines.append(f"{image.path} ({one}) = {other.path} ({two})")
-    if len(pairs) > SHOWN:
-        lines.append(f"and {len(pairs) - SHOWN:,} more")
-    return "\n  ".join(lines)
-
-
 @stage
 def main(argv=None):
     """Run the stage."""
     parser = placing.make_parser("data_merger.py", __doc__)
     parser.add_argument("sources", type=Path, nargs="+", metavar="source", help="folder with splits, or with class folders")
     parser.add_argument("--into", type=Path, required=True, help="folder to merge into; made if it does not exist")
-    parser.add_argument(
-        "--on-conflict", choices=("error", "skip"), default="error",
-        help="what to do with the same content under both labels or in two splits: end, or leave the new file out ",
-    )  # fmt: skip
+    parser.add_argument("--on-conflict", choices=("error", "skip"), default="error",
+        help="what to do with the same content under both labels or in two splits: end, or leave the new file out")  # fmt: skip
     args = parser.parse_args(argv)
     placing.check_outside(args.into, args.sources, "--into")
     job = ["data_merger.py", *map(os.path.abspath, args.sources), "--into", os.path.abspath(args.into)]

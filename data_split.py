@@ -35,8 +35,6 @@ REASONS = {
 
 
 # --- reading the source ------------------------------------------------------------------------------------------------
-
-
 def read_source(source):
     """Return (images of a published data set as [Image], lines for the report on the files that are skipped).
 
@@ -47,10 +45,8 @@ def read_source(source):
     files = data_tree.find_images(layout, links, ignored)
     augmented = [file.path for file in files if AUGMENTED in file.inside]
     if augmented:
-        raise InputError(
-            f"{source}: expected originals only, found {plural(len(augmented), 'augmented image')} (first: {augmented[0]}); "
-            "an original could be separated from its augmented images: split first, then run data_augmentation.py"
-        )
+        found = reason_line("expected originals only, found augmented ones", augmented)
+        raise InputError(f"{source}: {found}; split the originals, then run data_augmentation.py")
     report = data_tree.report_skipped(files, links, data_tree.loose_files(source, layout), ignored)
     return [file for file in files if file.kind], report
 
@@ -61,46 +57,35 @@ def set_aside(images):
     A published test stays whole, and so does a published validation, except for images that are also in the test.
     """
     held = {split: {image.digest for image in images if image.split == split} for split in HELD_OUT}
-    labels = _labels(image for image in images if image.split not in HELD_OUT)
+    labels = defaultdict(set)
+    for image in images:
+        if image.split not in HELD_OUT:
+            labels[image.digest].add(image.label)
     keep, left_out = [], defaultdict(list)
     for image in images:
-        reason = _reason(image, held, labels)
+        reason = None
+        if image.split != "test" and image.digest in held["test"]:
+            reason = "validation_twin_of_test" if image.split == "validation" else "twin_of_test"
+        elif image.split not in HELD_OUT and image.digest in held["validation"]:
+            reason = "twin_of_validation"
+        elif image.split not in HELD_OUT and len(labels[image.digest]) > 1:
+            reason = "two_labels"
         (left_out[reason] if reason else keep).append(image)
     return keep, left_out
 
 
-def _reason(image, held, labels):
-    if image.split != "test" and image.digest in held["test"]:
-        return "validation_twin_of_test" if image.split == "validation" else "twin_of_test"
-    if image.split in HELD_OUT:
-        return None
-    if image.digest in held["validation"]:
-        return "twin_of_validation"
-    return "two_labels" if len(labels[image.digest]) > 1 else None
-
-
-def _labels(images):
-    labels = defaultdict(set)
-    for image in images:
-        labels[image.digest].add(image.label)
-    return labels
-
-
 # --- the plan ----------------------------------------------------------------------------------------------------------
-
-
-def plan_tree(images, left_out, data, sizes, seed, group_of=None):
+def plan_tree(images, left_out, data, sizes, seed, groups):
     """Return ([(source, destination)], lines for the report) for the images to place and {reason: [images]} to leave out.
 
-    `group_of` is a function from an Image to the name of its group, whose images are kept in one split, or None.
+    `groups` is {path: name of a group whose images are kept in one split, or None}; empty without --group-by.
     """
     published = Counter(image.split for image in images if image.split in HELD_OUT)
     pool = {image.path: image for image in images if image.split not in HELD_OUT}
     counts, exact = resolve_sizes(sizes, published, len(pool))
-    groups = {image.path: group_of(image) if group_of else None for image in images}
-    items = [(image.path, image.label, image.digest, groups[image.path]) for image in pool.values()]
+    items = [(image.path, image.label, image.digest, groups.get(image.path)) for image in pool.values()]
     divided, joined = plan_split(items, counts, seed, exact)
-    report = report_groups(divided, counts, joined, groups, groups.keys() - pool.keys()) if group_of else []
+    report = report_groups(divided, counts, joined, groups, groups.keys() - pool.keys()) if groups else []
     placed = [(image, image.split) for image in images if image.split in HELD_OUT]
     placed += [(pool[path], split) for split, paths in divided.items() for path in paths]
     placed += [(image, f"{LEFT_OUT}/{reason}") for reason, some in left_out.items() for image in some]
@@ -135,15 +120,11 @@ def check_target(data, plan, digests):
     found = zip(there, digests_and_formats(data, there), strict=True)
     foreign = [path for path, (digest, _) in found if planned.get(without_case(path)) != digest]
     if foreign:
-        raise InputError(
-            f"{data}: expected no other images, found {len(foreign):,} that are not of this split (first: {foreign[0]}); "
-            "choose an empty --data (data_merger.py joins the two), or remove the old split with data_deleter.py"
-        )
+        line = reason_line(f"{data}: expected no other images, found some that are not of this split", foreign)
+        raise InputError(f"{line}; choose an empty --data (data_merger.py joins the two), or remove the old split")
 
 
 # --- the stage ---------------------------------------------------------------------------------------------------------
-
-
 def make_plan(source, data, sizes, seed, group_by=None):
     """Return (lines to print at the end, [(source, destination)]); nothing on disk changes."""
     images, rest = read_source(source)
@@ -152,22 +133,16 @@ def make_plan(source, data, sizes, seed, group_by=None):
     keep, left_out = set_aside(images)
     if all(image.split in HELD_OUT for image in keep):
         raise InputError(f"{source}: expected images to divide among the splits, found none that could be used; add some")
-    name_group = data_tree.make_grouping(group_by)
-
-    def group_of(image):
-        return name_group(os.path.relpath(image.path, source).replace(os.sep, "/"), image.inside)
-
-    plan, sizes_report = plan_tree(keep, left_out, data, sizes, seed, group_of if group_by is not None else None)
+    group_of, groups = data_tree.make_grouping(group_by), {}
+    if group_by is not None:
+        groups = {image.path: group_of(Path(image.path).relative_to(source).as_posix(), image.inside) for image in keep}
+    plan, sizes_report = plan_tree(keep, left_out, data, sizes, seed, groups)
     check_target(data, plan, {image.path: image.digest for image in images})
     report = [
         reason_line(f"left out, {REASONS[reason]}", [image.path for image in some], "image")
         for reason, some in sorted(left_out.items())
     ]
-    report += sizes_report + rest
-    mislabelled = [labels for labels in _labels(keep).values() if len(labels) > 1]
-    if mislabelled:
-        report.append(f"warning: {plural(len(mislabelled), 'image')} of the published validation or test under both labels")
-    return report, plan
+    return report + sizes_report + rest, plan
 
 
 def count_plan(plan, data):
@@ -183,17 +158,13 @@ def main(argv=None):
     parser = placing.make_parser("data_split.py", __doc__)
     parser.add_argument("source", type=Path, help="folder that holds the class folders, or train and test folders with them")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder to make the splits in")
-    parser.add_argument(
-        "--sizes", type=number_type(Fraction, at_least=0), nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"),
+    parser.add_argument("--sizes", type=number_type(Fraction, at_least=0), nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"),
         help="fractions that sum to 1, or counts; 0 for a split that was published "
-             "(default: 0.7 0.15 0.15; with a published test, a fifth of train to validation)",
-    )  # fmt: skip
+             "(default: 0.7 0.15 0.15; with a published test, a fifth of train to validation)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="same seed, same split")
-    parser.add_argument(
-        "--group-by", metavar="folder|REGEX",
+    parser.add_argument("--group-by", metavar="folder|REGEX",
         help="keep groups in one split: by the first folder below the class folder, or by what a regular expression finds in the "
-             "path (its first group, if it has one)",
-    )  # fmt: skip
+             "path (its first group, if it has one)")  # fmt: skip
     args = parser.parse_args(argv)
     placing.check_outside(args.data, [args.source], "--data")
     job = ["data_split.py", os.path.abspath(args.source), "--data", os.path.abspath(args.data), "--seed", str(args.seed)]

@@ -9,7 +9,6 @@ readable goes to <archive name>.partial, and the exit code is 1.
 """
 
 import argparse
-import errno
 import json
 import os
 import re
@@ -24,13 +23,13 @@ from detector.data.tree import counts_table, find_layout
 from detector.files import digest_of, is_junk, lock, scan
 
 _SUFFIXES = re.compile(r"(\.(tar|zip|gz|bz2|xz|zst|tgz|tbz2?|txz|tzst))+$", re.IGNORECASE)
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 
 
 def parse_size(text):
-    """Return a number of bytes for '50GB', '1.5 TiB' or '1000'."""
-    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]?I?)B?\s*", text.upper())
-    if not match or match[2] not in _UNITS:
+    """Return a number of bytes for '50GB', '1.5 TB' or '1000'."""
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]?)B?\s*", text.upper())
+    if not match:
         raise argparse.ArgumentTypeError(f"expected a size such as 50GB, received {text!r}")
     return int(float(match[1]) * _UNITS[match[2]])
 
@@ -48,14 +47,10 @@ def folder_name(source):
 
 
 def unpack(source, to, max_size):
-    """Unpack one source into its folder below `to`.
+    """Unpack one source into its folder below `to`: (folder, Extraction), or (folder, None) if it was unpacked there before.
 
-    Returns:
-        (folder, Extraction); the folder's name ends in .partial if the archive is damaged; (folder, None) if the source was
-        unpacked there before.
-
-    Raises:
-        InputError: the source cannot or must not be unpacked; nothing of it is left.
+    The folder's name ends in .partial if the archive is damaged. Raises InputError if the source cannot or must not be unpacked;
+    nothing of it is left.
     """
     final = to / folder_name(source)
     try:
@@ -108,9 +103,7 @@ def check_record(folder, record):
     except (OSError, ValueError, KeyError, TypeError):
         known = False
     if not known:
-        raise InputError(
-            f"{folder} is there, and was not unpacked from this archive by this version; move it away, or choose another --to"
-        )
+        raise InputError(f"{folder} is there, and was not unpacked from this archive; move it away, or choose another --to")
 
 
 def report(folder, result):
@@ -151,8 +144,6 @@ def main(argv=None):
             failures.append(str(error))
         except OSError as error:
             failures.append(describe_os_error(error))
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                break  # the next one would meet the same
     if failures:
         raise InputError("; ".join(failures))
 

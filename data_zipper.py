@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from detector.console import HelpFormatter, InputError, plural, printable, progress, reason_line, show_size, stage, table
-from detector.data.archive import RECORD, in_litter, safe_path
+from detector.data.archive import safe_path
 from detector.files import atomic_write, folders_above, require_folder, scan, without_case
 from detector.images.formats import image_format
 
@@ -38,7 +38,7 @@ def check_archive(folder, archive, overwrite):
 
 
 def list_files(folder):
-    """Return the relative POSIX paths of the files to pack, and of what is left out apart from litter.
+    """Return the relative POSIX paths of the files to pack, and of what is left out.
 
     The files are sorted by their UTF-8 bytes: the same order on every machine.
 
@@ -47,18 +47,13 @@ def list_files(folder):
     left_out = []
     paths = sorted(scan(folder, left_out, left_out), key=os.fsencode)
     left_out = sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in left_out)
-    left_out = [path for path in left_out if os.path.basename(path) != RECORD and not in_litter(path)]
     if not paths:
         raise InputError(f"{folder}: expected files to pack, found none")
     spelled = {}
     for path in paths:
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{folder}: the name {printable(path)} is not UTF-8; rename it") from None
         safe_path(path)
-        if "\\" in path:  # some readers of zip files take it for a separator
-            raise InputError(f"{folder}: the name {printable(path)} holds a backslash; rename it")
+        if "\\" in path or path != path.encode(errors="replace").decode():  # some readers take a backslash for a separator
+            raise InputError(f"{folder}: the name {printable(path)} holds a backslash or is not UTF-8; rename it")
         for part in (path, *folders_above(path)):
             other = spelled.setdefault(without_case(part), part)
             if other != part:
@@ -113,7 +108,7 @@ def main(argv=None):
     size = show_size(args.archive.stat().st_size)
     print(f"{args.archive}: {plural(len(paths), 'file')}, {show_size(total)} packed into {size}, read back and compared")
     if left_out:
-        print(reason_line("not packed (hidden, unfinished or links)", left_out, "entry"))
+        print(reason_line("not packed (hidden, unfinished, links or litter)", left_out, "entry"))
     counts = Counter(os.path.dirname(path) or "(top)" for path in paths)
     print(table(sorted(counts.items()), ["folder", "files"]))
 

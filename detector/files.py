@@ -198,7 +198,6 @@ def _hash(path):
 
 
 def _digest_and_format(root, path):
-    """Return (SHA-256, image format or None) of one file; a file that is gone or may not be read has neither."""
     try:
         digest, head = _hash(os.path.join(root, path))
     except (PermissionError, FileNotFoundError):
@@ -207,11 +206,9 @@ def _digest_and_format(root, path):
 
 
 def digests_and_formats(root, paths, unit="image"):
-    """Hash every file of a list of paths relative to `root`, and look at its header, on all cores.
+    """Return [(SHA-256 hex digest, image format or None)] of files, given by paths relative to `root`; uses all cores.
 
-    Returns:
-        List of (SHA-256 hex digest, image format or None), in the order of `paths`; (None, None) for a file that is gone or may
-        not be read.
+    A file that is gone or may not be read has (None, None).
     """
     return parallel(functools.partial(_digest_and_format, os.fspath(root)), paths, unit)
 
@@ -229,9 +226,7 @@ def parallel(function, items, unit="image", chunk=256):
         try:
             return list(progress(pool.map(function, items, chunksize=chunk), total=len(items), unit=unit))
         except BrokenProcessPool:
-            raise InputError(
-                "a worker process was killed, probably because memory ran out; close other programs and run the same command again"
-            ) from None
+            raise InputError("a worker process was killed, probably as memory ran out; close other programs and rerun") from None
 
 
 def _start_worker():

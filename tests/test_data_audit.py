@@ -192,7 +192,6 @@ def test_unreadable_and_odd_files_are_named_and_no_finding(tmp_path, capsys):
         "warning: unreadable, found a damaged one: 1 file (FAKE/cut.jpg)",
         "warning: unreadable, found another kind of file: 2 files (FAKE/empty.jpg, FAKE/text.jpg)",
     ]
-    assert f"unreadable: FAKE/cut.jpg: {reasons[0]}" in out
 
 
 @pytest.fixture
@@ -240,7 +239,7 @@ def test_hostile_file_names_do_no_harm(tmp_path, capsys):
     assert "<script" not in page and "&lt;script&gt;alert(1)&lt;.jpg" in page
     assert "a&#34;onerror=&#39;x&#39;&amp;amp;.jpg" in page
     assert "\x1b" not in page + "".join(out) and r"line\nbreak\x1b[31m.jpg" in page and r"not-utf8-\udcff.jpg" in page
-    assert any(line.startswith(r"unreadable: REAL/bad\x1b[31m\n.jpg: ") for line in out)
+    assert r"warning: unreadable, found another kind of file: 1 file (REAL/bad\x1b[31m\n.jpg)" in out
     assert f"FAKE/{names[3]}.jpg" not in [entry["path"] for entry in report["unreadable"]]
 
 

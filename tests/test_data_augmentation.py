@@ -50,8 +50,6 @@ def per_class(plan):
 
 
 # --- the plan ----------------------------------------------------------------------------------------------------------
-
-
 def test_the_reference_size_comes_out_of_the_arithmetic():
     plan = plan_augmentation(names(47_000, 47_000), images=2000)
     assert per_class(plan) == ({"Fake": 1000, "Real": 1000}, 20_000) and 94_000 + 20_000 == 114_000
@@ -94,8 +92,6 @@ def test_what_cannot_be_planned(arguments, message):
 
 
 # --- the images --------------------------------------------------------------------------------------------------------
-
-
 def test_the_counts_at_the_end_and_what_is_there(tree, run, contents):
     before = contents(tree)
     code, out, err = run(main, "--data", tree)
@@ -185,8 +181,6 @@ def test_the_defaults_here_are_those_of_the_functions():
 
 
 # --- rerun, into, dry run ----------------------------------------------------------------------------------------------
-
-
 def test_a_rerun_replaces_and_never_augments_what_is_augmented(tree, contents):
     main(["--data", str(tree), "--per-image", "5"])
     first = contents(tree)
@@ -226,8 +220,6 @@ def test_dry_run_prints_the_plan_and_changes_nothing(tree, capsys, run, contents
 
 
 # --- expected failures -------------------------------------------------------------------------------------------------
-
-
 def test_unusable_originals_are_named_and_skipped(tree, run):
     bad, long = tree / "train/Fake/0.jpg", tree / f"train/Fake/{'x' * 246}.jpg"
     main(["--data", str(tree), "--per-image", "1"])
@@ -283,20 +275,15 @@ def test_into_a_folder_that_will_not_do(tree, tmp_path, run):
     assert (code, out) == (1, "") and err.startswith(f"error: {into}") and err.count("\n") == 1 and "Traceback" not in err
 
 
-def test_an_original_that_vanishes_meanwhile(tree, monkeypatch, run):
-    gone = tree / "train/Fake/0.jpg"
-    monkeypatch.setattr(data_augmentation, "left_overs", lambda *_: gone.unlink() or [])
-    code, out, err = run(main, "--data", tree)
-    assert (code, out) == (1, "")
-    assert err == (
-        f"error: {gone}: No such file or directory: it does not exist, or no longer; "
-        "check the path and run the same command again\n"
-    )
+def test_very_many_images_are_made_only_if_their_number_is_given(tree, run, monkeypatch):
+    monkeypatch.setattr(data_augmentation, "UNASKED", 59)
+    expected = f"error: {tree}: this would make 60 new images; to confirm, pass --per-image 10, or fewer\n"
+    assert run(main, "--data", tree, "--dry-run") == (1, "", expected)
+    for asked in (["--per-image=10"], ["--total=66"], ["--images=5"]):
+        assert run(main, "--data", tree, "--dry-run", *asked)[0] == 0
 
 
 # --- interruptions -----------------------------------------------------------------------------------------------------
-
-
 def test_killed_three_times_it_ends_with_the_same_tree(tmp_path, contents, kill_three_times):
     data, twin = tmp_path / "data", tmp_path / "twin"
     for i in range(40):

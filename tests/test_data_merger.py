@@ -67,34 +67,22 @@ def test_names_that_some_systems_take_for_one_are_kept_apart(make_files, tmp_pat
     assert len({files.without_case(path) for path in merged}) == len(merged) == 4
 
 
-@pytest.mark.parametrize(
-    ("path", "where", "other"),
-    [("train/Real/x.jpg", "train, Real", "train, Fake"), ("test/Fake/x.jpg", "test, Fake", "train, Fake")],
-)
-def test_conflicts_end_the_merge_or_are_left_out(make_files, tmp_path, run, contents, path, where, other):
+@pytest.mark.parametrize("path", ["train/Real/x.jpg", "test/Fake/x.jpg"])
+def test_conflicts_end_the_merge_or_are_left_out(make_files, tmp_path, run, contents, path):
     a, b = tree(make_files, tmp_path / "a"), tree(make_files, tmp_path / "b", tag="b", **{path: "train/Fake0"})
     data = tmp_path / "data"
     run(data_merger.main, a, "--into", data)
     before = contents(data)
     code, out, err = run(data_merger.main, b, "--into", data)
     assert (code, out) == (1, "")
-    assert err == (
-        "error: 1 image under both labels or in two splits; look at them, or leave the new ones out with --on-conflict skip:\n"
-        f"  {b / path} ({where}) = {data}/train/Fake/0.jpg ({other})\n"
-    )
+    pair = f"{b / path} = {data}/train/Fake/0.jpg"
+    cure = "look at them, or leave the new ones out with --on-conflict skip"
+    assert err == f"error: under both labels or in two splits: 1 image ({pair}); {cure}\n"
     assert contents(data) == before
     code, out, err = run(data_merger.main, b, "--into", data, "--on-conflict", "skip")
     assert (code, err) == (0, "")
     assert "left out, in another split or under the other label already: 1 image (" in out
     assert len(contents(data)) == 36
-
-
-def test_many_conflicts_are_counted_and_some_shown(make_files, tmp_path, run):
-    a = make_files(tmp_path / "a", {f"{name}/{i}.jpg": f"{i}" for name in ("fake", "real") for i in range(14)})
-    _, _, err = run(data_merger.main, a, "--into", tmp_path / "data")
-    assert err.splitlines()[0].startswith("error: 14 images under both labels")
-    assert len(err.splitlines()) == 12
-    assert err.splitlines()[-1] == "  and 4 more"
 
 
 def test_a_move_empties_the_sources_also_of_what_was_there_already(make_files, tmp_path, run, contents):
@@ -115,16 +103,10 @@ def test_what_does_not_fit_is_refused(make_files, tmp_path, run):
         assert (code, out) == (1, "")
         return err.removeprefix("error: ").removesuffix("\n")
 
-    assert error(split, flat, "--into", tmp_path / "data") == (
-        f"{flat}: expected splits as in {split}, found class folders; divide it with data_split.py first"
-    )
-    assert error(flat, "--into", split) == (
-        f"{split}: expected class folders as in the source, found splits; choose another --into, or split class folders"
-    )
     unsplit = make_files(tmp_path / "unsplit", {"Fake/1.jpg": "x", "Real/1.jpg": "y"})
-    assert error(split, "--into", unsplit) == (
-        f"{unsplit}: expected splits as in the source, found class folders; choose another --into, or split class folders"
-    )
+    for path, arguments in (("flat/fake", (split, flat, "--into", tmp_path / "data")), ("flat/fake", (flat, "--into", split)),
+                            ("unsplit/Fake", (split, "--into", unsplit))):  # fmt: skip
+        assert error(*arguments).startswith(f"{tmp_path}/{path}/1.jpg: expected splits as in {split}/t")
     assert error(split, "--into", split) == f"{split}: expected a folder outside the source {split}; choose another --into"
     assert error(unsplit, "--into", flat).startswith(f"{flat}: expected the folders train, validation, test, found also fake; ")
     make_files(unsplit, {"fake/1.jpg": "z"})

@@ -121,5 +121,5 @@ def _end_this_process(_):
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core: no workers")
 @pytest.mark.kill
 def test_a_worker_that_is_killed_ends_in_one_line():
-    with pytest.raises(InputError, match=r"^a worker process was killed, probably because memory ran out; close other programs"):
+    with pytest.raises(InputError, match=r"^a worker process was killed, probably as memory ran out; close other programs"):
         parallel(_end_this_process, list(range(1000)))

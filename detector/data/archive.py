@@ -35,10 +35,8 @@ _DOUBLE_BYTE = ("cp932", "gbk", "big5", "cp949")  # in these a backslash may be 
 
 RECORD = ".unpacked.json"  # in an unpacked folder: which archive it came from, and whether all of it is there
 JUNK = "litter of an operating system"
-LINKS = "links"
-SPECIAL = "devices and pipes"
+LINKS = "links, devices and pipes"
 DUPLICATES = "stored more than once (the last copy was kept)"
-HIDDEN = "hidden files (extracted, but no stage reads them)"
 
 
 @dataclass
@@ -48,12 +46,6 @@ class Extraction:
     files: int = 0
     skipped: dict = field(default_factory=lambda: defaultdict(list))  # reason: names
     damaged: list = field(default_factory=list)  # damaged entries with the reason, or what is wrong with the archive
-
-    def count(self, path):
-        """Count one extracted file."""
-        self.files += 1
-        if path.rpartition("/")[2].startswith("."):
-            self.skipped[HIDDEN].append(path)
 
 
 def kind_of(archive):
@@ -74,14 +66,9 @@ def kind_of(archive):
 
 
 def extract(archive, root, max_size):
-    """Extract a zip or tar into the existing, empty folder `root`.
+    """Extract a zip or tar into the existing, empty folder `root`; return an Extraction, also of a damaged archive.
 
-    Returns:
-        Extraction. Damage does not end it: everything readable is extracted.
-
-    Raises:
-        InputError: the archive, or an entry of it, must not be unpacked.
-        OSError: a file cannot be written.
+    Raises InputError if the archive, or an entry of it, must not be unpacked, and OSError if a file cannot be written.
     """
     kind = kind_of(archive)
     try:
@@ -166,7 +153,7 @@ def extract_zip(archive, root, max_size):
                     if problem:
                         result.damaged.append(f"{path} ({problem})")
                     else:
-                        result.count(path)
+                        result.files += 1
     return result
 
 
@@ -186,10 +173,8 @@ def check_entries(infos, result):
             result.skipped[JUNK].append(path)
         elif name.endswith("/") or kind == stat.S_IFDIR or (not kind and info.external_attr & 0x10 and not info.file_size):
             folders.add(path)
-        elif kind == stat.S_IFLNK:
-            result.skipped[LINKS].append(path)
         elif kind not in (0, stat.S_IFREG):
-            result.skipped[SPECIAL].append(path)
+            result.skipped[LINKS].append(path)
         elif not path:
             raise InputError(f"the entry {printable(name)} is a file without a name")
         else:
@@ -277,7 +262,8 @@ def extract_tar(archive, packing, root, max_size):
                     check_size(max(stream.size, tar.offset), archive_size, max_size)
                     _extract_member(tar, member, root, seen, result)
                     bar.update(file.tell() - bar.n)
-            stream.drain()
+            while stream.read(PIECE):  # to the end, where the checksum is
+                pass
         except (tarfile.ReadError, tarfile.StreamError) as error:
             stream.error = stream.error or error
     if stream.error:
@@ -292,7 +278,7 @@ def _extract_member(tar, member, root, seen, result):
         result.skipped[JUNK].append(path)
     elif member.isdir():
         os.makedirs(target, exist_ok=True)
-    elif member.issym():
+    elif not (member.isfile() or member.islnk()):
         result.skipped[LINKS].append(path)
     elif not path:
         raise InputError(f"the entry {printable(member.name)} is a file without a name")
@@ -300,7 +286,7 @@ def _extract_member(tar, member, root, seen, result):
         raise InputError(f"the entry {printable(member.name)} is a sparse file; pack the folder again, without --sparse")
     elif member.islnk() and safe_path(member.linkname) == path and path in seen:
         return  # GNU tar writes a file that it was given twice as a hard link to itself
-    elif member.islnk() or member.isfile():
+    else:
         if path in seen:  # of several files of one name the last one counts
             os.unlink(target)  # not overwritten, as it may have a second name
             result.files -= 1
@@ -316,9 +302,7 @@ def _extract_member(tar, member, root, seen, result):
             result.damaged.append(f"{path} (a second name for {printable(member.linkname)}, which is missing)")
             return
         seen.add(path)
-        result.count(path)
-    else:
-        result.skipped[SPECIAL].append(path)
+        result.files += 1
 
 
 class _TarInfo(tarfile.TarInfo):
@@ -347,11 +331,8 @@ class _TarInfo(tarfile.TarInfo):
 class TarStream:
     """The unpacked content of a tar, for TarFile in stream mode.
 
-    It ends at the first damage, and `error` then says what is wrong. Bytes after a gzip stream, as mailers and downloads append
-    them, are ignored.
-
-    Attributes:
-        size: bytes read so far.
+    It ends at the first damage, and `error` then says what is wrong; `size` is the number of bytes read so far. Bytes after a gzip
+    stream, as mailers and downloads append them, are ignored.
     """
 
     def __init__(self, file, packing):
@@ -381,8 +362,3 @@ class TarStream:
             return b""
         self.size += len(piece)
         return piece
-
-    def drain(self):
-        """Read to the end, where the checksum is."""
-        while self.read(PIECE):
-            pass

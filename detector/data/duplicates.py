@@ -29,13 +29,10 @@ def is_leak(relation):
 
 
 def exact_duplicates(digests, places):
-    """Group files of the same content.
+    """Group files of the same content, by the hex digest, or None if it could not be read, and (split, class) of each file.
 
-    Args: hex digest, or None if it could not be read, and (split, class) of each file.
-
-    Returns:
-        (groups, pairs): lists of indices with the same digest, those across splits or labels first, and a Counter of the
-        pairs by `relation`.
+    Returns (groups, pairs): lists of indices with the same digest, those across splits or labels first, and a Counter of the
+    pairs by `relation`.
     """
     by_digest = defaultdict(list)
     for index, digest in enumerate(digests):
@@ -66,16 +63,13 @@ def augmented(paths, places, insides):
     found = {"leaks": [], "held_out": [paths[i] for i in made if places[i][0] in data_tree.HELD_OUT]}
     if not made:
         return found
-    there = {(*place, files.without_case(inside)): i for i, (place, inside) in enumerate(zip(places, insides, strict=True))}
+    there = {(*place, files.without_case(inside)): path for path, place, inside in zip(paths, places, insides, strict=True)}
     for i in made:
         split, label = places[i]
         original = files.without_case(insides[i].rpartition(data_tree.AUGMENTED)[0])
         if split == "train" and ("train", label, original) not in there:
-            found["leaks"] += [
-                [paths[i], paths[there[other, label, original]]]
-                for other in data_tree.HELD_OUT
-                if (other, label, original) in there
-            ]
+            held = [(other, label, original) for other in data_tree.HELD_OUT]
+            found["leaks"] += [[paths[i], there[key]] for key in held if key in there]
     return found
 
 

@@ -34,7 +34,7 @@ def place_downloaded(folder, root, max_size):
     check_size(size, size, max_size)  # kagglehub has removed the archive, so that its ratio is unknown
     for file, path in found:
         place(file, os.path.join(root, path), "hardlink")
-        result.count(path)
+        result.files += 1
     return result
 
 
@@ -63,7 +63,8 @@ def download_kaggle(source):
         with contextlib.redirect_stdout(sys.stderr), quiet:
             return kagglehub.dataset_download(source.removeprefix("kaggle:"))
     except exceptions.KaggleApiHTTPError as error:
-        raise InputError(_refusal(error.response.status_code)) from None
+        reasons = "no such dataset, or it is private, or wants your consent on its page, or your credentials"
+        raise InputError(f"Kaggle refuses it ({error.response.status_code}): {reasons}: {TOKEN}") from None
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout):
         raise InputError("Kaggle cannot be reached; check the network, or give an archive fetched elsewhere") from None
     except (exceptions.UnauthenticatedError, exceptions.CredentialError):
@@ -74,11 +75,3 @@ def download_kaggle(source):
         raise InputError(f"the download failed ({what}); {cure}") from None
     except OSError as error:  # of kagglehub's cache
         raise OSError(error.errno, error.strerror or str(error), error.filename or get_cache_folder()) from None
-
-
-def _refusal(status):
-    if status in (401, 403):
-        return f"Kaggle refuses it ({status}): it is private, or wants your consent on its page, or your credentials: {TOKEN}"
-    if status == 404:
-        return "Kaggle knows no such dataset (404); check OWNER/DATASET in its address"
-    return f"Kaggle answered {status}; try again later"

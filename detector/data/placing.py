@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from detector.console import HelpFormatter, InputError, plural, printable, progress
+from detector.console import HelpFormatter, InputError, plural, printable, progress, reason_line
 from detector.files import atomic_write, lock, require_folder, same_content, sync_to_disk
 
 TRANSFERS = ("hardlink", "copy", "move")
@@ -32,11 +32,8 @@ def place(source, destination, transfer, copied=None):
 
     Repeating it does nothing: a destination with the same content counts as done (a move then removes its source), and so does
     one whose source is gone. If a hard link is impossible (another disk, a file system without them), the file is copied and
-    added to the list `copied`. A symbolic link is placed as the file that it points to.
-
-    Raises:
-        InputError: something else is at `destination`.
-        FileNotFoundError: neither the source nor the destination exists.
+    added to the list `copied`. A symbolic link is placed as the file that it points to. Raises InputError if something else is at
+    `destination`, and FileNotFoundError if neither the source nor the destination exists.
     """
     try:
         if transfer == "copy" or os.path.islink(source):
@@ -176,26 +173,18 @@ def alone_in(data):
         with lock(os.path.join(data, LOCK)):
             yield
     except BlockingIOError:
-        raise InputError(f"{data}: another command is working there now{_job_in(data)}; run this one when it has ended") from None
+        raise InputError(f"{data}: another command is working there now; run this one when it has ended") from None
     finally:
         if not existed:
             with contextlib.suppress(OSError):
                 os.rmdir(data)  # fails if anything was placed
 
 
-def _job_in(data):
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(os.path.join(data, JOURNAL), "rb") as file:
-        return f" ({shlex.join(json.loads(file.readline())['job'])})"
-    return ""
-
-
 def make_parser(name, description):
     """Return the parser of a stage that places files, with the options --transfer and --dry-run."""
     parser = argparse.ArgumentParser(name, description=description, formatter_class=HelpFormatter)
-    parser.add_argument(
-        "--transfer", choices=TRANSFERS, default="hardlink",
-        help="how images are placed; a hard link takes no space, and becomes a copy if links are impossible",
-    )  # fmt: skip
+    parser.add_argument("--transfer", choices=TRANSFERS, default="hardlink",
+        help="how images are placed; a hard link takes no space, and becomes a copy if links are impossible")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print what would be placed, change nothing")
     return parser
 
@@ -211,11 +200,7 @@ def run_job(data, job, make_plan, transfer, dry_run):
         transfer: one of TRANSFERS.
         dry_run: print the plan instead.
 
-    Returns:
-        (report, plan)
-
-    Raises:
-        InputError: sources vanished; everything else is placed, and the plan is kept.
+    Returns (report, plan); raises InputError if sources vanished: everything else is placed, and the plan is kept.
     """
     job, journal = [*job, "--transfer", transfer], os.path.join(data, JOURNAL)
     with contextlib.nullcontext() if dry_run else alone_in(data):
@@ -228,10 +213,8 @@ def run_job(data, job, make_plan, transfer, dry_run):
                 _write_journal(data, {"job": job, "cwd": os.getcwd(), "report": report}, plan)
             vanished = carry_out(plan, transfer)
             if vanished:
-                raise InputError(
-                    f"{plural(len(vanished), 'image')} vanished before being placed (first: {vanished[0]}), the others are in "
-                    f"{data}; put them back and run the same command again, or remove {journal} to continue without them"
-                )
+                line = reason_line("vanished before being placed", vanished, "image")
+                raise InputError(f"{line}; put them back and run the same command again, or remove {journal} to go on without them")
             os.unlink(journal)
     return report, plan
 

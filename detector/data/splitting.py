@@ -33,8 +33,7 @@ def resolve_sizes(sizes, published, images):
         published: {split: images} of the validation and test that are kept as they are.
         images: number of images to divide.
 
-    Raises:
-        InputError: the sizes contradict each other, the published splits, or the number of images.
+    Raises InputError if the sizes contradict each other, the published splits, or the number of images.
     """
     splits = [split for split in SPLITS if split not in published]
     if sizes is None:
@@ -43,18 +42,13 @@ def resolve_sizes(sizes, published, images):
         sizes = dict(zip(SPLITS, sizes, strict=True))
         for split, number in published.items():
             if sizes[split] not in (0, number):
-                raise InputError(
-                    f"--sizes: the published {split} of {plural(number, 'image')} stays untouched, found {_plain(sizes[split])}; "
-                    "give 0 for it and divide the rest"
-                )
+                raise InputError(f"--sizes: the published {split} stays untouched, found {_plain(sizes[split])}; give 0 for it")
     wanted = [sizes[split] for split in splits]
     if sum(wanted) == 1:
         return dict(zip(splits, apportion(images, wanted), strict=True)), False
     if any(size.denominator != 1 for size in wanted) or not any(wanted):
-        raise InputError(
-            f"--sizes: expected fractions that sum to 1, or counts, for {', '.join(splits)}; "
-            f"{' '.join(map(_plain, wanted))} sums to {_plain(sum(wanted))}"
-        )
+        given = ", ".join(f"{split} {_plain(size)}" for split, size in zip(splits, wanted, strict=True))
+        raise InputError(f"--sizes: expected fractions that sum to 1, or counts, found {given}; change them")
     if sum(wanted) > images:
         raise InputError(f"--sizes: {plural(int(sum(wanted)), 'image')} asked for, {images:,} are there to divide; ask for fewer")
     return {split: int(size) for split, size in zip(splits, wanted, strict=True)}, True
@@ -91,11 +85,8 @@ def plan_split(items, counts, seed, exact=True):
         seed: any integer.
         exact: if False, the counts may be missed: all images without a group that are left go to the first split.
 
-    Returns:
-        ({split: [names]}, sorted; [[groups that share a content]])
-
-    Raises:
-        InputError: a count cannot be met, or leaves a class of a split empty.
+    Returns ({split: [names]}, sorted; [[groups that share a content]]); raises InputError if a count cannot be met, or leaves a
+    class of a split empty.
     """
     per_class = Counter(label for _, label, *_ in items)
     wanted = quotas(counts, per_class)
@@ -115,10 +106,8 @@ def plan_split(items, counts, seed, exact=True):
             taken, ranked = _take(ranked, number)
             placed[split] += [(name, label) for name in taken]
             if exact and not units and len(taken) != number:
-                raise InputError(
-                    f"{split}: expected {number:,} images of class {label}, {len(taken):,} can be had: the rest are groups of "
-                    "identical images, which stay together; ask for another number"
-                )
+                cure = "identical images stay together; ask for another number"
+                raise InputError(f"{split}: expected {number:,} images of class {label}, found {len(taken):,}: {cure}")
             if counts[split] and all(of != label for _, of in placed[split]):
                 cure = "give more images of that class or smaller groups, or other --sizes"
                 raise InputError(f"{split}: no image of class {label} would be in it; {cure}")

@@ -12,15 +12,7 @@ from typing import NamedTuple
 
 from detector.console import InputError, reason_line, table
 from detector.data.placing import refuse_unfinished
-from detector.files import (
-    counts_as_file,
-    digests_and_formats,
-    folders_above,
-    names_for,
-    require_folder,
-    scan,
-    without_case,
-)
+from detector.files import counts_as_file, digests_and_formats, folders_above, names_for, require_folder, scan, without_case
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT = ("validation", "test")  # kept as published
@@ -70,10 +62,7 @@ def class_folders(folder):
         raise InputError(f"{folder}: expected class folders (Fake and Real, or a known alias), found none; rename them")
     stray = [path.name for path, known in found.items() if not known]
     if stray:
-        raise InputError(
-            f"{folder}: expected class folders only ({', '.join(CLASSES)} or a known alias), found also {', '.join(stray)}; "
-            "rename it to Fake or Real, or move it away"
-        )
+        raise InputError(f"{folder}: expected only Fake, Real or a known alias, found also {', '.join(stray)}; rename or move it")
     classes = {name: [path for path, known in found.items() if known == name] for name in CLASSES}
     for name, folders in classes.items():
         if not folders:
@@ -110,10 +99,7 @@ def find_layout(source):
     if layout:
         return layout
     names = ", ".join(path.name for path in _subfolders(folder)) or "no folders"
-    raise InputError(
-        f"{source}: expected two class folders (such as Fake and Real, or FAKE and REAL), or train and test folders that "
-        f"hold them; found {names}; rename the folders"
-    )
+    raise InputError(f"{source}: expected folders Fake and Real, or train and test that hold them, found {names}; rename them")
 
 
 def _layout_in(folder):
@@ -122,9 +108,7 @@ def _layout_in(folder):
         classes = class_folders(folder)
         below = [path for some in classes.values() for one in some for path in _subfolders(one) if split_of(path.name)]
         if below:  # taken for class folders without splits, its test would be divided among all three
-            raise InputError(
-                f"{below[0]}: expected splits above the classes, as in {below[0].name}/Fake, found them below; swap the folders"
-            )
+            raise InputError(f"{below[0]}: expected splits above the classes, as in {below[0].name}/Fake; swap the folders")
         return {None: classes}
     layout = {}
     if any(split_of(path.name) for path in subfolders):
@@ -135,9 +119,7 @@ def _layout_in(folder):
             if split:
                 layout[split] = class_folders(path)
             elif path.name not in NOT_STRAY:
-                raise InputError(
-                    f"{folder}: expected only train, validation and test folders, found also {path.name}; move it away"
-                )
+                raise InputError(f"{folder}: expected only train, validation and test, found also {path.name}; move it away")
     return layout
 
 
@@ -179,21 +161,22 @@ def check_no_stray(data, known=SPLITS):
         if path.name in NOT_STRAY:
             continue
         if path.name not in known:
-            raise InputError(
-                f"{data}: expected the folders {', '.join(known)}, found also {path.name}; move it away (the folder is the label)"
-            )
+            raise InputError(f"{data}: expected the folders {', '.join(known)}, found also {path.name}; move it away")
         if known is SPLITS:
             check_no_stray(path, CLASSES)
 
 
-def count_images(data):
-    """Return a Counter {(split, class): files} of the splits in a data tree, or of its class folders ("all") if it has none."""
+def count_images(data, augmented_apart=False):
+    """Return a Counter {(split, class): files} of the splits in a data tree, or of its class folders ("all") if it has none.
+
+    With `augmented_apart`, augmented images are counted as a split of their own, such as "train, augmented".
+    """
     counts = Counter()
     for split in (*SPLITS, "all"):
         for name in CLASSES:
             folder = Path(data, "" if split == "all" else split, name)
-            if folder.is_dir():
-                counts[split, name] = sum(1 for _ in scan(folder))
+            for path in scan(folder) if folder.is_dir() else ():
+                counts[f"{split}, augmented" if augmented_apart and is_augmented(path) else split, name] += 1
     return counts
 
 

@@ -48,25 +48,16 @@ def affine(image, angle=0.0, right=0.0, down=0.0, slant=0.0, wide=1.0, tall=1.0,
         (h, w, 3) uint8, RGB, bilinear between pixels. With the default arguments the same pixels.
     """
     height, width = image.shape[:2]
-    xx, xy, x, yx, yy, y = _matrix(angle, right, down, slant, wide, tall, mirrored)
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
-    x += middle_x - xx * middle_x - xy * middle_y
-    y += middle_y - yx * middle_x - yy * middle_y
-    matrix = np.array(((xx, xy, x), (yx, yy, y)))
-    return cv2.warpAffine(
-        image, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
-    )
-
-
-def _matrix(angle, right, down, slant, wide, tall, mirrored):
-    """Return (xx, xy, x, yx, yy, y), from output to input, both relative to the centre: x_in = xx x_out + xy y_out + x.
-
-    In the order of Keras's ImageDataGenerator: zoom, then shear, then shift, then rotation.
-    """
+    # From output to input, relative to the centre: x_in = xx x_out + xy y_out + x. In the order of Keras's ImageDataGenerator:
+    # zoom, then shear, then shift, then rotation.
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     leaning, upright = -math.sin(slant), math.cos(slant)
     xx, xy = cos * wide, (cos * leaning - sin * upright) * tall
     yx, yy = sin * wide, (sin * leaning + cos * upright) * tall
     if mirrored:
         xx, yx = -xx, -yx
-    return xx, xy, sin * down - cos * right, yx, yy, -sin * right - cos * down
+    x = sin * down - cos * right + middle_x - xx * middle_x - xy * middle_y
+    y = -sin * right - cos * down + middle_y - yx * middle_x - yy * middle_y
+    matrix, how = np.array(((xx, xy, x), (yx, yy, y))), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(image, matrix, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)

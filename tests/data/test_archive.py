@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from detector.console import InputError
 from detector.data import archive
-from detector.data.archive import DUPLICATES, HIDDEN, JUNK, LINKS, SPECIAL, check_size, extract, safe_path
+from detector.data.archive import DUPLICATES, JUNK, LINKS, check_size, extract, safe_path
 
 LIMIT = 10**12
 TREE = {f"set/{name}/{i}.jpg": random.Random(f"{name}{i}").randbytes(3000) for name in ("Fake", "Real") for i in range(10)}
@@ -74,8 +74,6 @@ def tar_entry(name, kind, link=""):
 
 
 # --- names -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["/x", "\\x", "C:/x", "a/../x", "..", "../x", "a\\..\\..\\x", "a/..", "a\0b", "d/" * 1500 + "x"])
 def test_a_name_that_leaves_is_refused(name):
     with pytest.raises(InputError, match=r"has an absolute path|leads out of its folder by '\.\.'|zero byte|1,501 folders deep"):
@@ -117,8 +115,6 @@ def test_names_that_are_one_on_this_disk_are_refused(unpack, tmp_path, monkeypat
 
 
 # --- what is inside ----------------------------------------------------------------------------------------------------
-
-
 def test_equal_names_give_the_last(unpack, tmp_path):
     entries = [("a/x.jpg", b"old"), ("a/y.jpg", b"y"), ("a/x.jpg", b"new")]
     linked = [("a/x.jpg", b"old"), tar_entry("a/y.jpg", tarfile.LNKTYPE, "a/x.jpg"), ("a/x.jpg", b"new")]
@@ -142,14 +138,14 @@ def test_a_sparse_file_is_refused(unpack, tmp_path):
         unpack(make_tar(tmp_path / "a.tar", (info, b"x"), form=tarfile.PAX_FORMAT))
 
 
-def test_links_devices_litter_and_hidden_files(unpack, tmp_path):
+def test_links_devices_and_litter(unpack, tmp_path):
     zipped = make_zip(
         tmp_path / "a.zip", ("a/0.jpg", b"0"), ("a/.0.jpg", b"h"), ("a/._0.jpg", b"x"), unix_entry("a/l", 0o120777, b"/etc/passwd"),
         unix_entry("a/d", stat.S_IFBLK | 0o600),
     )  # fmt: skip
     result, found = unpack(zipped)
     assert found == {"a/0.jpg": b"0", "a/.0.jpg": b"h"}
-    assert dict(result.skipped) == {JUNK: ["a/._0.jpg"], LINKS: ["a/l"], SPECIAL: ["a/d"], HIDDEN: ["a/.0.jpg"]}
+    assert dict(result.skipped) == {JUNK: ["a/._0.jpg"], LINKS: ["a/l", "a/d"]}
     packed = make_tar(
         tmp_path / "a.tar", ("a/0.jpg", b"0"), ("__MACOSX/x", b"x"), tar_entry("a/l", tarfile.SYMTYPE, "/etc"), ("a/l/x.jpg", b"x"),
         tar_entry("a/d", tarfile.CHRTYPE), tar_entry("a/p", tarfile.FIFOTYPE), tar_entry("label", b"V"),
@@ -158,7 +154,7 @@ def test_links_devices_litter_and_hidden_files(unpack, tmp_path):
     )  # fmt: skip
     result, found = unpack(packed)
     assert found == {"a/0.jpg": b"0", "a/l/x.jpg": b"x", "b/1.jpg": b"0"} and (tmp_path / "root/empty").is_dir()
-    assert dict(result.skipped) == {JUNK: ["__MACOSX/x"], LINKS: ["a/l"], SPECIAL: ["a/d", "a/p", "label"]}
+    assert dict(result.skipped) == {JUNK: ["__MACOSX/x"], LINKS: ["a/l", "a/d", "a/p", "label"]}
     assert len(result.damaged) == 1 and result.damaged[0].startswith("b/2.jpg")
     with pytest.raises(InputError, match="leads out of its folder"):
         unpack(make_tar(tmp_path / "b.tar", tar_entry("b/1.jpg", tarfile.LNKTYPE, "../../x")))
@@ -270,8 +266,6 @@ def test_bombs(unpack, tmp_path):
 
 
 # --- zip ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_zips_of_every_method(unpack, tmp_path, monkeypatch, method):
     path = make_zip(tmp_path / "a.zip", TREE, method=method)

@@ -115,5 +115,5 @@ def test_kaggle_links_are_left_out(run, tmp_path, contents, kaggle):
     (cached / "inside.jpg").symlink_to("0.jpg")
     (cached / "folder").symlink_to("/etc")
     code, out, err = run(main, "kaggle:someone/set", "--to", to)
-    assert (code, err) == (0, "") and "links: 2 files (set/Fake/folder, set/Fake/inside.jpg)\n" in out
+    assert (code, err) == (0, "") and "links, devices and pipes: 2 files (set/Fake/folder, set/Fake/inside.jpg)\n" in out
     assert contents(to / "set").keys() == {*TREE, RECORD}

@@ -114,23 +114,18 @@ def test_a_begun_plan_is_found_from_anywhere(two, monkeypatch, tmp_path):
     source, _ = two
     monkeypatch.chdir(source.parent)
     monkeypatch.setattr(placing, "carry_out", lambda *_: ["gone.jpg"])
-    with pytest.raises(InputError, match=r"^1 image vanished before being placed \(first: gone.jpg\), the others are in data; "):
+    with pytest.raises(InputError, match=r"^vanished before being placed: 1 image \(gone.jpg\); put them back "):
         placing.run_job("data", ["job"], lambda: ({"left out": 3}, [("a.jpg", "data/Fake/\udcff.jpg")]), "copy", False)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     job = ["job", "--transfer", "copy"]
-    assert placing.unfinished_plan("../data", job) == (
-        {"left out": 3},
-        [(str(source), "../data/Fake/\udcff.jpg")],
-    )
+    assert placing.unfinished_plan("../data", job) == ({"left out": 3}, [(str(source), "../data/Fake/\udcff.jpg")])
     (tmp_path / "data" / placing.JOURNAL).write_text("{")
     with pytest.raises(InputError, match=r"\.unfinished\.jsonl: expected an interrupted plan, found something else; "):
         placing.unfinished_plan("../data", job)
 
 
 # --- one stage at a time -----------------------------------------------------------------------------------------------
-
-
 def test_a_second_stage_in_the_same_folder_is_told(tmp_path):
     data = tmp_path / "data"
     with pytest.raises(KeyError), placing.unfinished_while(data, ["data_x.py", "a b"]):
@@ -139,8 +134,7 @@ def test_a_second_stage_in_the_same_folder_is_told(tmp_path):
         with placing.alone_in(tmp_path / "other"):
             pass
         raise KeyError
-    message = "another command is working there now (data_x.py 'a b'); run this one when it has ended"
-    assert str(error.value) == f"{data}: {message}"
+    assert str(error.value) == f"{data}: another command is working there now; run this one when it has ended"
     assert not (tmp_path / "other").exists() and os.listdir(data) == [placing.JOURNAL]
     with placing.alone_in(data), pytest.raises(InputError, match="was interrupted here"):
         placing.refuse_unfinished(data)

@@ -10,7 +10,7 @@ from detector.console import InputError
 from detector.data.splitting import apportion, plan_split, resolve_sizes
 
 SPLITS = ("train", "validation", "test")
-EXPECTED = "--sizes: expected fractions that sum to 1, or counts, for train, validation, test; "
+EXPECTED = "--sizes: expected fractions that sum to 1, or counts, found "
 
 
 def names(fake, real):
@@ -23,8 +23,6 @@ def per_class(plan):
 
 
 # --- the plan, on names alone ------------------------------------------------------------------------------------------
-
-
 def test_the_reference_size_is_planned_exactly():
     plan, _ = plan_split(names(80_000, 80_000), {"train": 114_000, "validation": 23_000, "test": 23_000}, seed=0)
     assert per_class(plan) == {
@@ -95,7 +93,7 @@ def test_fractions_let_a_group_go_to_train_where_it_does_not_fit():
 
 def test_counts_that_cannot_be_met_are_refused():
     items = [(f"{label}{g}.{i}", label, f"{label}{g}", None) for label in ("Fake", "Real") for g in range(10) for i in range(2)]
-    with pytest.raises(InputError, match=r"^test: expected 3 images of class Fake, 2 can be had: the rest are groups of identical"):
+    with pytest.raises(InputError, match=r"^test: expected 3 images of class Fake, found 2: identical images stay together; "):
         plan_split(items, {"train": 20, "test": 6}, seed=0)
     with pytest.raises(InputError, match=r"^test: no image of class Real would be in it; give more images of that class or "):
         plan_split(names(40, 2), {"train": 30, "test": 4}, seed=0)
@@ -104,8 +102,6 @@ def test_counts_that_cannot_be_met_are_refused():
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("sizes", "kept", "number", "counts"),
     [
@@ -127,11 +123,10 @@ def test_sizes(sizes, kept, number, counts):
 @pytest.mark.parametrize(
     ("sizes", "kept", "message"),
     [
-        ("0.7 0.2 0.2", {}, f"{EXPECTED}0.7 0.2 0.2 sums to 1.1"),
+        ("0.7 0.2 0.2", {}, f"{EXPECTED}train 0.7, validation 0.2, test 0.2; change them"),
         ("90 10 1", {}, "--sizes: 101 images asked for, 100 are there to divide; ask for fewer"),
-        ("0 0 0", {}, f"{EXPECTED}0 0 0 sums to 0"),
-        ("0.7 0.15 0.15", {"test": 5},
-         "--sizes: the published test of 5 images stays untouched, found 0.15; give 0 for it and divide the rest"),
+        ("0 0 0", {}, f"{EXPECTED}train 0, validation 0, test 0; change them"),
+        ("0.7 0.15 0.15", {"test": 5}, "--sizes: the published test stays untouched, found 0.15; give 0 for it"),
     ],
 )  # fmt: skip
 def test_sizes_that_do_not_fit(sizes, kept, message):
@@ -140,8 +135,6 @@ def test_sizes_that_do_not_fit(sizes, kept, message):
 
 
 # --- groups ------------------------------------------------------------------------------------------------------------
-
-
 def grouped(sizes, singles=0):
     """Items of groups: {group: (fakes, reals)}, and images of both classes without a group."""
     items = [

@@ -13,8 +13,6 @@ def split_tree(make_files, folder):
 
 
 # --- names and headers -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("known", "names"),
     [
@@ -32,8 +30,6 @@ def test_names_of_split_folders():
 
 
 # --- layouts -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("files", "layout"),
     [
@@ -52,10 +48,7 @@ def test_names_of_split_folders():
         ),
         (
             ["train/FAKE/1.jpg", "train/REAL/1.jpg", "val/FAKE/1.jpg", "val/REAL/1.jpg", "left_out/x/1.jpg"],
-            {
-                "train": {"Fake": ["train/FAKE"], "Real": ["train/REAL"]},
-                "validation": {"Fake": ["val/FAKE"], "Real": ["val/REAL"]},
-            },
+            {"train": {"Fake": ["train/FAKE"], "Real": ["train/REAL"]}, "validation": {"Fake": ["val/FAKE"], "Real": ["val/REAL"]}},
         ),
     ],
 )
@@ -70,17 +63,15 @@ def test_published_layouts(make_files, tmp_path, files, layout):
     ("files", "message"),
     [
         (["cats/1.jpg", "dogs/1.jpg"],
-         "{0}: expected two class folders (such as Fake and Real, or FAKE and REAL), or train and test folders that hold them; "
-         "found cats, dogs; rename the folders"),
+         "{0}: expected folders Fake and Real, or train and test that hold them, found cats, dogs; rename them"),
         (["fake/1.jpg"], "{0}: expected folders of both classes, found none for Real; add it"),
         (["fake/1.jpg", "real/1.jpg", "cats/1.jpg"],
-         "{0}: expected class folders only (Fake, Real or a known alias), found also cats; "
-         "rename it to Fake or Real, or move it away"),
+         "{0}: expected only Fake, Real or a known alias, found also cats; rename or move it"),
         (["train/fake/1.jpg", "train/real/1.jpg", "more/1.jpg"],
-         "{0}: expected only train, validation and test folders, found also more; move it away"),
+         "{0}: expected only train, validation and test, found also more; move it away"),
         (["train/a/1.jpg"], "{0}/train: expected class folders (Fake and Real, or a known alias), found none; rename them"),
         (["Fake/test/1.jpg", "Real/train/1.jpg"],
-         "{0}/Fake/test: expected splits above the classes, as in test/Fake, found them below; swap the folders"),
+         "{0}/Fake/test: expected splits above the classes, as in test/Fake; swap the folders"),
         (["val/ai/1.jpg", "val/real/1.jpg", "valid/ai/1.jpg", "valid/real/1.jpg"],
          "{0}: two folders mean validation; keep one of them"),
     ],
@@ -102,10 +93,8 @@ def test_read_tree(make_files, tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("cats/1.jpg",
-         "{0}: expected the folders train, validation, test, found also cats; move it away (the folder is the label)"),
-        ("test/cats/1.jpg",
-         "{0}/test: expected the folders Fake, Real, found also cats; move it away (the folder is the label)"),
+        ("cats/1.jpg", "{0}: expected the folders train, validation, test, found also cats; move it away"),
+        ("test/cats/1.jpg", "{0}/test: expected the folders Fake, Real, found also cats; move it away"),
         ("test/Real/.1.jpg", "{0}/test/Real: expected images of class Real, found an empty folder; run data_split.py first"),
         (".unfinished.jsonl", "{0}: a command was interrupted here; run it again to finish it: data_split.py raw"),
     ],
