@@ -5,17 +5,8 @@ from fractions import Fraction
 
 import pytest
 
-from detector.console import (
-    fraction,
-    non_negative_int,
-    number_type,
-    positive_float,
-    positive_int,
-    reason_line,
-    seed,
-    short_reason,
-    show_size,
-)
+from detector import console
+from detector.console import fraction, non_negative_int, number_type, positive_float, positive_int, seed
 from tests.conftest import ROOT
 
 
@@ -57,14 +48,14 @@ def test_numbers_outside(parse, text, expected):
 
 
 def test_sizes_and_reasons_in_words():
-    assert [show_size(size) for size in (12, 1500, 10**12)] == ["12 bytes", "1.5 kB", "1.0 TB"]
-    assert reason_line("skipped", ["a"]) == "skipped: 1 file (a)"
-    assert reason_line("skipped", ["a\n", "b", "c", "d"], "image") == "skipped: 4 images (a\\n, b, c, ...)"
+    assert [console.show_size(size) for size in (12, 1500, 10**12)] == ["12 bytes", "1.5 kB", "1.0 TB"]
+    assert console.reason_line("skipped", ["a"]) == "skipped: 1 file (a)"
+    assert console.reason_line("skipped", ["a\n", "b", "c", "d"], "image") == "skipped: 4 images (a\\n, b, c, ...)"
 
 
 def test_reasons_are_counted_without_their_details():
     reason = "expected a whole image, found a damaged one (image file is truncated (3 bytes)); get the file again"
-    assert short_reason(reason) == short_reason("found a damaged one") == "found a damaged one"
+    assert console.short_reason(reason) == console.short_reason("found a damaged one") == "found a damaged one"
 
 
 def test_stages_that_move_files_start_without_the_heavy_libraries():

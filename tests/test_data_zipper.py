@@ -1,11 +1,7 @@
 import os
-import tempfile
 import zipfile
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import data_unzipper
 import data_zipper
@@ -13,7 +9,7 @@ from data_zipper import main
 from detector.data.archive import RECORD
 
 FILES = {
-    "Fake/b.png": b"\x89PNG\r\n\x1a\n" + bytes(3000), "Fake/a.jpg": b"\xff\xd8\xff" + bytes(3000), "Real/é.webp": b"RIFF0000WEBP1",
+    "Fake/b.png": b"\x89PNG\r\n\x1a\n" + bytes(3000), "Fake/a.jpg": b"\xff\xd8\xff" + bytes(3000), "Real/é ß.webp": b"RIFF0000WEBP",
     "notes.txt": b"a long text " * 1000, "Real/empty.txt": b"",
 }  # fmt: skip
 
@@ -40,7 +36,7 @@ def test_pack(run, tmp_path, folder):
     )
     with zipfile.ZipFile(tmp_path / "x.zip") as file:
         assert [(info.filename, info.compress_type) for info in file.infolist()] == [
-            ("Fake/a.jpg", 0), ("Fake/b.png", 0), ("Real/empty.txt", 8), ("Real/é.webp", 0), ("notes.txt", 8),
+            ("Fake/a.jpg", 0), ("Fake/b.png", 0), ("Real/empty.txt", 8), ("Real/é ß.webp", 0), ("notes.txt", 8),
         ]  # fmt: skip
         assert {info.date_time for info in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert {info.external_attr >> 16 for info in file.infolist()} == {0o100644}
@@ -49,7 +45,7 @@ def test_pack(run, tmp_path, folder):
     assert sorted(os.listdir(tmp_path)) == ["data", "x.zip"]
 
 
-def test_the_same_folder_gives_the_same_bytes(run, tmp_path, folder):
+def test_the_same_folder_gives_the_same_bytes_and_comes_back(run, tmp_path, folder, contents):
     assert run(main, folder, tmp_path / "one.zip")[0] == 0
     for name, content in reversed(FILES.items()):  # another order on the disk, other times, other permissions
         path = tmp_path / "copy" / name
@@ -60,6 +56,9 @@ def test_the_same_folder_gives_the_same_bytes(run, tmp_path, folder):
     write(tmp_path / "copy", dict.fromkeys((RECORD, "Fake/Thumbs.db", "__MACOSX/._a.jpg", "Real/c.jpg.part", ".hidden/x"), b""))
     assert f": 5 entries (.hidden, {RECORD}, Fake/Thumbs.db, ...)\n" in run(main, tmp_path / "copy", tmp_path / "two.zip")[1]
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    assert run(data_unzipper.main, tmp_path / "one.zip", "--to", tmp_path / "raw")[0] == 0
+    found = contents(tmp_path / "raw/one")
+    assert found.pop(RECORD) and found == FILES
 
 
 @pytest.mark.parametrize(
@@ -77,24 +76,6 @@ def test_names_that_other_systems_cannot_unpack(run, tmp_path, contents, names, 
     code, _, err = run(main, folder, tmp_path / "x.zip")
     assert code == 1 and err.startswith(f"error: {folder}: {reason}")
     assert os.listdir(tmp_path) == ["data"]
-
-
-NAMES = st.text(alphabet="abcäß .-_()0", min_size=1, max_size=8).filter(lambda name: name[0] != "." and name[-1] not in " .")
-PATHS = st.tuples(st.sampled_from(["", "Fake/", "Real/x/"]), NAMES)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.dictionaries(PATHS, st.binary(max_size=300), min_size=1, max_size=6))
-def test_unpacked_it_is_the_same(contents, drawn):
-    files = {folder + name: content for (folder, name), content in drawn.items()}
-    if len({name.casefold() for name in files}) < len(files) or {"Fake", "Real"} & set(files):
-        return
-    with tempfile.TemporaryDirectory() as here:
-        write(Path(here) / "data", files)
-        main([f"{here}/data", f"{here}/x.zip"])
-        data_unzipper.main([f"{here}/x.zip", "--to", f"{here}/raw"])
-        found = contents(f"{here}/raw/x")
-        assert found.pop(RECORD) and found == files
 
 
 def test_what_is_refused(run, tmp_path, folder):

@@ -22,19 +22,3 @@ def test_counts_are_those_of_all_pairs_by_hand(files):
     )
     assert counted == by_hand
     assert all(len({digests[i] for i in group}) == 1 < len(group) for group in groups)
-
-
-def test_relation_does_not_depend_on_the_order():
-    assert duplicates.relation(("test", "Fake"), ("train", "Fake")) == (("train", "test"), False)
-    assert duplicates.relation(("train", "Real"), ("test", "Fake")) == (("train", "test"), True)
-
-
-def test_what_is_a_leak():
-    assert not duplicates.is_leak((("train", "train"), False))
-    assert duplicates.is_leak((("train", "test"), False))
-    assert duplicates.is_leak((("unsplit", "unsplit"), True))
-
-
-def test_leaks_are_listed_first():
-    found = Counter({(("test", "test"), False): 1, (("train", "train"), False): 2, (("train", "test"), False): 3})
-    assert [entry["pairs"] for entry in duplicates.listed(found)] == [3, 2, 1]

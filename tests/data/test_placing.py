@@ -98,18 +98,6 @@ def test_a_source_that_is_nowhere(two):
         placing.place(source.parent / "none.jpg", destination, "hardlink")
 
 
-def test_an_interrupted_copy_leaves_nothing(two, monkeypatch):
-    source, destination = two
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(placing.shutil, "copystat", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        placing.place(source, destination, "copy")
-    assert os.listdir(destination.parent) == []
-
-
 def test_a_begun_plan_is_found_from_anywhere(two, monkeypatch, tmp_path):
     source, _ = two
     monkeypatch.chdir(source.parent)

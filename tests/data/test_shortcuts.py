@@ -8,6 +8,7 @@ from PIL import Image, PngImagePlugin
 
 from detector.data import shortcuts
 from detector.images.pixels import read_image
+from tests.sample_files import exif
 
 
 def saved(kind, size=(40, 20), **options):
@@ -47,10 +48,7 @@ def test_features_of_a_png(features_of):
 
 
 def test_metadata_is_noticed(features_of):
-    exif = Image.Exif()
-    exif[0x010F] = "camera"
-    data = saved("JPEG", exif=exif, icc_profile=b"profile", comment="made by hand")
-    features = features_of(data)
+    features = features_of(saved("JPEG", exif=exif({0x010F: "camera"}), icc_profile=b"profile", comment="made by hand"))
     assert (features["EXIF"], features["ICC profile"], features["other text"]) == (1, 1, 1)
 
 

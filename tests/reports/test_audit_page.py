@@ -14,11 +14,3 @@ def test_thumbnails_keep_the_pixels_of_small_images(tmp_path):
     large = audit_page.thumbnail(tmp_path, "large.png")
     assert large["uri"].startswith("data:image/jpeg;base64,") and not large["small"] and len(large["uri"]) < 5000
     assert audit_page.thumbnail(tmp_path, "none.jpg") is audit_page.thumbnail(tmp_path, "absent.jpg") is None
-
-
-def test_sheets_are_seeded_and_limited():
-    paths = [f"train/Fake/{i}.jpg" for i in range(500)]
-    places = [("train", "Fake")] * 500
-    sheets = audit_page.choose_sheets(paths, places)
-    assert sheets == audit_page.choose_sheets(paths, places)
-    assert len(set(sheets["train", "Fake"])) == audit_page.SHEET
