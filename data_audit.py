@@ -28,7 +28,6 @@ from detector.files import atomic_write, digest_of, digests_and_formats, paralle
 
 TINY = 16  # pixels; an image with a shorter side holds little information
 LONG = 5  # longer side over shorter side; beyond it, resizing to a square destroys the picture
-BLANK = 8  # grey levels; if no channel varies by more, which includes the noise of JPEG, the image shows nothing
 ODD = {
     "tiny": f"shorter side under {TINY} px",
     "long": f"more than {LONG} times as long as wide",
@@ -107,13 +106,14 @@ def inspect(root, path):
 def oddities(path, image, features):
     """Return the kinds in ODD that apply to an image, (h, w, 3) uint8, with these file features."""
     from detector.data import shortcuts
+    from detector.images.quality import is_blank
 
     short, long = sorted(image.shape[:2])
     suffix = os.path.splitext(path)[1][1:].upper()
     found = {
         "tiny": short < TINY,
         "long": long > LONG * short,
-        "blank": (image.max(axis=(0, 1)) - image.min(axis=(0, 1))).max() <= BLANK,
+        "blank": is_blank(image),
         "animated": shortcuts.feature(features, "animated"),
         "misnamed": SUFFIXES.get(suffix, suffix) != shortcuts.feature(features, "format"),
     }

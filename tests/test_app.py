@@ -218,7 +218,7 @@ def test_a_trust_list_is_remembered(model, tmp_path, run, own_configuration):
     image.write_bytes(workshop.sign(drawn(), SHOT))
 
     def read(*options):
-        (row,) = json.loads(run(app.main, image, *model, "--json", *options)[1])
+        (row,) = json.loads(run(app.main, image, *model, "--json", "--threshold", 1, *options)[1])
         return row["provenance"]["c2pa"]["trusted"], row["conclusion"], row["basis"].split("(")[1], row["p_fake"]
 
     report = tmp_path / "report.html"
@@ -229,6 +229,8 @@ def test_a_trust_list_is_remembered(model, tmp_path, run, own_configuration):
     run(app.main, image, *model, "--report", report)
     assert trust_list_date(workshop.root) in report.read_text("utf-8")
     assert read("--trust-list", "none")[:-1] == read()[:-1] == tuple(before)  # forgotten
+    (row,) = json.loads(run(app.main, image, *model, "--json", "--threshold", 0)[1])  # the image is too small for the detector
+    assert (row["gated"], row["verdict"], row["conclusion"], row["basis"]) == (True, "uncertain", "uncertain", "detector")
     nothing = tmp_path / "nothing.pem"
     code, _, err = run(app.main, image, *model, "--trust-list", nothing)
     assert code == 1 and err.startswith(f"error: {nothing}: expected a trust list")

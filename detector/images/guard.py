@@ -36,6 +36,11 @@ def read_source(source) -> bytes:
     return content
 
 
+def name_of(source) -> str:
+    """Return the path of a source as text; "the image" for bytes or a file."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
+
+
 @contextlib.contextmanager
 def one_file(source):
     """Turn any exception raised while one file is decoded, or its metadata read, into an InputError with one line.
@@ -53,7 +58,7 @@ def one_file(source):
     Args:
         source: path or name, which the message mentions; a file object or bytes are called "the image".
     """
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
+    name = name_of(source)
     try:
         yield
     except (InputError, MemoryError):

@@ -1,6 +1,6 @@
 """Statistics that reveal images a detector cannot judge: enlarged, compressed too much, drawn, or blank.
 
-All functions take (h, w, 3) uint8 RGB, look at no more than the middle of a large image, and are deterministic.
+All functions take (h, w, 3) uint8 RGB and are deterministic. All but `is_blank` look at no more than the middle of a large image.
 """
 
 import math
@@ -9,6 +9,7 @@ import numpy as np
 
 WINDOW = 1024  # pixels; side of the square in the middle of a large image
 BLOCK = 8  # pixels; side of JPEG's blocks
+BLANK = 8  # grey levels; noise of JPEG spans fewer, a plain wall in poor light more
 NEAR = 2  # levels of luma
 # Chosen so that at most 1 % of photographs are beyond any of them.
 MIN_STEP_RATIO, MAX_BLOCKINESS, MAX_DOMINANT_FRACTION = 0.52, 3.5, 0.6
@@ -50,6 +51,11 @@ def dominant_fraction(image: np.ndarray) -> float:
     """
     counts = np.bincount(_luma(image).ravel(), minlength=256)
     return float(np.convolve(counts, np.ones(2 * NEAR + 1), "same").max() / counts.sum())
+
+
+def is_blank(image: np.ndarray) -> bool:
+    """Return whether an image, or a stack of them, shows next to nothing: each channel spans fewer than BLANK grey levels."""
+    return all(channel.max() - channel.min() < BLANK for channel in image.T)  # a wall may be red
 
 
 def quality_problem(image: np.ndarray) -> str | None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from detector import files
 from detector.console import InputError, printable
-from detector.images import formats, quality
+from detector.images import formats, guard, quality
 from detector.inference import scoring, stability
 from detector.model import export, runtime, scores
 from detector.provenance import read, summarise
@@ -211,7 +211,7 @@ class Predictor:
             InputError: there is no such detector, or it cannot be opened. An image that cannot be read gets a row with `error`.
         """
         sources = list(sources)
-        names = [_name(source) for source in sources] if names is None else list(names)
+        names = [guard.name_of(source) for source in sources] if names is None else list(names)
         choose = functools.lru_cache(CACHED_SIZES)(self.choose) if detector is None else self.find_detector(detector)
         batch = min((scoring.images_at_a_stretch(one) for one in self.detectors), default=1)
         checks = () if threshold is not None else stability.CHECKS
@@ -223,7 +223,7 @@ class Predictor:
         for name, score in zip(names, results, strict=True):
             found = read(score.source, self.trust_list) if provenance else None
             if score.error is not None:
-                yield error_row(name, score.error.replace(_name(score.source), name), found)
+                yield error_row(name, score.error.replace(guard.name_of(score.source), name), found)
             else:
                 yield _row(name, score, force, threshold, found)
 
@@ -243,14 +243,15 @@ def _row(name, score, force, threshold, provenance):
     """Return the Row of an image that could be read."""
     metadata = score.detector.metadata
     thresholds = metadata["thresholds"] if threshold is None else {"fake": threshold, "real": np.nextafter(threshold, -1)}
-    note, verdict = _gate(score), scores.verdict_of(score.p_fake, thresholds)
+    note = _gate(score)
+    verdict = by_score = scores.verdict_of(score.p_fake, thresholds)
     gated = note is not None
     copies = [scores.verdict_of(p_fake, thresholds) for p_fake in scores.p_fake_of(score.degraded, metadata["temperature"])]
     if gated and not force:
         verdict = "uncertain"
     elif not stability.is_stable(verdict, copies):
         verdict, note = "uncertain", stability.UNSTABLE
-    answer = conclude(provenance, verdict)
+    answer = conclude(provenance, verdict, fake_score=by_score == "Fake")
     return {
         "path": name,
         "verdict": verdict,
@@ -271,10 +272,6 @@ def error_row(name: str, error: str, provenance: dict | None = None) -> Row:
     """Return the Row of an image that cannot be read."""
     row: Any = dict.fromkeys(COLUMNS) | {"path": name, "provenance": provenance, "error": error}
     return row
-
-
-def _name(source):
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
 
 
 def _distance_from_range(training_range, width, height):

@@ -11,11 +11,10 @@ import numpy as np
 from detector.console import InputError
 from detector.images import pixels
 from detector.images.guard import one_file
+from detector.images.quality import is_blank
 from detector.model.scores import p_fake_of
 
 BULK = 4  # with at least this many batches per thread, each thread gets an engine of its own
-BLANK = 8  # grey levels; a plain wall in poor light spans more
-KEPT_BYTES = 24 << 20  # of a decoded image; a larger one is decoded again for its degraded copies
 
 
 class Score(NamedTuple):
@@ -26,7 +25,7 @@ class Score(NamedTuple):
         p_fake: calibrated P(Fake), 0 to 1; None if the file cannot be read.
         logit: logit of Fake before calibration; None likewise.
         width, height: in pixels, as a viewer shows the image; None likewise.
-        blank: whether the image shows next to nothing: preprocessed, each channel spans fewer than BLANK grey levels.
+        blank: whether the preprocessed image is blank, as detector.images.quality.is_blank says.
         error: one line if the file cannot be read, otherwise None.
         degraded: logits of the degraded copies that were asked for.
         inspected: what `inspect` returned for the decoded image.
@@ -58,7 +57,7 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
         degradations: functions from an image, (h, w, 3) uint8, to a degraded copy of it. They work on the decoded image, before
             preprocessing: so do degradations in the world.
         batch: inputs that a thread handles at a time; required if `detector` is a function.
-        select: function Score -> whether this image's degraded copies are wanted; by default all are.
+        select: function Score -> whether this image's degraded copies are scored; by default all are.
         inspect: function from a decoded image, (h, w, 3) uint8, to what its Score holds as `inspected`.
     """
     threads = threads or os.cpu_count() or 1
@@ -87,63 +86,42 @@ def images_at_a_stretch(detector):
 
 def _score_some(sources, choose, degradations, select, inspect, concurrency):
     """Return a list of Score; the inputs of all images that go to the same detector are scored together."""
-    scores, images, stacks = [], [], []
-    for source in sources:
-        image, score, inputs = _decode(source, choose, inspect)
-        scores.append(score)
-        stacks.append(inputs)
-        images.append(image if degradations and score.error is None and image.size <= KEPT_BYTES else None)
-    logits = _logits_of([score.detector for score in scores], stacks, concurrency)
-    for i, score in enumerate(scores):
-        if score.error is None:
-            p_fake = float(p_fake_of(logits[i], score.detector.metadata["temperature"]))
-            scores[i] = score._replace(logit=logits[i], p_fake=p_fake)
-    if not degradations:
-        return scores
-    chosen, detectors, stacks = [], [], []
-    for i, score in enumerate(scores):
-        if score.error is not None or not select(score):
-            continue
-        try:
-            with one_file(sources[i]):
-                image = pixels.read_image(sources[i]) if images[i] is None else images[i]
-                degraded = [pixels.preprocess(degrade(image), score.detector.metadata) for degrade in degradations]
-        except InputError as error:
-            scores[i] = Score(sources[i], error=str(error))
-            continue
-        chosen.append(i)
-        stacks += degraded
-        detectors += [score.detector] * len(degradations)
-    logits = _logits_of(detectors, stacks, concurrency)
-    for place, i in enumerate(chosen):
-        scores[i] = scores[i]._replace(degraded=tuple(logits[place * len(degradations) : (place + 1) * len(degradations)]))
+    decoded = [_decode(source, choose, degradations, inspect) for source in sources]
+    scores = [score for score, _ in decoded]
+
+    def logits_of(pairs):
+        """Return {(i, k): logit} of image i's inputs, k: 0, or of its k-th degraded copy."""
+        found = {}
+        for detector in {id(scores[i].detector): scores[i].detector for i, _ in pairs}.values():
+            places = [(i, k) for i, k in pairs if scores[i].detector is detector]
+            logits = pooled_logits(detector, [decoded[i][1][k] for i, k in places], concurrency)
+            found |= zip(places, logits.tolist(), strict=True)
+        return found
+
+    for (i, _), logit in logits_of([(i, 0) for i, score in enumerate(scores) if score.error is None]).items():
+        p_fake = float(p_fake_of(logit, scores[i].detector.metadata["temperature"]))
+        scores[i] = scores[i]._replace(logit=logit, p_fake=p_fake)
+    copies = range(1, len(degradations) + 1)
+    chosen = [i for i, score in enumerate(scores) if copies and score.error is None and select(score)]
+    logits = logits_of([(i, k) for i in chosen for k in copies])
+    for i in chosen:
+        scores[i] = scores[i]._replace(degraded=tuple(logits[i, k] for k in copies))
     return scores
 
 
-def _decode(source, choose, inspect):
-    """Return (image, Score without its score, inputs of the network), or (None, Score with an error, None)."""
+def _decode(source, choose, degradations, inspect):
+    """Return (Score without its score, inputs of the network for the image and for each degraded copy); [] if unreadable."""
     try:
         with one_file(source):
             image = pixels.read_image(source)
             height, width = image.shape[:2]
             detector = choose(width, height)
-            inputs = pixels.preprocess(image, detector.metadata)
+            inputs = [pixels.preprocess(one, detector.metadata) for one in (image, *(degrade(image) for degrade in degradations))]
             inspected = inspect(image) if inspect else None
     except InputError as error:
-        return None, Score(source, error=str(error)), None
-    blank = all(channel.max() - channel.min() < BLANK for channel in inputs.T)  # a wall may be red
-    return image, Score(source, width=width, height=height, blank=blank, detector=detector, inspected=inspected), inputs
-
-
-def _logits_of(detectors, stacks, concurrency):
-    """Return the logit of each image, given by its detector and its inputs; None if it has no detector."""
-    logits = [None] * len(detectors)
-    for detector in {id(one): one for one in detectors if one is not None}.values():
-        places = [i for i, one in enumerate(detectors) if one is detector]
-        found = pooled_logits(detector, [stacks[i] for i in places], concurrency)
-        for i, logit in zip(places, found.tolist(), strict=True):
-            logits[i] = logit
-    return logits
+        return Score(source, error=str(error)), []
+    blank = is_blank(inputs[0])
+    return Score(source, width=width, height=height, blank=blank, detector=detector, inspected=inspected), inputs
 
 
 def pooled_logits(detector, stack, concurrency=1):

@@ -5,7 +5,7 @@ from detector.provenance.fields import AI_TERMS, PARTLY_AI_TERMS
 UNSIGNED = "declared by the file, unsigned"
 
 
-def conclude(provenance: dict | None, verdict: str | None) -> dict[str, str | None]:
+def conclude(provenance: dict | None, verdict: str, fake_score: bool) -> dict[str, str | None]:
     """Return the conclusion on an image and what it rests on.
 
     The first row that applies decides:
@@ -13,7 +13,7 @@ def conclude(provenance: dict | None, verdict: str | None) -> dict[str, str | No
         valid signature: AI-generated                      AI-generated     signed: NAME (trusted | signer not verified)
         valid signature: edited with AI or partly AI       AI-edited        the same
         valid signature: camera, but metadata that says AI the verdict      detector, with a note
-        valid signature: camera, signer not verified, Fake Fake             detector, with a note
+        valid signature: camera, not verified, P(Fake) high the verdict      detector, with a note
         valid signature: camera, otherwise                 camera original  the same; a note if the verdict is Fake
         unsigned metadata: AI-generated                    AI-generated     declared by the file, unsigned
         unsigned metadata: edited with AI or partly AI     AI-edited        declared by the file, unsigned
@@ -23,14 +23,13 @@ def conclude(provenance: dict | None, verdict: str | None) -> dict[str, str | No
 
     Args:
         provenance: dict of `detector.provenance.read`, or None if it was not read.
-        verdict: "Fake", "Real" or "uncertain"; None for an image that cannot be read, whose conclusion is None.
+        verdict: "Fake", "Real" or "uncertain".
+        fake_score: whether P(Fake) is at or above the threshold of Fake, even if the verdict became "uncertain" for another reason.
 
     Returns:
-        A dict of `conclusion` ("AI-generated", "AI-edited", "camera original", the verdict, or None), `basis` (a line, or
-        None) and `note` (a line, or None).
+        A dict of `conclusion` ("AI-generated", "AI-edited", "camera original", or the verdict), `basis` (a line) and `note` (a
+        line, or None).
     """
-    if verdict is None:
-        return _row(None, None)
     if provenance is None:
         return _row(verdict, "detector")
     claims = provenance["c2pa"]
@@ -47,7 +46,7 @@ def conclude(provenance: dict | None, verdict: str | None) -> dict[str, str | No
             if contradiction := (generated + edited + names)[:1]:
                 note = f"contradiction: a valid signature of {signer} says camera, but the file also holds {contradiction[0]}"
                 return _row(verdict, "detector", note)
-            if verdict == "Fake" and not claims["trusted"]:  # anybody can make a certificate
+            if fake_score and not claims["trusted"]:  # anybody can make a certificate
                 return _row(verdict, "detector", f"a signature of {signer}, who is not verified, says camera")
             if claims["edited_after"]:
                 notes.append(f"the signed manifest records edits: {', '.join(claims['actions'])}")

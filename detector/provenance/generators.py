@@ -30,6 +30,10 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 XAI_SIGNATURE = re.compile(r"Signature: [A-Za-z0-9+/=]{64,}")
 DREAM = re.compile(r'"(.*)" ((?:-[A-Za-z]|--\w+)[ =]?\S.*)', re.DOTALL)
 PARAMETERS = {"seed", "steps", "cfg", "cfg_scale", "cfgscale", "guidance_scale", "sampler", "sampler_name", "scheduler", "model"}
+# Names under which notes keep a prompt, a negative prompt and a model, in lower case
+PROMPTS, NEGATIVES = ("prompt", "positive_prompt", "c"), ("negative_prompt", "negativeprompt", "negative", "uc")
+MODELS = ("base_model", "base_model_name", "basemodel", "use_stable_diffusion_model", "model")
+MODEL_NAMES = ("name", "model_name", "modelFileName")
 MOCHI_FIELDS = ("Include in Image", "Exclude from Image", "Model", "Seed")
 AIGC_FIELDS = {
     "Label", "ContentProducer", "ProduceID", "ContentPropagator", "PropagateID", "ReservedCode1", "ReservedCode2",
@@ -140,9 +144,7 @@ def _of_text(text):
 def _of_keywords(texts):
     """Yield what texts say whose keywords name a generator."""
     if "invokeai_metadata" in texts:
-        note = _parsed(texts["invokeai_metadata"])
-        model = inside(note, "model", "name") or inside(note, "model", "model_name") or note.get("model")
-        yield _entry("InvokeAI", note.get("positive_prompt"), note.get("negative_prompt"), model, note.get("seed"), note)
+        yield _of_note("InvokeAI", _parsed(texts["invokeai_metadata"]))
     elif "sd-metadata" in texts:  # InvokeAI of 2022
         note = _parsed(texts["sd-metadata"])
         image = note.get("image") if isinstance(note.get("image"), dict) else {}
@@ -155,8 +157,7 @@ def _of_keywords(texts):
         yield _novelai(texts)
     yield _comfyui(texts)
     if "use_stable_diffusion_model" in texts:
-        names = ("prompt", "negative_prompt", "use_stable_diffusion_model", "seed")
-        yield _entry("Easy Diffusion", *(texts.get(name) for name in names))
+        yield _of_note("Easy Diffusion", texts)
     # Grok: EXIF holds nothing but a signature in base 64, and the image's identifier as the artist.
     if XAI_SIGNATURE.match(texts.get("exif:ImageDescription", "")[:200]) and UUID.fullmatch(texts.get("exif:Artist", "").strip()):
         yield _entry("xAI (Grok)")
@@ -164,8 +165,7 @@ def _of_keywords(texts):
         yield _entry("Samsung Galaxy AI", partly=True)
     note = _parsed(texts.get("generation_data", "").rstrip("\0"))
     if note.get("prompt") is not None:
-        model = inside(note, "baseModel", "modelFileName")
-        yield _entry("Tensor.Art", note["prompt"], note.get("negativePrompt"), model, note.get("seed"), note)
+        yield _of_note("Tensor.Art", note)
 
 
 def _novelai(texts):
@@ -181,9 +181,9 @@ def _json_note(text):
         return None
     swarm = note.get("sui_image_params")
     if isinstance(swarm, dict):
-        return _entry("SwarmUI", swarm.get("prompt"), swarm.get("negativeprompt"), swarm.get("model"), swarm.get("seed"), swarm)
+        return _of_note("SwarmUI", swarm)
     if {"c", "seed", "sampler", "model"} <= note.keys():
-        return _entry("Draw Things", note["c"], note.get("uc"), note["model"], note["seed"], note)
+        return _of_note("Draw Things", note)
     if isinstance(note.get("Comment"), str) and note.get("Software") == "NovelAI":
         return _novelai(note)
     if inside(note, "data", "exportType") == "generation" and (product := line_of(inside(note, "data", "product"))):
@@ -194,14 +194,18 @@ def _json_note(text):
         return _comfyui_entry(graph)
     if _is_workflow(note) or _is_workflow(note.get("workflow")):
         return _entry("ComfyUI")
-    values = {key.lower(): value for key, value in note.items()}
-    kind = _kind_of_note(values)
-    if kind is None:
-        return None
+    kind = _kind_of_note({key.lower(): value for key, value in note.items()})
+    return kind and _of_note(kind, note)
+
+
+def _of_note(kind, note):
+    """Return the entry of a dict that keeps prompts, model and seed under one of their usual names."""
+    values = {key.lower(): value for key, value in note.items() if value is not None}
     prompt, negative, model = (
-        next((values[name] for name in names if values.get(name) is not None), None)
-        for names in (("prompt", "positive_prompt"), ("negative_prompt", "negative"), ("base_model", "base_model_name", "model"))
+        next((values[name] for name in names if name in values), None) for names in (PROMPTS, NEGATIVES, MODELS)
     )
+    if isinstance(model, dict):
+        model = next((model[name] for name in MODEL_NAMES if name in model), None)
     return _entry(kind, prompt, negative, model, values.get("seed"), note)
 
 

@@ -60,9 +60,6 @@ ROWS = [  # unsigned metadata, manifest, state of its signature; verdict; conclu
     (PLAIN, None, None, "Fake", "Fake", "detector", None),
     (PLAIN, None, None, "Real", "Real", "detector", None),
     (PLAIN, None, None, "uncertain", "uncertain", "detector", None),
-    # unreadable
-    (PLAIN, MADE, "Trusted", None, None, None, None),
-    (WEB_UI, None, None, None, None, None, None),
 ]  # fmt: skip
 
 
@@ -71,7 +68,7 @@ def test_each_row_of_the_table(data, claim, state, verdict, conclusion, basis, w
     found = read(data)
     if claim:
         found.update(c2pa=parse_manifests(store(claim | SIGNER, state)), has_c2pa=True)
-    row = conclude(found, verdict)
+    row = conclude(found, verdict, verdict == "Fake")
     assert (row["conclusion"], row["basis"]) == (conclusion, basis)
     assert word in row["note"] if word else row["note"] is None
 
@@ -85,7 +82,7 @@ def test_each_row_of_the_table(data, claim, state, verdict, conclusion, basis, w
 def test_an_expired_certificate_leaves_a_declaration(claim, codes, conclusion):
     claims = parse_manifests(store(claim, "Invalid", codes, ["claimSignature.validated"]))
     assert claims["signature"] == "invalid"
-    row = conclude(read(PLAIN) | {"c2pa": claims, "has_c2pa": True}, "Real")
+    row = conclude(read(PLAIN) | {"c2pa": claims, "has_c2pa": True}, "Real", False)
     assert (row["conclusion"], row["basis"]) == (conclusion, "detector" if conclusion == "Real" else UNSIGNED)
     assert ("expired" in row["note"]) == (
         len(codes) == 1 or codes[1] in ("signingCredential.untrusted", "cawg.ica.did_unavailable")
@@ -93,9 +90,17 @@ def test_an_expired_certificate_leaves_a_declaration(claim, codes, conclusion):
 
 
 def test_unchecked_manifests_unnamed_signers_and_no_provenance():
-    row = conclude(read(PLAIN) | {"has_c2pa": True}, "Real")
+    row = conclude(read(PLAIN) | {"has_c2pa": True}, "Real", False)
     assert (row["conclusion"], row["basis"]) == ("Real", "detector") and "could not be checked" in row["note"]
     found = read(PLAIN) | {"c2pa": parse_manifests(store(MADE)), "has_c2pa": True}
-    assert conclude(found, "Real")["basis"] == "signed: unnamed signer (signer not verified)"
-    assert conclude(None, "Fake") == {"conclusion": "Fake", "basis": "detector", "note": None}
-    assert conclude(None, None) == {"conclusion": None, "basis": None, "note": None}
+    assert conclude(found, "Real", False)["basis"] == "signed: unnamed signer (signer not verified)"
+    assert conclude(None, "Fake", True) == {"conclusion": "Fake", "basis": "detector", "note": None}
+
+
+@pytest.mark.parametrize(("state", "conclusion", "basis"), [
+    ("Valid", "uncertain", "detector"), ("Trusted", "camera original", TRUSTED),
+])  # fmt: skip
+def test_a_high_score_counts_against_an_unverified_camera_whatever_the_verdict(state, conclusion, basis):
+    found = read(PLAIN) | {"c2pa": parse_manifests(store(SHOT | SIGNER, state)), "has_c2pa": True}
+    row = conclude(found, "uncertain", fake_score=True)
+    assert (row["conclusion"], row["basis"]) == (conclusion, basis)
