@@ -107,16 +107,6 @@ def _line(row, force, name_detector):
     return f"{row['conclusion']:<15}  {score:>6}  {printable(row['path'] + more)}"
 
 
-def write_report(predictor, rows, sources, args):
-    """Write the evidence report."""
-    from detector.files import atomic_write
-    from detector.web import render
-
-    html = render.report(predictor, rows, sources, args.force, args.threshold, progress)
-    with atomic_write(args.report) as temporary:
-        temporary.write_text(html, "utf-8", "backslashreplace")
-
-
 # --- the command line ----------------------------------------------------------------------------------------------------
 def make_parser():
     """Return the command line's parser."""
@@ -203,15 +193,19 @@ def predict_and_print(predictor, sources, names, args):
     shown = args.csv is None and sys.stdout.isatty()  # printed rows show the progress; a bar would stand between them
     rows = progress(rows, total=len(sources)) if len(sources) > MAX_DESCRIBED and not shown else rows
     if args.explain or args.report:
+        from detector.files import atomic_write
+        from detector.inference import attribution
+
         rows = list(rows)
         if args.explain and not rows[0]["error"]:
-            from detector.files import atomic_write
-            from detector.inference import attribution
-
             with atomic_write(args.explain) as temporary:
                 attribution.save(temporary, predictor.find_detector(rows[0]["detector"]), sources[0])
         if args.report:
-            write_report(predictor, rows, sources, args)
+            from detector.web import render
+
+            html = render.report(predictor, rows, sources, args.force, args.threshold, progress)
+            with atomic_write(args.report) as temporary:
+                temporary.write_text(html, "utf-8", "backslashreplace")
     if args.json:
         print_json(rows)
     elif args.csv:

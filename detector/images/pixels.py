@@ -107,7 +107,7 @@ def _content(source):
 
 def _open(content, kind):
     if kind == "HEIF":
-        _register_heif()
+        register_heif()
     try:
         return Image.open(io.BytesIO(content), formats=[kind])
     except UnidentifiedImageError:
@@ -116,7 +116,8 @@ def _open(content, kind):
 
 
 @functools.cache
-def _register_heif():
+def register_heif():
+    """Let Pillow read HEIF. Raises UnreadableFile if pillow-heif is not installed."""
     try:
         import pillow_heif
     except ImportError:

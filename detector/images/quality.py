@@ -11,6 +11,7 @@ WINDOW = 1024  # pixels; side of the square in the middle of a large image
 BLOCK = 8  # pixels; side of JPEG's blocks
 BLANK = 8  # grey levels; noise of JPEG spans fewer, a plain wall in poor light more
 NEAR = 2  # levels of luma
+MIN_SIDE = 128  # pixels
 # Chosen so that at most 1 % of photographs are beyond any of them.
 MIN_STEP_RATIO, MAX_BLOCKINESS, MAX_DOMINANT_FRACTION = 0.52, 3.5, 0.6
 
@@ -59,15 +60,17 @@ def is_blank(image: np.ndarray) -> bool:
 
 
 def quality_problem(image: np.ndarray) -> str | None:
-    """Return why a detector cannot judge an image, 'drawn', 'enlarged' or 'compressed', or None.
+    """Return why a detector cannot judge an image, in words, or None; None for thumbnails, which are too small for the statistics.
 
-    'drawn' stands for charts, screenshots and blank images. An image enlarged and compressed may be called either.
+    An image enlarged and compressed may be called either.
     """
+    if min(image.shape[:2]) < MIN_SIDE:
+        return None
     if dominant_fraction(image) > MAX_DOMINANT_FRACTION:
-        return "drawn"
+        return "it looks blank, or like a chart, a drawing or a screenshot of text"
     if step_ratio(image) < MIN_STEP_RATIO:
-        return "enlarged"
-    return "compressed" if blockiness(image) > MAX_BLOCKINESS else None
+        return "it looks like a small image that was enlarged"
+    return "it is compressed so strongly that traces of its origin are lost" if blockiness(image) > MAX_BLOCKINESS else None
 
 
 def _luma(image):

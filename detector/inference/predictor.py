@@ -18,7 +18,8 @@ import numpy as np
 
 from detector import files
 from detector.console import InputError, printable
-from detector.images import formats, guard, quality
+from detector.images import formats, guard
+from detector.images.quality import quality_problem
 from detector.inference import scoring, stability
 from detector.model import export, runtime, scores
 from detector.provenance import read, summarise
@@ -27,12 +28,6 @@ from detector.provenance.conclusion import conclude
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 STANDARD_INPUT = "-"
 MAX_TEXT = 500  # characters shown of a text in a model file, which may come from a stranger
-MIN_SIDE_FOR_QUALITY = 128  # pixels
-QUALITY_NOTES = {  # problem, as detector.images.quality names it -> note
-    "enlarged": "it looks like a small image that was enlarged",
-    "compressed": "it is compressed so strongly that traces of its origin are lost",
-    "drawn": "it looks blank, or like a chart, a drawing or a screenshot of text",
-}
 CACHED_SIZES = 4096  # image sizes for which the choice of the detector is cached
 
 
@@ -219,19 +214,13 @@ class Predictor:
         def has_verdict(score):
             return _gate(score) is None and scores.verdict_of(score.p_fake, score.detector.metadata["thresholds"]) != "uncertain"
 
-        results = scoring.score_files(choose, sources, self.threads, checks, batch, has_verdict, _quality_note)
+        results = scoring.score_files(choose, sources, self.threads, checks, batch, has_verdict, quality_problem)
         for name, score in zip(names, results, strict=True):
             found = read(score.source, self.trust_list) if provenance else None
             if score.error is not None:
                 yield error_row(name, score.error.replace(guard.name_of(score.source), name), found)
             else:
                 yield _row(name, score, force, threshold, found)
-
-
-def _quality_note(image):
-    """Return why no detector can judge a decoded image, or None; the statistics need more than a thumbnail."""
-    problem = quality.quality_problem(image) if min(image.shape[:2]) >= MIN_SIDE_FOR_QUALITY else None
-    return QUALITY_NOTES.get(problem)
 
 
 def _gate(score):

@@ -43,6 +43,7 @@ KEYS = (
     "says", "signed", "because", "has_c2pa", "c2pa", "generator", "digital_source_type", "aigc", "xmp", "camera", "software",
     "notes",
 )  # fmt: skip
+RANKS = ("made by AI", "edited", "camera")  # of what unsigned metadata say
 CUT_LINE, LINES = 600, 12  # characters, and lines of a summary
 EDITORS = re.compile(
     r"photoshop|lightroom|\bgimp\b|affinity photo|capture one|paint\.net|paint shop|picasa|snapseed|darktable|rawtherapee|acorn"
@@ -141,7 +142,8 @@ def _sum_up(found):
     claims = found["c2pa"]
     if claims and claims["digital_source_type"]:
         found["digital_source_type"] = claims["digital_source_type"]
-    statements = [*_signed_statements(claims), *_unsigned_statements(found)]
+    unsigned = [statement for statement in _unsigned_statements(found) if statement[0] in RANKS]
+    statements = [*_signed_statements(claims), *sorted(unsigned, key=lambda statement: RANKS.index(statement[0]))]
     if not (claims and claims["trusted"]):
         statements.sort(key=lambda statement: statement[0] != "made by AI")
     if statements:
@@ -171,29 +173,18 @@ def _programs(found):
 
 
 def _unsigned_statements(found):
-    """Yield (says, because, False) of what is not signed, the strongest first."""
-    entries = sorted(found["generator"], key=lambda entry: entry["name_only"])
-    made = next((entry for entry in entries if not entry["partly"]), None)
-    if made and not made["name_only"]:
-        yield "made by AI", f"metadata of {made['kind']}", False
-    kind = (found["xmp"] or {}).get("digital_source_type")
-    says = SOURCE_TYPES[kind["term"]][0] if kind else "nothing"
-    if says == "made by AI":
-        yield says, f"IPTC source type {kind['term']}", False
+    """Yield (says, because, False) of what is not signed."""
+    for entry in found["generator"]:
+        because = f"{'name of a program that generates images:' if entry['name_only'] else 'metadata of'} {entry['kind']}"
+        yield ("edited", f"{because}: partly by AI", False) if entry["partly"] else ("made by AI", because, False)
+    if kind := (found["xmp"] or {}).get("digital_source_type"):
+        yield SOURCE_TYPES[kind["term"]][0], f"IPTC source type {kind['term']}", False
     if found["aigc"] and found["aigc"]["label"] == "1":
         yield "made by AI", "AIGC label", False
-    if made and made["name_only"]:
-        yield "made by AI", f"name of a program that generates images: {made['kind']}", False
     yield from _signed_statements(found["c2pa"], valid=False)
-    if entries:
-        yield "edited", f"metadata of {entries[0]['kind']}: partly by AI", False
-    if says == "edited":
-        yield says, f"IPTC source type {kind['term']}", False
     if editor := next((name for name in _programs(found) if EDITORS.search(name)), None):
         yield "edited", f"name of the software: {editor}", False
     camera = found["camera"] or {}
-    if says == "camera":
-        yield says, f"IPTC source type {kind['term']}", False
     if camera.get("make") or camera.get("model"):
         yield "camera", "name of the camera in EXIF", False
 

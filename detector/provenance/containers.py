@@ -89,10 +89,6 @@ class Metadata:
             self.note(f"only the first {allowed:,} of {size:,} bytes of a piece of metadata were read")
         return self.content[start : start + allowed]
 
-    def add(self, name, data):
-        """Store a piece of EXIF, XMP or IPTC."""
-        self.pieces[name].append(data.removeprefix(b"Exif\0\0"))
-
     def add_text(self, keyword, text):
         """Store a text, unless it is empty."""
         text = decoded(text) if isinstance(text, bytes) else text
@@ -114,14 +110,14 @@ def _walk_jpeg(content, found):
     for marker, start, end in islice(jpeg_segments(content), PIECES):
         head, start = content[start + 4 : start + 52], start + 4
         if marker == 0xE1 and head.startswith(b"Exif\0"):
-            found.add("exif", found.take(start + 6, end))
+            found.pieces["exif"].append(found.take(start + 6, end))
         elif marker == 0xE1 and head.startswith(XMP_SEGMENT):
-            found.add("xmp", found.take(start + len(XMP_SEGMENT), end))
+            found.pieces["xmp"].append(found.take(start + len(XMP_SEGMENT), end))
         elif marker == 0xEB and head[:2] == b"JP" and head[12:16] == b"jumb":
             if found.manifest or b"c2pa" in head[16:]:  # only the first segment holds the type of the boxes
                 found.manifest += end - start
         elif marker == 0xED and head.startswith(b"Photoshop 3.0\0"):
-            found.add("iptc", found.take(start + 14, end))
+            found.pieces["iptc"].append(found.take(start + 14, end))
         elif marker == 0xFE:
             found.add_text("comment", found.take(start, end))
         elif 0xE0 <= marker <= 0xEF and head.startswith(b"AIGC"):  # China's label without an envelope
@@ -140,7 +136,7 @@ def _walk_png(content, found):
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             _png_text(kind, found.take(start, end), found)
         elif kind == b"eXIf":
-            found.add("exif", found.take(start, end))
+            found.pieces["exif"].append(found.take(start, end))
         elif kind == b"caBX":
             found.manifest += end - start
         elif kind == b"IEND":
@@ -162,7 +158,7 @@ def _png_text(kind, data, found):
     keyword = keyword.decode("latin-1")
     text = _unpacked(rest, found) if packed else rest
     if keyword == "XML:com.adobe.xmp":
-        found.add("xmp", text)
+        found.pieces["xmp"].append(text)
     elif keyword.startswith("Raw profile type "):
         _raw_profile(keyword.removeprefix("Raw profile type "), text, found)
     else:
@@ -194,7 +190,9 @@ def _raw_profile(name, text, found):
         return found.note("a raw profile in the PNG is damaged")
     if name in ("exif", "APP1"):
         name = "exif" if data.startswith(b"Exif\0\0") else "xmp"
-    return found.add(name, data) if name in found.pieces else None
+    if name in found.pieces:
+        found.pieces[name].append(data)
+    return None
 
 
 def _hidden_text(content, found):
@@ -239,7 +237,7 @@ def _walk_webp(content, found):
         end = start + int.from_bytes(content[place + 4 : place + 8], "little")
         place = end + (end - start) % 2
         if kind in (b"EXIF", b"XMP "):
-            found.add(kind.decode().strip().lower(), found.take(start, end))
+            found.pieces[kind.decode().strip().lower()].append(found.take(start, end))
         elif kind == b"C2PA":
             found.manifest += end - start
 
@@ -249,7 +247,7 @@ def _walk_gif(content, found):
     data = content[:LIMIT]
     found.manifest = int(b"!\xff\x0bC2PA_GIF" in data)
     if (start := data.find(b"!\xff\x0bXMP DataXMP")) >= 0:
-        found.add("xmp", data[start + 14 :].partition(b"\x01\xff\xfe")[0])  # XMP is not stored in blocks
+        found.pieces["xmp"].append(data[start + 14 :].partition(b"\x01\xff\xfe")[0])  # XMP is not stored in blocks
 
 
 def _walk_heif(content, found):
@@ -258,12 +256,12 @@ def _walk_heif(content, found):
         found.manifest = int.from_bytes(content[start - 4 : start], "big") or len(content)
     from PIL import Image
 
-    limit_tags()
-    if found.kind == "HEIF":
-        with found.attempt("EXIF and XMP of HEIF, by the package pillow-heif,"):
-            import pillow_heif
+    from detector.images.pixels import register_heif
 
-            pillow_heif.register_heif_opener()
-    with found.attempt(f"EXIF and XMP of the {found.kind} file"), Image.open(io.BytesIO(content), formats=[found.kind]) as image:
+    limit_tags()
+    with found.attempt(f"EXIF and XMP of the {found.kind} file"):
+        if found.kind == "HEIF":
+            register_heif()
+        image = Image.open(io.BytesIO(content), formats=[found.kind])
         for name in {"exif", "xmp"} & image.info.keys():
-            found.add(name, (image.info[name] or b"")[:LIMIT])
+            found.pieces[name].append((image.info[name] or b"")[:LIMIT])

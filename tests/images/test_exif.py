@@ -1,3 +1,4 @@
+import contextlib
 import struct
 import tracemalloc
 
@@ -53,29 +54,29 @@ BOMBS = {
 }
 
 
+@contextlib.contextmanager
+def little_memory():
+    """Check that the body takes at most 12 MB of memory."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 12 * MEGABYTE
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("name", BOMBS)
 @pytest.mark.parametrize("read", [read_image, image_size])
 def test_tags_that_name_the_same_megabyte_are_not_all_read(name, read):
     content = BOMBS[name](40)
-    tracemalloc.start()
-    try:
+    with little_memory():
         read(content)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 12 * MEGABYTE
 
 
 @pytest.mark.parametrize("source", [overlapping(40), tiff_with(40, None)], ids=["EXIF", "TIFF"])
 def test_reading_the_tags_themselves_is_refused(source):
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match="more data than there is"):
-            read_exif(source)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 12 * MEGABYTE
+    with little_memory(), pytest.raises(ValueError, match="more data than there is"):
+        read_exif(source)
 
 
 @pytest.mark.parametrize("name", BOMBS)

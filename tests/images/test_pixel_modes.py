@@ -74,13 +74,6 @@ def test_png_grey(bits, transparent):
     check(png(bits, 0, values, transparent=struct.pack(">H", value) if transparent else b""), expected)
 
 
-def test_png_grey_ignores_the_high_bits_of_the_transparent_value():
-    values = samples(2)
-    expected = grey(to_8_bit(values, 2))
-    expected[values[..., 0] == 3] = 255
-    check(png(2, 0, values, transparent=b"\xff\xff"), expected)
-
-
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("transparent", [False, True])
 def test_png_rgb(bits, transparent):
@@ -257,25 +250,6 @@ def test_bmp_with_alpha(header, alpha):
     expected = values[..., :3] if alpha == "zero" else on_white(values[..., :3], values[..., 3:])
     masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     check(bmp(32, rows_of(packed(values[..., [2, 1, 0, 3]], 8)), 3, masks=masks, header=header), expected, by=1)
-
-
-@pytest.mark.parametrize("absolute", [False, True])
-@pytest.mark.parametrize("odd_start", [False, True])
-def test_bmp_rle8(absolute, odd_start):
-    values = samples(8)[..., 0]
-    palette = np.random.default_rng(1).integers(0, 256, (256, 3))
-    data = b""
-    for row in values[::-1].astype(np.uint8):
-        for part in (row[:5], row[5:]):
-            run = part.tobytes()
-            data += bytes([0, len(run)]) + run + bytes(len(run) % 2) if absolute else b"".join(bytes([1, level]) for level in run)
-        data += b"\0\0"
-    table = b"".join(bytes([b, g, r, 0]) for r, g, b in palette.tolist())
-    content = bmp(8, data + b"\0\1", 1, table)
-    if odd_start:  # the pixels begin at an odd place of the file
-        place = struct.unpack("<I", content[10:14])[0]
-        content = content[:10] + struct.pack("<I", place + 1) + content[14:place] + b"\0" + content[place:]
-    check(content, palette[values])
 
 
 def test_tiff_with_uncompressed_ycbcr_is_refused():

@@ -64,8 +64,8 @@ def test_problems():
     photograph = np.clip(photograph + noise, 0, 255).astype(np.uint8)
     text = np.full((256, 256, 3), 255, np.uint8)
     text[::16, ::3] = 0
-    assert quality_problem(photograph) is None
+    assert quality_problem(photograph) is None and quality_problem(GREY) is None
     small = resized(photograph, 64, Image.Resampling.BICUBIC)
-    assert quality_problem(resized(small, 512, Image.Resampling.BICUBIC)) == "enlarged"
-    assert quality_problem(jpeg(photograph, 5)) == "compressed"
-    assert quality_problem(text) == quality_problem(GREY) == "drawn"
+    assert quality_problem(resized(small, 512, Image.Resampling.BICUBIC)) == "it looks like a small image that was enlarged"
+    assert "compressed" in quality_problem(jpeg(photograph, 5))
+    assert "chart" in quality_problem(text) and "chart" in quality_problem(resized(GREY, 128, Image.Resampling.NEAREST))

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from PIL import Image
 
 from detector.images import pixels
 from detector.inference import attribution
@@ -188,12 +187,3 @@ def test_small_images_are_enlarged_pixel_by_pixel_and_large_ones_reduced():
     assert (shown[512:, :, :] == 255).any(axis=2).mean() > 0.5 and (shown[512:] < 100).any()  # the legend
     large = attribution.overlay(np.zeros((300, 5000, 3), np.uint8), np.zeros((300, 5000), np.float32))
     assert large.shape[1] == 2048
-
-
-def test_save_writes_the_picture_of_a_file(tmp_path):
-    detector, path = Stub(two_sided), tmp_path / "image.png"
-    Image.fromarray(picture(6)).save(path)
-    attribution.save(tmp_path / "why.png", detector, path)
-    with Image.open(tmp_path / "why.png") as saved:
-        expected = attribution.overlay(picture(6), attribution.explain(detector, picture(6)))
-        assert saved.format == "PNG" and np.array_equal(np.asarray(saved), expected)

@@ -67,16 +67,6 @@ def test_damage_is_done_to_the_decoded_image_before_it_is_fitted(trained, tmp_pa
             assert score.p_fake == pytest.approx(p_fake[0], abs=1e-6)
 
 
-def test_an_image_is_decoded_once_for_all_damages(trained, small_data, monkeypatch):
-    detector = export.open_detector(trained[0])
-    paths = sorted((small_data / "test").rglob("*.png"))[:30]
-    opened = []
-    read = pixels.read_image
-    monkeypatch.setattr(pixels, "read_image", lambda source: opened.append(source) or read(source))
-    list(score_files(detector, paths, degradations=[lambda image: image] * 5))
-    assert sorted(opened) == paths
-
-
 def test_no_more_images_are_held_than_are_worked_on(trained, small_data, monkeypatch):
     detector = export.open_detector(trained[0])
     path = next((small_data / "test").rglob("*.png"))

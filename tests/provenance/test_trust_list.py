@@ -32,13 +32,6 @@ def test_a_list_that_cannot_be_stored_serves_this_run(workshop, stored, capsys):
     assert str(stored) in capsys.readouterr().err
 
 
-def test_a_damaged_stored_list_is_not_used(workshop, stored, capsys):
-    remember_trust_list(workshop.root)
-    stored.write_text(stored.read_text("utf-8")[:400], "utf-8")
-    assert remembered_trust_list() is None
-    assert str(stored) in capsys.readouterr().err
-
-
 def test_what_is_no_trust_list_is_refused(workshop, stored, tmp_path, monkeypatch):
     def refused(path):
         with pytest.raises(InputError, match="trust list") as caught:
