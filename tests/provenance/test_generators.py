@@ -240,18 +240,17 @@ def test_what_only_resembles_a_generator_is_not_called_one(data):
     assert (found["generator"], found["says"]) == ([], "nothing")
 
 
-def test_a_graph_without_a_sampler_edits_an_image():
-    graph = {
-        "1": {"class_type": "LoadImage", "inputs": {}},
-        "2": {"class_type": "ImageUpscaleWithModel", "inputs": {"image": ["1", 0]}},
-    }
-    found = read(with_text(prompt=graph))
-    assert (found["says"], found["generator"][0]["partly"]) == ("edited", True)
+FIREFLY = '<xmpMM:History><rdf:Seq><rdf:li stEvt:action="saved" stEvt:softwareAgent="Adobe Firefly 3"/></rdf:Seq></xmpMM:History>'
+UPSCALER = {
+    "1": {"class_type": "LoadImage", "inputs": {}},
+    "2": {"class_type": "ImageUpscaleWithModel", "inputs": {"image": ["1", 0]}},
+}
 
 
-def test_firefly_in_the_history_of_a_photograph_edits_it():
-    history = (
-        '<xmpMM:History><rdf:Seq><rdf:li stEvt:action="saved" stEvt:softwareAgent="Adobe Firefly 3"/></rdf:Seq></xmpMM:History>'
-    )
-    found = read(drawn("JPEG", xmp=xmp(history), exif=exif({0x010F: "Nikon", 0x0110: "D70"})))
+@pytest.mark.parametrize("data", [
+    with_text(prompt=UPSCALER),
+    drawn("JPEG", xmp=xmp(FIREFLY), exif=exif({0x010F: "Nikon", 0x0110: "D70"})),
+], ids=["a graph without a sampler", "Firefly in the history of a photograph"])  # fmt: skip
+def test_generators_that_edit_an_image(data):
+    found = read(data)
     assert (found["says"], found["generator"][0]["partly"]) == ("edited", True)
