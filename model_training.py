@@ -20,7 +20,7 @@ import numpy as np
 from detector.console import InputError, plural, require_packages, stage
 from detector.files import digest_of, require_folder
 from detector.training.config import TrainingConfig, for_images, parse, resume_key
-from detector.training.distributed import Devices, ProcessGroup, check_backend, find_topology
+from detector.training.distributed import Devices, ProcessGroup, find_topology
 
 
 def train_detector(config: TrainingConfig, group: ProcessGroup) -> None:
@@ -52,10 +52,13 @@ def join_processes(config: TrainingConfig, group: ProcessGroup) -> Devices:
 
     from detector.model import backend
 
-    check_backend(group.topology, keras.backend.backend())
+    on = keras.backend.backend()
+    if group.topology and on != "jax":  # TensorFlow's strategy fails under Keras 3 (keras issue 20585)
+        cure = "set KERAS_BACKEND=jax for every process"
+        raise InputError(f"{group.world_size} processes: expected the backend jax, found {on}; {cure}")
     group.join(config.join_timeout)
     versions = {name: version for name, version in backend.versions().items() if name != "date"}
-    same = {**resume_key(config, keras.backend.backend()), "--overwrite": config.overwrite, **versions}
+    same = {**resume_key(config, on), "--overwrite": config.overwrite, **versions}
     group.check_equal(same, "start all with the same command, each with its own --process-id")
     devices = Devices(group, config.devices)
     if config.batch_size % len(devices):

@@ -1,28 +1,23 @@
 """Networks of a few hundred parameters, `--architecture tiny` and `tiny_backbone`: training takes seconds, not minutes."""
 
+import contextlib
 import csv
+
+import pytest
 
 from detector.model.architectures import ARCHITECTURES, Architecture
 from detector.model.weights import load_files
 
 
 def tiny(image_size, weights, l2):
-    import keras
-    from keras import layers
-
-    image = keras.Input((image_size, image_size, 3), name="image")
-    return keras.Model(image, _head(_features(layers.Rescaling(1 / 127.5, offset=-1)(image)), l2), name="tiny")
+    return _network(image_size, _features, l2, "tiny")
 
 
 def tiny_backbone(image_size, weights, l2):
-    import keras
-    from keras import layers
-
-    image = keras.Input((image_size, image_size, 3), name="image")
     backbone = make_backbone(image_size)
     if weights != "none":
         load_files(backbone, weights)
-    return keras.Model(image, _head(backbone(layers.Rescaling(1 / 127.5, offset=-1)(image)), l2), name="tiny_backbone")
+    return _network(image_size, backbone, l2, "tiny_backbone")
 
 
 def make_backbone(image_size):
@@ -39,11 +34,15 @@ def _features(x):
     return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
 
 
-def _head(x, l2):
-    from keras import layers, regularizers
+def _network(image_size, features, l2, name):
+    import keras
+    from keras import layers
 
-    x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
-    return layers.Dense(2, activation="softmax", kernel_regularizer=regularizers.L2(l2), dtype="float32", name="verdict")(x)
+    image = keras.Input((image_size, image_size, 3), name="image")
+    x = layers.GlobalAveragePooling2D()(features(layers.Rescaling(1 / 127.5, offset=-1)(image)))
+    x = layers.Dropout(0.2)(x)
+    head = layers.Dense(2, "softmax", kernel_regularizer=keras.regularizers.L2(l2), dtype="float32", name="verdict")
+    return keras.Model(image, head(x), name=name)
 
 
 # Trains in a process of its own, without TensorFlow on JAX and without plots, which take longer than the training.
@@ -66,3 +65,13 @@ def read_history(folder):
 def register():
     ARCHITECTURES["tiny"] = Architecture(tiny, weights="none", learning_rate=3e-3, has_backbone=False)
     ARCHITECTURES["tiny_backbone"] = Architecture(tiny_backbone)
+
+
+@contextlib.contextmanager
+def registered():
+    """Register the networks within the block, and undo that and what is done with the MonkeyPatch that it gives."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("tiny", "tiny_backbone"):
+            patch.setitem(ARCHITECTURES, name, None)
+        register()
+        yield patch

@@ -99,11 +99,8 @@ def _trials(is_fake, p_fake, thresholds):
     """Return {metric that is a fraction of images: number of these images}, with the keys of `metrics_of_resamples`."""
     predicted = p_fake >= 0.5
     certain = (p_fake >= thresholds["fake"]) | (p_fake <= thresholds["real"])
-    masks = {
-        ("accuracy",): np.ones(len(is_fake), bool), ("abstention_rate",): np.ones(len(is_fake), bool),
-        ("selective_accuracy",): certain, ("real_called_fake",): ~is_fake, ("fake_called_real",): is_fake,
-        ("fakes_caught",): is_fake,
-    }  # fmt: skip
+    masks = {("accuracy",): is_fake | True, ("abstention_rate",): is_fake | True, ("selective_accuracy",): certain}
+    masks |= {("real_called_fake",): ~is_fake, ("fake_called_real",): is_fake, ("fakes_caught",): is_fake}
     for name, truth, positive in zip(CLASSES, (is_fake, ~is_fake), (predicted, ~predicted), strict=True):
         masks |= {("per_class", name, "recall"): truth, ("per_class", name, "precision"): positive}
     return {name: int(mask.sum()) for name, mask in masks.items()}

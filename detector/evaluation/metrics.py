@@ -164,19 +164,19 @@ def _verdicts_of_resamples(fakes, reals, levels, thresholds):
     }
 
 
-def bins_of(p_fake, bins=BINS):
-    """Return the index, 0 to bins - 1, of the equal-mass bin of each of (n,) scores.
+def bins_of(p_fake):
+    """Return the index, 0 to BINS - 1, of the equal-mass bin of each of (n,) scores.
 
     It is computed from the number of images with a higher score: equal scores share a bin, regardless of their order.
     """
     higher = len(p_fake) - np.searchsorted(np.sort(p_fake), p_fake, side="right")
-    return bins - 1 - higher * bins // len(p_fake)
+    return BINS - 1 - higher * BINS // len(p_fake)
 
 
-def reliability(is_fake, p_fake, bins=BINS):
+def reliability(is_fake, p_fake):
     """Return (mean P(Fake), fraction of Fake, count) of equal-mass bins: three arrays with a value for each bin that has images."""
     is_fake, p_fake = np.asarray(is_fake, np.float64), np.asarray(p_fake, np.float64)
-    index = bins_of(p_fake, bins)
+    index = bins_of(p_fake)
     count = np.bincount(index)
     filled = count > 0
     mean, fraction = (np.bincount(index, weights=values)[filled] / count[filled] for values in (p_fake, is_fake))
@@ -185,7 +185,7 @@ def reliability(is_fake, p_fake, bins=BINS):
 
 # --- groups --------------------------------------------------------------------------------------------------------------
 BOTH_CLASSES = ("balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr", "tpr_at_5pct_fpr")  # metrics that need both
-OF_ONE_CLASS = {"fakes_caught": ("Fake",), "fake_called_real": ("Fake",), "real_called_fake": ("Real",)}
+OF_ONE_CLASS = {"fakes_caught": "Fake", "fake_called_real": "Fake", "real_called_fake": "Real"}
 SUMMARIZED = ("accuracy", *BOTH_CLASSES, "abstention_rate", "selective_accuracy", *OF_ONE_CLASS)
 LOWER_IS_BETTER = ("abstention_rate", "real_called_fake", "fake_called_real")
 
@@ -236,7 +236,7 @@ def _summary(metric, rows):
         "worst": worst, "groups": len(values),
     }  # fmt: skip
     if metric in OF_ONE_CLASS:
-        counts = rows[worst]["verdict_counts"]["Real" if metric == "real_called_fake" else "Fake"]
+        counts = rows[worst]["verdict_counts"][OF_ONE_CLASS[metric]]
         images = sum(counts.values())
         errors = {"real_called_fake": counts["Fake"], "fake_called_real": counts["Real"], "fakes_caught": images - counts["Fake"]}
         summary |= {"errors": errors[metric], "images": images}

@@ -171,7 +171,6 @@ def draw_sheet(file, data, title, entries):
     rows = -(-len(entries) // ACROSS)
     with _plot(file, 9.0, 0.45 + 1.55 * rows) as axes:
         axes.set_title(title, fontsize=10)
-        axes.set(xlim=(0, ACROSS), ylim=(rows * 1.36, 0), aspect="equal")
         axes.axis("off")
         for i, (path, caption) in enumerate(entries):
             image = _thumbnail(os.path.join(data, path))
@@ -183,7 +182,7 @@ def draw_sheet(file, data, title, entries):
             interpolation = "nearest" if longest <= 64 else "auto"  # small images are shown pixel by pixel
             axes.imshow(image, extent=(x - wide / 2, x + wide / 2, y + high / 2, y - high / 2), interpolation=interpolation)
             axes.text(x, y + 0.5, caption, ha="center", va="top", fontsize=7, parse_math=False)
-        axes.set(xlim=(0, ACROSS), ylim=(rows * 1.36, 0))
+        axes.set(xlim=(0, ACROSS), ylim=(rows * 1.36, 0), aspect="equal")
 
 
 def _thumbnail(path):

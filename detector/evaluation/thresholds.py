@@ -131,14 +131,14 @@ def fit_thresholds(is_fake, p_fake, max_error=0.01):
     }
 
 
-def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.08, small=SMALL_GROUP, weights=None):
+def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.08, weights=None):
     """Choose the thresholds of the three-way verdict so that they hold on average over groups, and nearly in each of them.
 
     t_F is the smallest threshold at which the false-positive rate (Real called Fake) is at most `max_error` on average over the
-    groups, and at most `worst_error` in each; t_R is likewise the largest for Fake called Real. Groups with fewer than `small`
+    groups, and at most `worst_error` in each; t_R is likewise the largest for Fake called Real. Groups with fewer than SMALL_GROUP
     images of the class are pooled to one group, whose rate counts in the average but is not limited by `worst_error` if it has
-    fewer than `small` images itself. Each threshold is the middle between two scores. If the two cross, both become the threshold
-    of least error.
+    fewer than that itself. Each threshold is the middle between two scores. If the two cross, both become the threshold of least
+    error.
 
     Args:
         groups: (n,) names, such as the source of each image.
@@ -152,41 +152,41 @@ def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.
         distribution over the groups' rates and that of Clopper and Pearson for all images.
     """
     is_fake, p_fake, groups = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64), np.asarray(groups, str)
-    real, fake = _wrong_way(is_fake, p_fake, groups, small)
-    upper = _group_threshold(real, max_error, worst_error, small, weights or {})
-    lower = 1 - _group_threshold(fake, max_error, worst_error, small, weights or {})
+    real, fake = _wrong_way(is_fake, p_fake, groups)
+    upper = _group_threshold(real, max_error, worst_error, weights or {})
+    lower = 1 - _group_threshold(fake, max_error, worst_error, weights or {})
     limits = _uncrossed(is_fake, p_fake, upper, max(0.0, lower))  # a score of 1 has a successor above 1
-    errors = _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small, weights or {})
+    errors = _errors_by_group(is_fake, p_fake, groups, limits, worst_error, weights or {})
     return {**limits, "max_error": max_error, **errors, "n_real": int((~is_fake).sum()), "n_fake": int(is_fake.sum())}
 
 
-def _wrong_way(is_fake, p_fake, groups, small):
+def _wrong_way(is_fake, p_fake, groups):
     """Return P(Fake) of the Real images and 1 - P(Fake) of the Fake ones, whose high scores are errors, by `_by_group`."""
-    return _by_group(p_fake[~is_fake], groups[~is_fake], small), _by_group(1 - p_fake[is_fake], groups[is_fake], small)
+    return _by_group(p_fake[~is_fake], groups[~is_fake]), _by_group(1 - p_fake[is_fake], groups[is_fake])
 
 
-def _errors_by_group(is_fake, p_fake, groups, limits, worst_error, small=SMALL_GROUP, weights=None):
+def _errors_by_group(is_fake, p_fake, groups, limits, worst_error, weights=None):
     """Return {'real_called_fake_bound', 'fake_called_real_bound', 'groups'} at two thresholds, as `fit_group_thresholds`."""
-    real, fake = _wrong_way(is_fake, p_fake, groups, small)
+    real, fake = _wrong_way(is_fake, p_fake, groups)
     (real_bound, of_real), (fake_bound, of_fake) = (
         _group_errors(scores, threshold, weights) for scores, threshold in ((real, limits["fake"]), (fake, 1 - limits["real"]))
     )
-    by_group = {"worst_error": worst_error, "small": small, "real": of_real, "fake": of_fake}
+    by_group = {"worst_error": worst_error, "small": SMALL_GROUP, "real": of_real, "fake": of_fake}
     return {"real_called_fake_bound": real_bound, "fake_called_real_bound": fake_bound, "groups": by_group}
 
 
-def _by_group(scores, groups, small):
-    """Return {group: sorted scores}; groups with fewer than `small` scores are pooled."""
+def _by_group(scores, groups):
+    """Return {group: sorted scores}; groups with fewer than SMALL_GROUP scores are pooled."""
     names, counts = np.unique(groups, return_counts=True)
-    pooled = np.where(np.isin(groups, names[counts < small]), OTHERS, groups)
+    pooled = np.where(np.isin(groups, names[counts < SMALL_GROUP]), OTHERS, groups)
     return {str(name): np.sort(scores[pooled == name]) for name in np.unique(pooled)}
 
 
-def _group_threshold(by_group, max_error, worst_error, small, weights):
+def _group_threshold(by_group, max_error, worst_error, weights):
     """Return the smallest threshold at which the mean and the highest of the groups' rates of scores above it are low enough."""
     scores = np.unique(np.concatenate(list(by_group.values())))
     weight = np.array([weights.get(name, 1) for name in by_group])
-    limited = np.array([len(some) >= small for some in by_group.values()]) & (weight >= 1)
+    limited = np.array([len(some) >= SMALL_GROUP for some in by_group.values()]) & (weight >= 1)
 
     def holds(index):
         rates = np.array([(some > scores[index]).mean() for some in by_group.values()])

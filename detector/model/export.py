@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.console import InputError, progress, stage
+from detector.console import InputError, stage
 from detector.files import atomic_write, digest_of
 from detector.model.backend import compute_in_float32, keras_logits, linear_output, quiet_stderr
 from detector.model.file import check_is_hdf5, check_metadata, load, read_metadata, upgrade
@@ -31,8 +31,6 @@ from detector.model.runtime import LiteRTDetector
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED = PROJECT / "models"
 EXPORT_FORMAT = 1  # part of the cache key: raise it when the exported files change
-STEP = "step: "  # prefix of the lines on which the exporting process reports its progress
-STEPS = ("loading the network", "converting it", "comparing it with Keras")
 KEPT_DAYS = 60  # the cache drops exported models unused for that long
 CHECKED_ON = 16  # images on which an exported model is compared with Keras
 LOGIT_TOLERANCE = 1e-3
@@ -169,23 +167,14 @@ def _export_in_subprocess(path, stem):
     command = [sys.executable, "-m", "detector.model.export", os.fspath(path.resolve()), os.fspath(stem)]
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONIOENCODING": "utf-8"}
     # Run in the project's folder: `-m` imports from the current folder first, which may hold anything.
-    process = subprocess.Popen(
-        command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
         encoding="utf-8", errors="backslashreplace",
     )  # fmt: skip
-    with process, progress(None, total=len(STEPS), unit="step") as bar:
-        messages = []
-        for line in process.stderr:
-            if line.startswith(STEP):
-                number = int(line.removeprefix(STEP))
-                bar.set_description(STEPS[number])
-                bar.update(number - bar.n)
-            else:
-                messages.append(line.strip())
-    if process.returncode:
-        errors = [line for line in messages if line.startswith("error: ")]
-        last = (errors or [line for line in messages if line] or ["no message"])[-1]
-        raise InputError(last.removeprefix("error: ") if errors else f"{path}: export failed: {last}")
+    if done.returncode:
+        messages = list(filter(None, done.stderr.splitlines())) or ["no message"]
+        errors = [line.removeprefix("error: ") for line in messages if line.startswith("error: ")]
+        raise InputError(errors[-1] if errors else f"{path}: export failed: {messages[-1]}")
 
 
 def export_detector(path, stem):
@@ -201,13 +190,11 @@ def export_detector(path, stem):
         InputError: the exported model's logits differ from Keras's by more than LOGIT_TOLERANCE.
     """
     sha256 = digest_of(path)
-    _report(0)
     compute_in_float32()
     model, metadata = load(path)
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     flatbuffer = stem.with_name(f"{stem.name}.tflite")
-    _report(1)
     try:
         with atomic_write(flatbuffer, unique=True) as temporary:
             _convert_and_check(model, metadata, path, temporary)
@@ -218,13 +205,8 @@ def export_detector(path, stem):
     _write(stem.with_name(f"{stem.name}.json"), made)
 
 
-def _report(number):
-    print(f"{STEP}{number}", file=sys.stderr, flush=True)
-
-
 def _convert_and_check(model, metadata, path, flatbuffer):
     flatbuffer.write_bytes(_to_flatbuffer(model))
-    _report(2)
     size = metadata["image_size"]
     images = np.random.default_rng(0).integers(0, 256, (CHECKED_ON, size, size, 3), np.uint8)
     images[: CHECKED_ON // 2] = images[: CHECKED_ON // 2, :1, :1]  # half of them flat: noise and flat images are the two extremes

@@ -80,8 +80,8 @@ def upgrade(metadata):
 
 def check_metadata(metadata, path):
     """Raise InputError unless `metadata` is a detector's metadata that this version understands."""
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        found = metadata.get("format") if isinstance(metadata, dict) else type(metadata).__name__
+    found = metadata.get("format") if isinstance(metadata, dict) else type(metadata).__name__
+    if found != FORMAT:
         raise InputError(f"{path}: expected a detector of format {FORMAT}, found {found}; train it again with model_training.py")
     if not _sound(metadata):
         found = "values that are missing or of another type or range"

@@ -25,13 +25,8 @@ LABELS: dict[tuple[str, ...], str] = {  # path of a metric in metrics.json -> it
     ("fakes_caught",): "Fake with verdict Fake",
     ("real_called_fake",): "Real with verdict Fake (false positives)",
     ("fake_called_real",): "Fake with verdict Real",
-    ("per_class", "Fake", "precision"): "precision of Fake",
-    ("per_class", "Fake", "recall"): "recall of Fake",
-    ("per_class", "Fake", "f1"): "F1 of Fake",
-    ("per_class", "Real", "precision"): "precision of Real",
-    ("per_class", "Real", "recall"): "recall of Real",
-    ("per_class", "Real", "f1"): "F1 of Real",
-}
+} | {("per_class", name, metric): f"{label} of {name}" for name in ("Fake", "Real")
+     for metric, label in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))}  # fmt: skip
 COMPARED = [path for path in LABELS if path[0] not in ("n", "raw")]
 SHORT = {  # columns of the tables with a row for each group, corruption or tier
     "n": "images", "accuracy": "accuracy", "balanced_accuracy": "balanced", "auc": "AUC", "tpr_at_1pct_fpr": "TPR at 1 %",
@@ -115,16 +110,14 @@ def summary_table(split, summary):
 
 def tier_summary_table(split, tiers):
     """Return {title, header, rows, note} of the macro averages over groups in each delivery tier."""
-    rows = []
-    for name, metrics in tiers.items():
-        summary, cells = metrics["group_summary"], []
-        for metric, keys in (("auc", ("mean", "min")), ("balanced_accuracy", ("mean",)), ("real_called_fake", ("mean", "max")),
-                             ("fakes_caught", ("mean",)), ("abstention_rate", ("mean",))):  # fmt: skip
-            cells += [f"{summary[metric][key]:.4f}" if summary[metric] else "none" for key in keys]
-        rows.append([name, *cells])
-    header = ["AUC", "lowest AUC", "balanced acc.", "false positives", "highest", "fakes caught", "abstention"]
+    columns = {
+        "AUC": ("auc", "mean"), "lowest AUC": ("auc", "min"), "balanced acc.": ("balanced_accuracy", "mean"),
+        "false positives": ("real_called_fake", "mean"), "highest": ("real_called_fake", "max"),
+        "fakes caught": ("fakes_caught", "mean"), "abstention": ("abstention_rate", "mean"),
+    }  # fmt: skip
+    rows = [[name, *(cell(metrics["group_summary"], path) for path in columns.values())] for name, metrics in tiers.items()]
     title = f"Macro average over groups by delivery tier, {split}"
-    return {"title": title, "header": [f"tiers of {split}", *header], "rows": rows, "note": None}
+    return {"title": title, "header": [f"tiers of {split}", *columns], "rows": rows, "note": None}
 
 
 def tables(split, metrics):

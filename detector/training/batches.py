@@ -122,6 +122,16 @@ class ImageBatches(keras.utils.PyDataset):
                 return inputs, readable
         raise InputError(f"{next(iter(self.unreadable.values()))}; no image of the split can be read: run data_audit.py")
 
+    def score(self, logits_of):
+        """Return (rows, logits) of the readable images, as PooledScores.score."""
+        rows, logits = [], []
+        for start in range(0, len(self.labels), self.batch_size):
+            images, readable = self.images.read(range(start, min(start + self.batch_size, len(self.labels))))
+            rows += readable
+            logits += logits_of(np.stack(images).astype(np.float32)).tolist() if images else []
+        check_both_classes(self.labels[rows])
+        return np.array(rows), np.array(logits)
+
 
 class PooledScores:
     """Scores of a split's images as the app computes them: the mean of the logits of an image's views.

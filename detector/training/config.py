@@ -212,10 +212,10 @@ def parse(argv: list | None = None) -> TrainingConfig:
     defaults |= {"views": _VIEWS} if values["preprocessing"] == "views" else {}
     values |= {name: default for name, default in defaults.items() if values[name] is None}
     values["weights"] = _starting_weights(values["weights"])
-    if values["head_epochs"] is None:
-        partial = values["weights"] != "none" and network.has_backbone and not _starts_whole(values["weights"], network)
-        values["head_epochs"] = int(partial and values["epochs"] > 0)
     config = TrainingConfig(**values)
+    if config.head_epochs is None:
+        partial = config.weights != "none" and network.has_backbone and not starts_whole(config)
+        config = dataclasses.replace(config, head_epochs=int(partial and config.epochs > 0))
     _check(config)
     return config
 
@@ -230,28 +230,15 @@ def _starting_weights(names):
     return words[0] if words else names
 
 
-def detectors_among(weights: str | tuple) -> list:
-    """Return which of the starting weights are files of whole detectors."""
-    from detector.model.weights import is_detector
-
-    return [path for path in weights if is_detector(path)] if isinstance(weights, tuple) else []
-
-
 def starts_whole(config: TrainingConfig) -> bool:
     """Return whether the files of --weights hold the whole network and not only its backbone."""
-    return _starts_whole(config.weights, config.network)
-
-
-def _starts_whole(weights, network):
     from detector.model.weights import holds_head
 
-    if not isinstance(weights, tuple):
-        return False
-    whole = [path for path in weights if holds_head(path)]
-    if network.has_backbone and 0 < len(whole) < len(weights):
-        other = next(path for path in weights if path not in whole)
-        raise InputError(f"--weights {other}: expected a network with a head as {whole[0]}, found another kind; give one kind")
-    return bool(whole) or not network.has_backbone
+    whole = [path for path in config.weight_files if holds_head(path)]
+    other = [path for path in config.weight_files if path not in whole]
+    if whole and other and config.network.has_backbone:
+        raise InputError(f"--weights {other[0]}: expected a network with a head as {whole[0]}, found another kind; give one kind")
+    return bool(whole or (other and not config.network.has_backbone))
 
 
 def _check(config):

@@ -23,9 +23,9 @@ from detector.images import pixels
 from detector.images.guard import one_file
 
 STORE = ".decoded"  # hidden: no stage takes it for images
-FORMAT = 2  # raise it if images are decoded or resized differently
+FORMAT = 3  # raise it if images are decoded or resized differently
 MAX_DISK_FRACTION = 0.5  # of the free space, for the images of one split
-SHAPE_BYTES = 8  # before a cached whole image: its height and width
+SHAPE_BYTES = 8  # before each cached image: its height and width
 
 
 @dataclass
@@ -148,10 +148,9 @@ class DecodedImages:
 
     @functools.cached_property
     def _ends(self):
-        """(n,) int64, offset in the file at which each image ends; a whole image is preceded by its height and width."""
-        if self.size:
-            return np.arange(1, len(self.split.paths) + 1) * (self.size * self.size * 3)
-        return np.cumsum(SHAPE_BYTES + 3 * self.split.sizes.astype(np.int64).prod(axis=1))
+        """(n,) int64, offset in the file at which each image ends; its height and width precede it."""
+        sizes = np.full_like(self.split.sizes, self.size) if self.size else self.split.sizes
+        return np.cumsum(SHAPE_BYTES + 3 * sizes.astype(np.int64).prod(axis=1))
 
     def _place(self, i):
         """Return (offset, number of bytes) of an image in the file."""
@@ -191,9 +190,8 @@ class DecodedImages:
                 start, length = self._place(i)
                 handle.seek(start)
                 content = handle.read(length)
-                shape = (self.size, self.size) if self.size else np.frombuffer(content, "<i4", 2).tolist()
-                offset = 0 if self.size else SHAPE_BYTES
-                images.append(np.frombuffer(content, np.uint8, offset=offset).reshape(*shape, 3))
+                height, width = np.frombuffer(content, "<i4", 2)
+                images.append(np.frombuffer(content, np.uint8, offset=SHAPE_BYTES).reshape(height, width, 3))
         return images
 
 
@@ -209,8 +207,7 @@ def _decode(data, file, size, placed):
         image = _read(os.path.join(data, path), size)
     except InputError as error:
         return str(error)
-    shape = b"" if size else np.array(image.shape[:2], "<i4").tobytes()  # a file's header may have them swapped
-    content = shape + image.tobytes()
+    content = np.array(image.shape[:2], "<i4").tobytes() + image.tobytes()  # a file's header may have the sides swapped
     if len(content) != length:
         return f"{os.path.join(data, path)}: expected as many pixels as its header tells, found others; leave it out"
     with open(file, "r+b", buffering=0) as handle:

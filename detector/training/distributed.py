@@ -70,13 +70,6 @@ def _from_slurm(environ):
     return f"{first}:{port}", int(environ["SLURM_STEP_NUM_TASKS"]), int(environ["SLURM_PROCID"])
 
 
-def check_backend(topology: Topology | None, backend: str) -> None:
-    """Raise InputError if several processes are to train on TensorFlow, whose strategy fails under Keras 3 (keras issue 20585)."""
-    if topology and backend != "jax":
-        cure = "set KERAS_BACKEND=jax for every process"
-        raise InputError(f"{topology.world_size} processes: expected the backend jax, found {backend}; {cure}")
-
-
 # --- processes -------------------------------------------------------------------------------------------------------------
 class ProcessGroup:
     """The processes of a run, from `join` to the end of the `with` block; without a topology, this process alone.

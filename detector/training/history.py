@@ -14,11 +14,11 @@ def strict_stop_epoch(history: list[dict]) -> int | None:
 def with_derived(history: list[dict]) -> list[dict]:
     """Return the history with f1 and val_f1 (of Fake), and `exceeds`: 1 if the validation loss exceeds the training loss."""
 
-    def f1(precision, recall):
+    def f1(row, of=""):
+        precision, recall = row[f"{of}precision"], row[f"{of}recall"]
         return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
-    rows = [row | {f"{of}f1": f1(row[f"{of}precision"], row[f"{of}recall"]) for of in ("", "val_")} for row in history]
-    return [row | {"exceeds": int(row["val_loss"] > row["loss"])} for row in rows]
+    return [row | {"f1": f1(row), "val_f1": f1(row, "val_"), "exceeds": int(row["val_loss"] > row["loss"])} for row in history]
 
 
 def write_history(history: list[dict], folder: Path) -> None:

@@ -10,7 +10,7 @@ from detector.console import InputError, plural
 from detector.data import tree as data_tree
 from detector.files import digest_of
 from detector.training.augmentation import make_augmentation
-from detector.training.config import TrainingConfig, detectors_among
+from detector.training.config import TrainingConfig
 from detector.training.dataset import DecodedImages, Split, index_split
 from detector.training.distributed import ProcessGroup
 
@@ -105,10 +105,11 @@ def read_origins(config: TrainingConfig, data: RunData) -> tuple:
         a detector to start from does not contain its own; [{'name', 'sha256', 'trained_on'}] of those detectors.
     """
     from detector.model import file as model_file
+    from detector.model.weights import is_detector
 
     digests, validation = ([data.splits[name].digests[:, : model_file.DIGEST_BYTES]] for name in ("train", "validation"))
     sources = []
-    for path in detectors_among(config.weights):
+    for path in filter(is_detector, config.weight_files):
         metadata, known = model_file.read_metadata(path), model_file.read_train_digests(path)
         sources.append({"name": path.split("/")[-1], "sha256": digest_of(path), "trained_on": metadata["trained_on"]})
         digests = None if digests is None or known is None else [*digests, known]

@@ -1,7 +1,5 @@
 """The result of a run: validation logits, the model file's metadata, and the summary."""
 
-import numpy as np
-
 from detector.console import plural
 from detector.data import tree as data_tree
 from detector.training.config import TrainingConfig, shareable
@@ -11,25 +9,9 @@ from detector.training.inputs import RunData
 def validation_logits(model, validation) -> tuple:
     """Return (rows, logits), both (n,): indices and logits of Fake of the readable validation images, with the current weights."""
     from detector.model import backend, scores
-    from detector.training.batches import PooledScores, check_both_classes
 
-    output, labels = validation.output, np.asarray(validation.split.labels)
-    if isinstance(validation, PooledScores):
-        with backend.linear_output(model):
-            rows, logits = validation.score(lambda batch: scores.fake_logits(model.predict_on_batch(batch), output))
-    else:
-        rows, size = [], validation.batch_size
-
-        def batches():
-            for start in range(0, len(labels), size):
-                images, readable = validation.images.read(range(start, min(start + size, len(labels))))
-                rows.extend(readable)
-                if images:
-                    yield np.stack(images)
-
-        logits = backend.keras_logits(model, batches(), output)
-        check_both_classes(labels[rows])
-    return np.asarray(rows), logits
+    with backend.linear_output(model):
+        return validation.score(lambda batch: scores.fake_logits(model.predict_on_batch(batch), validation.output))
 
 
 def make_metadata(config: TrainingConfig, data: RunData, sources: list, run: dict, temperature: float, thresholds: dict) -> dict:

@@ -80,23 +80,6 @@ def test_groups_that_cannot_be_made(sources, monkeypatch):
     assert refused(dataset.list_items, sources, None, "[01]").startswith("--group-by: expected at most 1 groups, found 2")
 
 
-def test_leaks_are_found_by_content(sources):
-    copy = sources / "test/Real/other name.jpg"
-    copy.write_bytes((sources / "train/Fake/0.jpg").read_bytes())
-    splits, train = dataset.list_items(sources)
-    paths = [item.path for item in splits["test"]]
-    known = {"in_train": set(dataset.hash_files(sources, train)), "in_train_of_model": None}
-    counts, which = dataset.find_leaks(sources, paths, known)
-    assert counts == {"in_train": 1, "in_train_of_model": None, "either": 1}
-    assert [path for path, leaked in zip(paths, which, strict=True) if leaked] == ["test/Real/other name.jpg"]
-    known["in_train_of_model"] = {hashlib.sha256((sources / "test/Fake/gan/0.jpg").read_bytes()).hexdigest()[:16]}
-    assert dataset.find_leaks(sources, paths, known)[0] == {"in_train": 1, "in_train_of_model": 1, "either": 2}
-    nothing = {"in_train": None, "in_train_of_model": None}
-    counts, which = dataset.find_leaks(sources, paths, nothing)
-    assert counts == {**nothing, "either": None} and not which.any()
-    assert dataset.find_leaks(sources, paths, {**nothing, "in_train": set()})[0]["either"] == 0
-
-
 def test_digests_of_an_old_model_and_of_a_new_one(sources, tmp_path):
     old, new = tmp_path / "old.h5", tmp_path / "new.h5"
     train = sources / "train/Real/0.jpg"
@@ -109,6 +92,8 @@ def test_digests_of_an_old_model_and_of_a_new_one(sources, tmp_path):
     }  # fmt: skip
     paths = ["train/Real/0.jpg", "test/Real/1.jpg"]
     assert [dataset.count_trained_on(sources, paths, path) for path in (old, new)] == [None, 1]
+    counts, which = dataset.find_leaks(sources, paths, dataset.known_digests(sources, old, None))
+    assert counts == {"in_train": None, "in_train_of_model": None, "either": None} and not which.any()
 
 
 def test_corruptions_are_deterministic():
@@ -126,12 +111,8 @@ def test_corruptions_are_deterministic():
         "scale 1/4": corruptions.scale(image, 0.25), "WebP 50": corruptions.webp(image, 50), "flip": np.fliplr(image),
     }  # fmt: skip
     assert [name for name, expected in exact.items() if (functions[name](image) != expected).any()] == []
-    harm = {name: np.abs(one.astype(float) - image).mean() for name, one in zip(functions, once, strict=True)}
-    for kind in (["JPEG 90", "JPEG 70", "JPEG 50", "JPEG 30"], ["blur 1", "blur 2", "blur 3"], ["scale 1/2", "scale 1/4"]):
-        assert sorted(kind, key=harm.get) == kind and harm[kind[0]] > 0
-    for sigma in (0.05, 0.10):
-        grey = np.full((64, 64, 3), 128, np.uint8)
-        assert functions[f"noise {sigma:.2f}"](grey).std() == pytest.approx(255 * sigma, rel=0.05)
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    assert [functions[f"noise {sigma}"](grey).std() for sigma in ("0.05", "0.10")] == pytest.approx([12.75, 25.5], rel=0.05)
     other = np.asarray(draw(2, (40, 30)))
     noise = [functions["noise 0.10"](one).astype(int) - one for one in (image, other)]
     assert (noise[0] != noise[1]).mean() > 0.9  # each image has a noise of its own

@@ -69,36 +69,17 @@ def test_the_width_of_the_interval_of_an_accuracy():
     assert (low + high) / 2 == pytest.approx(found, abs=0.002)
 
 
-@pytest.mark.slow
-def test_coverage_of_the_intervals():
-    """AUC and accuracy of 100 sets drawn from one known source; about 95 % of the intervals contain the true value."""
-    from scipy.stats import norm
-
-    held = {"auc": 0, "accuracy": 0}
-    truth = {"auc": norm.cdf(2 / np.sqrt(2)), "accuracy": norm.cdf(1)}
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        is_fake = np.arange(200) < 100
-        p_fake = p_fake_of(rng.normal(np.where(is_fake, 1, -1)), 1.0)
-        found = intervals.intervals(is_fake, p_fake, ANY, resamples=300)
-        for name in held:
-            held[name] += found[name][0] <= truth[name] <= found[name][1]
-    assert all(88 <= number <= 100 for number in held.values()), held
-
-
 def test_intervals_have_the_keys_of_the_metrics_and_contain_them():
     is_fake, p_fake, p_raw = drawn()
     found = intervals.metrics_with_intervals(is_fake, p_fake, LIMITS, p_raw)
-    spans, values = flat(found["intervals"]), flat({name: value for name, value in found.items() if name != "intervals"})
+    spans = flat(found.pop("intervals"))
+    values = flat(found)
     assert set(spans) == set(values)
     assert ("raw", "ece") in spans and ("per_class", "Real", "f1") in spans
     assert all(low <= values[name] <= high for name, (low, high) in spans.items())
     assert all(low < high for low, high in spans.values())
-    assert (
-        found["intervals"]
-        == intervals.intervals(is_fake, p_fake, LIMITS, p_raw)
-        != intervals.intervals(is_fake, p_fake, LIMITS, p_raw, seed=1)
-    )
+    again, others = (flat(intervals.intervals(is_fake, p_fake, LIMITS, p_raw, seed=seed)) for seed in (0, 1))
+    assert spans == again != others
 
 
 @pytest.mark.slow
@@ -113,13 +94,6 @@ def test_the_interval_of_a_calibration_error_is_not_that_of_its_resamples():
     low, high = intervals.intervals(is_fake, p_fake, ANY)["ece"]
     assert [low, high] == intervals.intervals(is_fake, is_fake * 1.0, ANY, p_raw=p_fake)["raw"]["ece"]
     assert 0 <= low < found / 2 and 1.3 * found < high < 2 * found
-    held = 0
-    for seed in range(40):  # of a model whose error is 0.1 everywhere
-        rng = np.random.default_rng(seed)
-        p = rng.uniform(0.2, 0.8, 500)
-        low, high = intervals.intervals(rng.random(500) < p + 0.1, p, ANY, resamples=200)["ece"]
-        held += low <= 0.1 <= high
-    assert held >= 36
     wrong = p_fake_of(np.log(p_fake / (1 - p_fake)) * 3, 1.0)  # three times too certain: a true error of 0.17
     low, high = intervals.intervals(is_fake, wrong, ANY)["ece"]
     assert low < classification_metrics(is_fake, wrong, ANY)["ece"] < high and low > 0.1
@@ -225,14 +199,6 @@ def test_a_difference_of_calibration_errors_lies_in_the_middle_of_its_interval()
     found = intervals.compare(is_fake, p_fake, ANY, other, ANY, resamples=300)
     low, high = found["intervals"]["ece"]
     assert (low + high) / 2 == pytest.approx(found["difference"]["ece"]) and low < high < 0
-
-
-def test_a_paired_difference_is_narrower_than_two_intervals():
-    is_fake, p_fake, _ = drawn(n=2000, ties=False)
-    nearly = np.clip(p_fake + np.random.default_rng(1).normal(0, 0.02, 2000), 0, 1)
-    low, high = intervals.compare(is_fake, p_fake, LIMITS, nearly, LIMITS)["intervals"]["auc"]
-    one, other = intervals.intervals(is_fake, p_fake, LIMITS)["auc"]
-    assert high - low < (other - one) / 3
 
 
 def test_mcnemars_test_by_hand():

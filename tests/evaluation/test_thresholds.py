@@ -53,10 +53,13 @@ def test_thresholds_of_too_few_images_lie_beyond_all_of_them_and_state_their_bou
 def test_thresholds_that_cross_become_one_of_least_error():
     is_fake = np.array([True] * 200 + [False] * 200)
     p_fake = np.concatenate([np.linspace(0.6, 1, 200), np.linspace(0, 0.5, 200)])
-    limits = thresholds.fit_thresholds(is_fake, p_fake, 0.05)
-    assert limits["fake"] == limits["real"] == pytest.approx(0.55)
-    assert metrics.classification_metrics(is_fake, p_fake, limits)["selective_accuracy"] == 1.0
-    assert limits["real_called_fake_bound"] == pytest.approx(beta.ppf(0.95, 5, 196))  # the 4 errors that were planned for
+    plain = thresholds.fit_thresholds(is_fake, p_fake, 0.05)
+    by_group = thresholds.fit_group_thresholds(is_fake, p_fake, np.resize(["a", "b"], 400))
+    for limits in (plain, by_group):
+        assert limits["fake"] == limits["real"] == pytest.approx(0.55)
+    assert metrics.classification_metrics(is_fake, p_fake, plain)["selective_accuracy"] == 1.0
+    assert plain["real_called_fake_bound"] == pytest.approx(beta.ppf(0.95, 5, 196))  # the 4 errors that were planned for
+    assert by_group["groups"]["real"]["mean_error"] == by_group["groups"]["fake"]["mean_error"] == 0
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -133,14 +136,6 @@ def test_one_group_alone_has_the_bound_of_clopper_and_pearson():
     assert limits["real_called_fake_bound"] == pytest.approx(beta.ppf(0.95, 11, 490))
 
 
-def test_group_thresholds_that_cross_become_one():
-    is_fake = np.array([True] * 200 + [False] * 200)
-    p_fake = np.concatenate([np.linspace(0.6, 1, 200), np.linspace(0, 0.5, 200)])
-    limits = thresholds.fit_group_thresholds(is_fake, p_fake, np.resize(["a", "b"], 400))
-    assert limits["fake"] == limits["real"] == pytest.approx(0.55)
-    assert limits["groups"]["real"]["mean_error"] == limits["groups"]["fake"]["mean_error"] == 0
-
-
 def test_large_groups_do_not_decide_the_temperature_alone():
     logits = np.concatenate([np.resize([4.0, 4, 4, -4], 8000), np.resize([4.0, -4, 4, -4], 80)])  # of 4 Fake, 1 or 2 are missed
     is_fake, logits, groups = np.resize([True], 8080), logits, np.repeat(["large", "small"], [8000, 80])
@@ -184,20 +179,17 @@ def test_calibration_from_a_table_of_scores_holds_in_every_tier(tmp_path):
     assert weighted["groups"]["real"]["mean_error"] == pytest.approx((found["g0"] + found["g1"] + found["g2"] / 2) / 2.5)
 
 
-def test_a_table_that_holds_no_scores_is_one_line(tmp_path):
-    path = tmp_path / "scores.csv"
-    both = "label,source,logit,tier\nFake,a,1,web\nReal,a,0,web\n"
-    for text in (
-        "",
-        "a,b\n1,2\n",
-        "label,source,logit\nFake,a,x\n",
-        "label,source,logit\nFake,a,1\n",
-        f"{both}Fake,a,1,hard\n",
-        f"{both}Real,a,nan,web\n",
-    ):
-        path.write_text(text)
-        with pytest.raises(InputError, match=r"scores\.csv: expected "):
-            thresholds.calibrate_from_scores(path)
+BOTH = "label,source,logit,tier\nFake,a,1,web\nReal,a,0,web\n"
+
+
+@pytest.mark.parametrize("text", [
+    "", "a,b\n1,2\n", "label,source,logit\nFake,a,x\n", "label,source,logit\nFake,a,1\n",
+    f"{BOTH}Fake,a,1,hard\n", f"{BOTH}Real,a,nan,web\n",
+])  # fmt: skip
+def test_a_table_that_holds_no_scores_is_one_line(text, tmp_path):
+    (tmp_path / "scores.csv").write_text(text)
+    with pytest.raises(InputError, match=r"scores\.csv: expected "):
+        thresholds.calibrate_from_scores(tmp_path / "scores.csv")
 
 
 def test_a_certain_image_does_not_push_the_threshold_below_zero():

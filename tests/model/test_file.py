@@ -86,21 +86,6 @@ def test_compiled_and_keras_agree_for_any_batch(trained):
     assert np.concatenate([detector.logits(images[i : i + 1]) for i in range(70)]) == pytest.approx(by_litert, abs=1e-4)
 
 
-def test_a_fresh_process_gives_the_same_scores(trained, tmp_path):
-    path, _ = trained
-    images = np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    model, metadata = model_file.load(path)
-    here = backend.keras_logits(model, images, metadata["output"])
-    np.save(tmp_path / "images.npy", images)
-    program = (
-        "import sys, numpy as np; from detector.model import backend, file as m; model, metadata = m.load(sys.argv[1]);"
-        "print(backend.keras_logits(model, np.load(sys.argv[2]), metadata['output']).tolist())"
-    )
-    command = [sys.executable, "-c", program, str(path), str(tmp_path / "images.npy")]
-    there = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-    assert there == here.tolist()
-
-
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache folder of this test's own."""
@@ -174,25 +159,22 @@ def test_a_compiled_form_that_vanishes_in_use_is_one_line(cache, small, exported
     assert str(caught.value).startswith(f"{flatbuffer}: expected an exported model, but it is missing or damaged")
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_done_without(cache, small, exported, capfd):
+def test_without_a_cache_an_exported_model_goes_with_its_process(tmp_path, small):
+    cache = tmp_path / "cache"
     cache.write_text("a file stands where the folder should be")
-    capfd.readouterr()
-    assert logit(small) == pytest.approx([1.0])
-    assert capfd.readouterr().err == f"{cache}: File exists; the exported model is kept for this run only\n"
-    assert exported == [small] and cache.read_text().startswith("a file")
-
-
-def test_a_temporary_compiled_form_goes_with_its_process(tmp_path, small):
-    (tmp_path / "file").write_text("")
     program = (
-        "import sys, pathlib; from detector.model import export as m; m._cache = lambda: pathlib.Path(sys.argv[2]) / 'cache';"
+        "import sys, pathlib; from detector.model import export as m; m._cache = lambda: pathlib.Path(sys.argv[2]);"
         "print(m.open_detector(sys.argv[1])._flatbuffer)"
     )
-    command = [sys.executable, "-c", program, str(small), str(tmp_path / "file")]
+    command = [sys.executable, "-c", program, str(small), str(cache)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stderr.splitlines()[1:] == [f"{small}: exporting it for fast use, once (about half a minute) ..."]
+    assert done.stderr.splitlines() == [
+        f"{cache}: File exists; the exported model is kept for this run only",
+        f"{small}: exporting it for fast use, once (about half a minute) ...",
+    ]
     made = done.stdout.strip()
     assert "real-or-fake-detector-" in made and not os.path.exists(os.path.dirname(made))
+    assert cache.read_text().startswith("a file")
 
 
 @pytest.mark.multiprocess
@@ -208,23 +190,14 @@ def test_two_processes_that_export_at_once(tmp_path, small):
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".json", ".tflite"]
 
 
-def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_exported(cache, small, exported, tmp_path, monkeypatch):
-    def name(path, days):
-        path.write_text("x")
-        os.utime(path, (time.time() - days * 86_400,) * 2)
-
-    def there():
-        return sorted(path.name for path in cache.iterdir() if path.name.startswith("other"))
-
+def test_what_is_long_unused_goes_from_the_cache_when_something_new_is_exported(cache, small, exported, monkeypatch):
     cache.mkdir()
-    for i, days in enumerate((1, 2, 61)):
-        for suffix in ("-1.json", "-1.tflite", ".known.json"):
-            name(cache / f"other{i}{suffix}", days)
-    name(cache / "other3-1.123.part", 61)
+    for name, days in (("other-1.json", 59), ("old-1.json", 61), ("old-1.tflite", 61), ("old.known.json", 61), ("old.1.part", 61)):
+        (cache / name).write_text("x")
+        os.utime(cache / name, (time.time() - days * 86_400,) * 2)
     logit(small)
-    assert exported == [small]
-    assert there() == [f"other{i}{suffix}" for i in (0, 1) for suffix in ("-1.json", "-1.tflite", ".known.json")]
-    form = next(path for path in cache.glob("*.tflite") if path.name not in there())
+    assert exported == [small] and [path.name for path in cache.glob("o*")] == ["other-1.json"]
+    form = next(cache.glob("*.tflite"))
     for path in (form, form.with_suffix(".json")):
         os.utime(path, (0, 0))
     logit(small)  # used again: it is not the oldest any more

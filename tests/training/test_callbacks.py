@@ -132,19 +132,6 @@ def test_a_loss_that_is_no_number_ends_the_run_after_the_step_or_the_epoch(tmp_p
         rule.on_train_batch_end(2, {"loss": np.inf})
 
 
-def test_an_error_while_reading_is_kept_for_the_line_that_tells_it(small_data, monkeypatch):
-    feed = feed_of(small_data)
-    failure = PermissionError(13, "Permission denied")
-
-    def fails(_):
-        raise failure
-
-    monkeypatch.setattr(feed.images, "read", fails)
-    with pytest.raises(PermissionError):
-        feed[0]
-    assert feed.failure is failure
-
-
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("detector.model.file.shutil.disk_usage", lambda _: type("usage", (), {"free": 1000}))
     with pytest.raises(OSError) as error:

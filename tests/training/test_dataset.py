@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 from pathlib import Path
@@ -128,13 +127,6 @@ def test_images_kept_for_a_later_run_are_not_taken_for_those_of_an_earlier_one(d
     assert len(list((data / ".decoded").glob("*.rgb"))) == 1
 
 
-def test_the_data_tree_stays_the_same_for_the_other_stages(data):
-    before = read_tree(data, ("train",))
-    kept = DecodedImages(split_of(data), 32)
-    assert json.loads(kept.file.with_suffix(".json").read_text()) == {}
-    assert read_tree(data, ("train",)) == before
-
-
 @pytest.mark.parametrize("keep", [True, False])
 def test_whole_images_are_read_as_they_are(data, keep):
     draw("wide", (70, 20)).save(data / "train/Fake/wide.png")
@@ -144,8 +136,8 @@ def test_whole_images_are_read_as_they_are(data, keep):
     draw("turned png", (50, 30)).save(data / "train/Real/turned.png", exif=turned.getexif())
     (data / "train/Real/no.jpg").write_text("no image")
     split = split_of(data)
-    kept = DecodedImages(split, None, keep)
-    assert (kept.file is not None) == keep
+    resized, kept = DecodedImages(split, 32), DecodedImages(split, None, keep)
+    assert (kept.file is not None) == keep and resized.file.exists()  # one does not take the place of the other
     images, there = kept.read(range(11))
     assert [split.paths[i] for i in range(11) if i not in there] == list(kept.unreadable) == ["train/Real/no.jpg"]
     assert {image.shape for image in images} == {(30, 40, 3), (20, 70, 3), (50, 30, 3)}
@@ -157,9 +149,3 @@ def test_an_image_turned_otherwise_than_its_header_tells_is_kept_all_the_same(da
     split.sizes = split.sizes[:, ::-1]  # so it is where the note of how it is turned stands at the end of the file
     images, _ = DecodedImages(split, None).read(range(7))
     assert all((image == pixels.read_image(data / path)).all() for image, path in zip(images, split.paths, strict=True))
-
-
-def test_whole_and_fitted_images_are_kept_beside_each_other(data):
-    fitted, whole = DecodedImages(split_of(data), 32), DecodedImages(split_of(data), None)
-    assert fitted.file.exists() and whole.file.exists() and fitted.file != whole.file
-    assert whole.read([3])[0][0].shape == (30, 40, 3) and fitted.read([3])[0][0].shape == (32, 32, 3)

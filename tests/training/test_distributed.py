@@ -15,7 +15,7 @@ from PIL import Image
 from detector.console import InputError
 from detector.model import file as model_file
 from detector.training.config import make_parser
-from detector.training.distributed import LOST, ProcessGroup, Topology, check_backend, find_topology
+from detector.training.distributed import LOST, ProcessGroup, Topology, find_topology
 from tests.conftest import ROOT
 from tests.tiny import TRAINING
 from tests.tiny import read_history as history
@@ -57,13 +57,6 @@ def test_arguments_come_before_the_variables_of_a_cluster(given, environ, place)
 def test_an_impossible_topology_is_refused(given, said):
     with pytest.raises(InputError, match=said):
         find_topology(*given, {})
-
-
-def test_processes_on_tensorflow_are_refused():
-    with pytest.raises(InputError, match="KERAS_BACKEND=jax"):
-        check_backend(Topology(HERE, 2, 1), "tensorflow")
-    check_backend(Topology(HERE, 2, 1), "jax")
-    check_backend(None, "tensorflow")
 
 
 # --- processes -------------------------------------------------------------------------------------------------------------
