@@ -12,8 +12,10 @@ BLOCK = 8  # pixels; side of JPEG's blocks
 BLANK = 8  # grey levels; noise of JPEG spans fewer, a plain wall in poor light more
 NEAR = 2  # levels of luma
 MIN_SIDE = 128  # pixels
-# Chosen so that at most 1 % of photographs are beyond any of them.
-MIN_STEP_RATIO, MAX_BLOCKINESS, MAX_DOMINANT_FRACTION = 0.52, 3.5, 0.6
+# Chosen so that about 1 % of photographs are beyond any of them (docs/app.md).
+MIN_STEP_RATIO, MAX_BLOCKINESS, MAX_DOMINANT_FRACTION = 0.52, 4.0, 0.55
+MIN_FLAT_FRACTION, MIN_SHARP_FRACTION = 0.8, 0.03  # of drawings and text with a dominant colour; dark photographs have neither
+SHARP = 64  # levels of luma
 
 
 def step_ratio(image: np.ndarray) -> float:
@@ -59,6 +61,17 @@ def is_blank(image: np.ndarray) -> bool:
     return all(channel.max() - channel.min() < BLANK for channel in image.T)  # a wall may be red
 
 
+def is_drawn(image: np.ndarray) -> bool:
+    """Tell whether one colour dominates an image that is also flat, as charts are, or full of sharp steps, as text is.
+
+    A photograph of the night has a dominant colour, too, but noise in place of flat areas, and few sharp steps.
+    """
+    if dominant_fraction(image) <= MAX_DOMINANT_FRACTION:
+        return False
+    steps = np.abs(np.diff(_luma(image), axis=1))
+    return bool((steps == 0).mean() > MIN_FLAT_FRACTION or (steps > SHARP).mean() > MIN_SHARP_FRACTION)
+
+
 def quality_problem(image: np.ndarray) -> str | None:
     """Return why a detector cannot judge an image, in words, or None; None for thumbnails, which are too small for the statistics.
 
@@ -66,7 +79,7 @@ def quality_problem(image: np.ndarray) -> str | None:
     """
     if min(image.shape[:2]) < MIN_SIDE:
         return None
-    if dominant_fraction(image) > MAX_DOMINANT_FRACTION:
+    if is_drawn(image):
         return "it looks blank, or like a chart, a drawing or a screenshot of text"
     if step_ratio(image) < MIN_STEP_RATIO:
         return "it looks like a small image that was enlarged"

@@ -69,3 +69,10 @@ def test_problems():
     assert quality_problem(resized(small, 512, Image.Resampling.BICUBIC)) == "it looks like a small image that was enlarged"
     assert "compressed" in quality_problem(jpeg(photograph, 5))
     assert "chart" in quality_problem(text) and "chart" in quality_problem(resized(GREY, 128, Image.Resampling.NEAREST))
+
+
+def test_a_dark_photograph_is_not_drawn():
+    noise = np.random.default_rng(2).normal(12, 1.5, (256, 256, 1)).round().astype(np.uint8)
+    night = np.repeat(noise, 3, axis=2)
+    night[100:120, 100:120] = 230  # a lamp
+    assert dominant_fraction(night) > 0.8 and quality_problem(night) is None
