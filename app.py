@@ -206,6 +206,7 @@ def predict_and_print(predictor, sources, names, args):
             html = render.report(predictor, rows, sources, args.force, args.threshold, progress)
             with atomic_write(args.report) as temporary:
                 temporary.write_text(html, "utf-8", "backslashreplace")
+            print(f"{args.report} written", file=sys.stderr)
     if args.json:
         print_json(rows)
     elif args.csv:

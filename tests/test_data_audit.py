@@ -181,7 +181,7 @@ def test_unreadable_and_odd_files_are_named_and_no_finding(tmp_path, capsys):
     assert [entry["path"] for entry in report["unreadable"]] == ["FAKE/cut.jpg", "FAKE/empty.jpg", "FAKE/text.jpg"]
     assert [line for line in out if "unreadable, found" in line] == [
         "warning: unreadable, found a damaged one: 1 file (FAKE/cut.jpg)",
-        "warning: unreadable, found another kind of file: 2 files (FAKE/empty.jpg, FAKE/text.jpg)",
+        "warning: unreadable, found a damaged or another kind of file: 2 files (FAKE/empty.jpg, FAKE/text.jpg)",
     ]
 
 
@@ -230,7 +230,7 @@ def test_hostile_file_names_do_no_harm(tmp_path, capsys):
     assert "<script" not in page and "&lt;script&gt;alert(1)&lt;.jpg" in page
     assert "a&#34;onerror=&#39;x&#39;&amp;amp;.jpg" in page
     assert "\x1b" not in page + "".join(out) and r"line\nbreak\x1b[31m.jpg" in page and r"not-utf8-\udcff.jpg" in page
-    assert r"warning: unreadable, found another kind of file: 1 file (REAL/bad\x1b[31m\n.jpg)" in out
+    assert r"warning: unreadable, found a damaged or another kind of file: 1 file (REAL/bad\x1b[31m\n.jpg)" in out
     assert f"FAKE/{names[3]}.jpg" not in [entry["path"] for entry in report["unreadable"]]
 
 

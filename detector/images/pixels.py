@@ -98,7 +98,9 @@ def _content(source):
     content = read_source(source)
     kind = container_format(content[:HEAD])
     if kind is None:
-        raise UnreadableFile(f"expected an image ({', '.join(FORMATS)}), found another kind of file; save it as JPEG or PNG")
+        raise UnreadableFile(
+            f"expected an image ({', '.join(FORMATS)}), found a damaged or another kind of file; save it as JPEG or PNG"
+        )
     if kind == "BMP" and content[14:18] != b"\x0c\0\0\0" and content[30:34] == b"\x02\0\0\0":
         raise UnreadableFile("BMP images with RLE4 compression are not supported; save it as PNG")  # Pillow decodes them wrongly
     content, exif = strip_metadata(content, kind)

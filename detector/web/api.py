@@ -73,7 +73,7 @@ class Problem(BaseModel):
     detail: str = Field(description="one line: what was expected, what was found")
 
 
-REFUSED = {422: {"model": Problem, "description": "the request is not valid, or its only image cannot be read"}}
+REFUSED = {422: {"model": Problem, "description": "the request is not valid; for /explain also: the image cannot be read"}}
 PNG = {200: {"content": {"image/png": {}}, "description": "the image with the heat map over it"}}
 HTML = {200: {"content": {"text/html": {}}, "description": "the report"}}
 router = APIRouter()

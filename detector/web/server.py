@@ -37,7 +37,7 @@ def serve(predictor, host, port):
     config = uvicorn.Config(app, log_level="critical", limit_concurrency=MAX_CONNECTIONS, server_header=False)
     name = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
     url = f"http://{name}:{listener.getsockname()[1]}"
-    print(f"The page is open at {url} (press Ctrl+C to stop).", flush=True)
+    print(f"The page is running at {url} (press Ctrl+C to stop).", flush=True)
     webbrowser.open(url)  # the socket is open already: the browser waits until the server answers
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])

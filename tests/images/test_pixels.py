@@ -100,7 +100,7 @@ def refused(source):
 def test_another_kind_of_file(content, tmp_path):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
-    expected = f"{path}: expected an image ({KINDS}), found another kind of file; save it as JPEG or PNG"
+    expected = f"{path}: expected an image ({KINDS}), found a damaged or another kind of file; save it as JPEG or PNG"
     assert refused(path) == expected
     with pytest.raises(InputError) as error:
         image_size(path)
