@@ -159,6 +159,7 @@ def test_a_compiled_form_that_vanishes_in_use_is_one_line(cache, small, exported
     assert str(caught.value).startswith(f"{flatbuffer}: expected an exported model, but it is missing or damaged")
 
 
+@pytest.mark.slow
 def test_without_a_cache_an_exported_model_goes_with_its_process(tmp_path, small):
     cache = tmp_path / "cache"
     cache.write_text("a file stands where the folder should be")
@@ -297,6 +298,7 @@ def test_what_was_checked_is_what_is_loaded(tmp_path, small):
     assert refused(both).startswith("M: expected a model file (.h5)")
 
 
+@pytest.mark.slow
 def test_exporting_imports_nothing_from_the_current_folder(tmp_path, small, cache, monkeypatch):
     shutil.copy(small, tmp_path / "m.h5")
     (tmp_path / "detector" / "model").mkdir(parents=True)
