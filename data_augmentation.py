@@ -25,7 +25,7 @@ from detector.console import InputError, fraction, number_type, plural, positive
 from detector.data.placing import refuse_unfinished, unfinished_while
 from detector.data.splitting import apportion
 from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, count_images, counts_table, is_augmented, read_tree
-from detector.files import atomic_write, parallel
+from detector.files import parallel
 
 STAGE = "data_augmentation.py"
 SHOWN = 10  # messages about unusable originals
@@ -142,8 +142,12 @@ def augment_file(job, data, into, recipe):
     settings = (cv2.IMWRITE_JPEG_QUALITY, recipe.quality) if recipe.format == "jpeg" else ()
     for output, new in zip(outputs, augment(image, source, copies, recipe), strict=True):
         _, content = cv2.imencode(SUFFIXES[recipe.format], cv2.cvtColor(new, cv2.COLOR_RGB2BGR), settings)
-        with atomic_write(output) as temporary:  # an existing file is replaced: other hard links to it keep their content
-            temporary.write_bytes(content)
+        output.unlink(missing_ok=True)  # other hard links to an existing file keep their content
+        try:
+            output.write_bytes(content)  # not atomic, which halves the speed: until the end the tree is marked as unfinished
+        except OSError:
+            output.unlink(missing_ok=True)
+            raise
     return None
 
 

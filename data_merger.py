@@ -67,6 +67,8 @@ def check_same_kind(images):
 
 def check_augmented(images):
     """Raise InputError if an augmented image is in validation or test, or was made from an image there: a leak."""
+    if not images:
+        return
     paths, places, insides = zip(*((image.path, (image.split, image.label), image.inside) for image in images), strict=True)
     leaks, held_out = duplicates.augmented(paths, places, insides).values()
     if held_out:

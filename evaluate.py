@@ -377,7 +377,9 @@ def main(argv=None):
     """Evaluate a detector."""
     args = make_parser().parse_args(argv)
     check_folder(args.report, args.data, args.overwrite)
-    console.require_packages("sklearn", "scipy", "matplotlib", "jinja2", "h5py", "cv2")
+    console.require_packages(
+        "sklearn", "scipy", "matplotlib", "jinja2", "h5py", *(["cv2"] if args.corruptions or args.tiers else [])
+    )
     report, scored, changed = evaluate(args)
     write_report(args.report, args.data, report, scored, changed)
     show(report, args.report, args.data, scored)

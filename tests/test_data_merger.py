@@ -164,3 +164,11 @@ def test_nothing_is_skipped_silently(make_files, tmp_path, run, contents):
         f"skipped, outside the class folders: 3 files ({a}/train/notes.txt, {b}/README, {b}/train/notes.txt)\n"
         f"skipped, a link: 1 folder ({b}/test/Fake/more)\n"
     ) in out
+
+
+def test_a_source_without_images_adds_none(tmp_path, run):
+    for name in ("Fake", "Real"):
+        (tmp_path / "a" / name).mkdir(parents=True)
+        (tmp_path / "a" / name / "notes.txt").write_text(name)
+    code, out, err = run(data_merger.main, tmp_path / "a", "--into", tmp_path / "data")
+    assert (code, err) == (0, "") and out.startswith("placed: 0 images\nskipped, not an image: 2 files")

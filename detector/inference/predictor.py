@@ -88,7 +88,7 @@ def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
 def looks_like_image(path: str) -> bool:
     """Tell whether a path in a folder is that of an image, by its suffix or its first bytes."""
     try:
-        return not os.path.isdir(path) and (path.lower().endswith(SUFFIXES) or formats.is_image(path))
+        return os.path.isfile(path) and (path.lower().endswith(SUFFIXES) or formats.is_image(path))
     except OSError:
         return True  # its row will say why it cannot be read
 

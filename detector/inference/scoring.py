@@ -102,7 +102,7 @@ def _score_some(sources, choose, degradations, select, inspect, concurrency):
         p_fake = float(p_fake_of(logit, scores[i].detector.metadata["temperature"]))
         scores[i] = scores[i]._replace(logit=logit, p_fake=p_fake)
     copies = range(1, len(degradations) + 1)
-    chosen = [i for i, score in enumerate(scores) if copies and score.error is None and select(score)]
+    chosen = [i for i, score in enumerate(scores) if len(decoded[i][1]) > 1 and select(score)]
     logits = logits_of([(i, k) for i in chosen for k in copies])
     for i in chosen:
         scores[i] = scores[i]._replace(degraded=tuple(logits[i, k] for k in copies))
@@ -116,11 +116,12 @@ def _decode(source, choose, degradations, inspect):
             image = pixels.read_image(source)
             height, width = image.shape[:2]
             detector = choose(width, height)
-            inputs = [pixels.preprocess(one, detector.metadata) for one in (image, *(degrade(image) for degrade in degradations))]
-            inspected = inspect(image) if inspect else None
+            inputs = [pixels.preprocess(image, detector.metadata)]
+            inspected, blank = inspect(image) if inspect else None, is_blank(inputs[0])
+            if not (inspected or blank):  # otherwise no verdict is possible that a copy could change
+                inputs += [pixels.preprocess(degrade(image), detector.metadata) for degrade in degradations]
     except InputError as error:
         return Score(source, error=str(error)), []
-    blank = is_blank(inputs[0])
     return Score(source, width=width, height=height, blank=blank, detector=detector, inspected=inspected), inputs
 
 

@@ -122,8 +122,8 @@ def _view(predictor, row, source, longer, force, threshold=None):
         "row": row,
         "shows_score": row["p_fake"] is not None and (force or not row["gated"]),
         "thresholds": thresholds,
-        "provenance": summarise(row["provenance"]) if row["provenance"] and not row["error"] else [],
-        "claim": inference.claim(row["provenance"]) if row["provenance"] and not row["error"] else None,
+        "provenance": summarise(row["provenance"]) if row["provenance"] else [],
+        "claim": inference.claim(row["provenance"]) if row["provenance"] else None,
         "preview": None if row["error"] else image_uri(read_image(source), longer),
     }
 

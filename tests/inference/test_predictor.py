@@ -1,5 +1,6 @@
 import io
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -261,3 +262,10 @@ def test_an_image_of_poor_quality_is_gated_like_one_out_of_range(two, tmp_path):
     (row,) = predictor.predict([enlarged])
     assert (row["gated"], row["verdict"]) == (True, "uncertain") and "enlarged" in row["note"]
     assert next(predictor.predict([enlarged], force=True, threshold=0))["verdict"] == "Fake"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes in folders")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    draw(0).save(tmp_path / "a.jpg")
+    assert set(find_images([str(tmp_path / "*"), str(tmp_path)])) == {str(tmp_path / "a.jpg")}
