@@ -13,6 +13,7 @@ line; 3 a --fail-on condition was met, and all images could be read.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -38,8 +39,8 @@ def find_sources(images):
     from detector.inference.predictor import STANDARD_INPUT, find_images
 
     sources = []
-    for image in images:
-        sources += [sys.stdin.buffer.read()] if image == STANDARD_INPUT else find_images([image])
+    for standard_input, some in itertools.groupby(images, lambda image: image == STANDARD_INPUT):
+        sources += [sys.stdin.buffer.read()] if standard_input else find_images(some)
     return sources, [STANDARD_INPUT if isinstance(source, bytes) else source for source in sources]
 
 

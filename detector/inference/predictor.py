@@ -66,14 +66,15 @@ def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
             (on Windows the shell does not expand them). An existing file or folder is never taken for a pattern.
 
     Raises:
-        InputError: there is no such file, or a folder or pattern holds no image.
+        InputError: there is no such file and it is the only source, or a folder or pattern holds no image. A missing file among
+            others is listed: its row will say so.
     """
-    found = []
-    for source in map(Path, sources):
+    found, sources = [], [Path(source) for source in sources]
+    for source in sources:
         if source.is_dir():
             start = os.path.join("" if source == Path() else source, "")  # no Paths: making them takes as long as finding the files
             paths = [f"{start}{inside.replace('/', os.sep)}" for inside in files.scan(source)]
-        elif source.exists():
+        elif source.exists() or (len(sources) > 1 and not glob.has_magic(os.fspath(source))):
             found.append(os.fspath(source))
             continue
         elif not (paths := sorted(glob.glob(os.fspath(source), recursive=True))):

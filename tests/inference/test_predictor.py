@@ -269,3 +269,9 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     draw(0).save(tmp_path / "a.jpg")
     assert set(find_images([str(tmp_path / "*"), str(tmp_path)])) == {str(tmp_path / "a.jpg")}
+
+
+def test_a_missing_file_does_not_cost_the_others_their_result(predictor, tmp_path):
+    draw(0).save(tmp_path / "a.png")
+    there, missing = predictor.predict(find_images([tmp_path / "a.png", tmp_path / "b.png"]))
+    assert there["error"] is None and "b.png" in missing["error"]
