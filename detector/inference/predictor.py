@@ -69,12 +69,12 @@ def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
         InputError: there is no such file and it is the only source, or a folder or pattern holds no image. A missing file among
             others is listed: its row will say so.
     """
-    found, sources = [], [Path(source) for source in sources]
-    for source in sources:
+    found, named = [], [Path(source) for source in sources]
+    for source in named:
         if source.is_dir():
             start = os.path.join("" if source == Path() else source, "")  # no Paths: making them takes as long as finding the files
             paths = [f"{start}{inside.replace('/', os.sep)}" for inside in files.scan(source)]
-        elif source.exists() or (len(sources) > 1 and not glob.has_magic(os.fspath(source))):
+        elif source.exists() or (len(named) > 1 and not glob.has_magic(os.fspath(source))):
             found.append(os.fspath(source))
             continue
         elif not (paths := sorted(glob.glob(os.fspath(source), recursive=True))):
