@@ -26,6 +26,7 @@ MAX_DEPTH = 100  # folders; data sets have a few
 MAX_EXTENDED_HEADER = 1 << 20  # bytes of a long name or a pax header in a tar
 WRITE_AT_ONCE = 8 << 20  # bytes; a zip entry up to this size is held in memory and written with one call
 PIECE = 1 << 18  # bytes read at a time of anything larger
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 ENTRIES_PER_TASK = 256  # zip entries that a thread takes at a time
 MAGIC = {b"PK\x03\x04": "zip", b"\x1f\x8b": "tar.gz", b"BZh": "tar.bz2", b"\xfd7zXZ\0": "tar.xz", b"\x28\xb5\x2f\xfd": "tar.zst"}
 _DAMAGE = (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -113,12 +114,18 @@ def in_litter(path):
 
 
 def _write(path, pieces):
-    """Write a new file from pieces of bytes; if that fails, none of it stays. Raises FileExistsError if there is one."""
+    """Write a new file from pieces of bytes; if that fails, none of it stays. Raises FileExistsError if there is one.
+
+    Not by `open`, which takes twice as long for a small file.
+    """
+    handle = os.open(path, NEW_FILE, 0o666)
     try:
-        with open(path, "xb") as file:
-            file.writelines(pieces)
-    except FileExistsError:
-        raise
+        try:
+            for piece in pieces:
+                while len(piece):
+                    piece = piece[os.write(handle, piece) :]
+        finally:
+            os.close(handle)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(path)

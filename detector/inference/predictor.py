@@ -32,7 +32,7 @@ CACHED_SIZES = 4096  # image sizes for which the choice of the detector is cache
 
 
 class Row(TypedDict):
-    """What is known about one image; the keys of --json and of the REST API, and the columns of --csv."""
+    """The result for one image: the keys of --json and of the REST API, the columns of --csv."""
 
     path: Annotated[str, "path of the file, `-` for standard input; for an upload, its name"]
     verdict: Annotated[str | None, "the detector's own: `Fake`, `Real` or `uncertain`; never changed by provenance"]
@@ -282,8 +282,8 @@ def describe(row: Row, predictor: Predictor, force: bool = False, threshold: flo
         row: as `Predictor.predict` yields it; `force` and `threshold` as they were given there.
     """
     provenance = []
-    if row["provenance"]:
-        provenance = ["  Provenance (independent of the score):", *(f"    {line}" for line in summarise(row["provenance"]))]
+    if found := provenance_to_show(row):
+        provenance = ["  Provenance (independent of the score):", *(f"    {line}" for line in summarise(found))]
     if row["error"]:
         return [f"unreadable: {printable(row['error'])}", *provenance]
     detector, note = f"  Detector {printable(row['detector'])}: {row['verdict']}", f"  Note: {printable(row['note'] or '')}."
@@ -300,6 +300,12 @@ def describe(row: Row, predictor: Predictor, force: bool = False, threshold: flo
     lines = [f"{printable(row['path'])}: {row['conclusion']}"]
     lines += [f"  Basis: {printable(row['basis'])}"] if row["basis"] != "detector" else []
     return [*lines, detector, *([note] if row["note"] else []), *provenance]
+
+
+def provenance_to_show(row: Row) -> dict | None:
+    """Return a row's provenance, or None if it was not read, or if the image is unreadable and nothing was found."""
+    found = row["provenance"]
+    return None if found and row["error"] and found["says"] == "nothing" else found
 
 
 def claim(provenance: dict) -> str:

@@ -171,7 +171,7 @@ class TrainingConfig:
 
     @property
     def preprocessing_metadata(self):
-        """The part of a detector's metadata that says how an image becomes the network's inputs."""
+        """The preprocessing as a detector's metadata store it."""
         own = {name: list(value) for name in ("views", "view_weights") if (value := getattr(self, name))}
         return {"preprocessing": self.preprocessing, **own, "image_size": self.image_size}
 

@@ -43,7 +43,7 @@ Images = Annotated[
     list[UploadFile],
     File(alias="image", description=f"an image file of up to {MAX_FILE >> 20} MB; repeat the field for up to {MAX_IMAGES} images"),
 ]
-Detector = Annotated[str | None, Form(description="name of the detector; by default the one made for the image's size")]
+Detector = Annotated[str | None, Form(description="name of the detector; by default it is chosen by the image's size")]
 Force = Annotated[bool, Form(description="predict also for images that the detector is not made for")]
 Threshold = Annotated[
     float | None,

@@ -118,12 +118,13 @@ def _view(predictor, row, source, longer, force, threshold=None):
     thresholds = {"fake": threshold, "real": threshold}
     if threshold is None and row["detector"]:
         thresholds = predictor.find_detector(row["detector"]).metadata["thresholds"]
+    found = inference.provenance_to_show(row)
     return {
         "row": row,
         "shows_score": row["p_fake"] is not None and (force or not row["gated"]),
         "thresholds": thresholds,
-        "provenance": summarise(row["provenance"]) if row["provenance"] else [],
-        "claim": inference.claim(row["provenance"]) if row["provenance"] else None,
+        "provenance": summarise(found) if found else [],
+        "claim": inference.claim(found) if found else None,
         "preview": None if row["error"] else image_uri(read_image(source), longer),
     }
 

@@ -38,14 +38,14 @@ def test_a_link_is_placed_as_what_it_leads_to(two, transfer):
 
 
 @pytest.mark.parametrize("transfer", placing.TRANSFERS)
-@pytest.mark.parametrize("stands", ["folder", "link", "file", "file above"])
-def test_what_is_in_the_way_is_named(two, transfer, stands):
+@pytest.mark.parametrize("obstacle", ["folder", "link", "file", "file above"])
+def test_what_is_in_the_way_is_named(two, transfer, obstacle):
     source, destination = two
-    mine = destination if stands == "file" else destination.parent
-    if stands in ("file", "file above"):
+    mine = destination if obstacle == "file" else destination.parent
+    if obstacle in ("file", "file above"):
         mine.parent.mkdir(parents=True)
         mine.write_text("mine")
-    elif stands == "folder":
+    elif obstacle == "folder":
         destination.mkdir(parents=True)
     else:
         destination.parent.mkdir(parents=True)
@@ -53,9 +53,9 @@ def test_what_is_in_the_way_is_named(two, transfer, stands):
     with pytest.raises(InputError) as error:
         placing.place(source, destination, transfer)
     above = f"{destination.parent}: expected a folder, found a file"
-    found = above if stands == "file above" else f"{destination}: something else of that name exists"
+    found = above if obstacle == "file above" else f"{destination}: something else of that name exists"
     assert str(error.value) == f"{found}; move it away and run the same command again"
-    assert source.exists() and ("file" not in stands or mine.read_text() == "mine")
+    assert source.exists() and ("file" not in obstacle or mine.read_text() == "mine")
 
 
 @pytest.mark.parametrize("transfer", ["hardlink", "move"])

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 from detector.console import InputError
 from detector.images import pixels
 from detector.inference import Predictor, scoring, stability
-from detector.inference.predictor import COLUMNS, about, claim, describe, error_row, find_images
+from detector.inference.predictor import COLUMNS, about, claim, describe, error_row, find_images, provenance_to_show
 from detector.model import export, scores
 from detector.model import file as model_file
 from detector.provenance.conclusion import UNSIGNED
@@ -275,3 +275,11 @@ def test_a_missing_file_does_not_cost_the_others_their_result(predictor, tmp_pat
     draw(0).save(tmp_path / "a.png")
     there, missing = predictor.predict(find_images([tmp_path / "a.png", tmp_path / "b.png"]))
     assert there["error"] is None and "b.png" in missing["error"]
+
+
+def test_of_an_unreadable_image_only_provenance_that_was_found_is_shown():
+    found, nothing = {"says": "camera"}, {"says": "nothing"}
+    assert provenance_to_show({"error": "damaged", "provenance": nothing}) is None
+    assert provenance_to_show({"error": "damaged", "provenance": found}) is found
+    assert provenance_to_show({"error": None, "provenance": nothing}) is nothing
+    assert provenance_to_show({"error": None, "provenance": None}) is None

@@ -144,8 +144,8 @@ def test_whole_images_are_read_as_they_are(data, keep):
     assert all((image == pixels.read_image(data / split.paths[i])).all() for i, image in zip(there, images, strict=True))
 
 
-def test_an_image_turned_otherwise_than_its_header_tells_is_kept_all_the_same(data):
+def test_an_image_whose_indexed_size_is_transposed_is_cached(data):
     split = split_of(data)
-    split.sizes = split.sizes[:, ::-1]  # so it is where the note of how it is turned stands at the end of the file
+    split.sizes = split.sizes[:, ::-1]  # as for a file whose orientation tag comes after its pixels
     images, _ = DecodedImages(split, None).read(range(7))
     assert all((image == pixels.read_image(data / path)).all() for image, path in zip(images, split.paths, strict=True))
