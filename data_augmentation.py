@@ -22,9 +22,9 @@ from pathlib import Path
 
 from detector import console
 from detector.console import InputError, fraction, number_type, plural, positive_int, reason_line
-from detector.data.placing import refuse_unfinished, unfinished_while
+from detector.data.placing import check_outside, refuse_unfinished, unfinished_while
 from detector.data.splitting import apportion
-from detector.data.tree import AUGMENTED, CLASSES, NOT_STRAY, count_images, counts_table, is_augmented, read_tree
+from detector.data.tree import AUGMENTED, CLASSES, count_images, counts_table, is_augmented, read_tree
 from detector.files import parallel
 
 STAGE = "data_augmentation.py"
@@ -188,13 +188,6 @@ def carry_out(plan, data, into, recipe):
     return [message for message in results if message]
 
 
-def check_into(data, into):
-    """Raise InputError if the new tree would be a stray folder in the data tree."""
-    inside = os.path.relpath(os.path.realpath(into), os.path.realpath(data)).split(os.sep)
-    if inside[0] not in {os.curdir, os.pardir} | NOT_STRAY:
-        raise InputError(f"{into}: expected a folder outside {data}, where it would be taken for a split; choose another --into")
-
-
 def parse(argv):
     """Return the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=console.HelpFormatter)
@@ -262,7 +255,8 @@ def main(argv=None):
     console.require_packages("cv2")
     into = args.into or args.data
     originals = read_originals(args.data)
-    check_into(args.data, into)
+    if into != args.data:
+        check_outside(into, [args.data], "--into")
     plan = plan_augmentation(originals, args.images, args.per_image or PER_IMAGE, args.total, args.seed)
     new = sum(plan.values())
     if new > UNASKED and args.per_image is None and args.total is None:

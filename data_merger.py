@@ -44,20 +44,6 @@ def read_target(target):
     return images
 
 
-def read_sources(sources):
-    """Return (images of all sources, in order, as [Image], lines for the report on the files that are skipped).
-
-    Raises InputError if the layout of a source is unknown.
-    """
-    for source in sources:
-        placing.refuse_unfinished(source)
-    layouts = {source: data_tree.find_layout(source) for source in sources}
-    links, ignored = [], []
-    files = [file for layout in layouts.values() for file in data_tree.find_images(layout, links, ignored)]
-    loose = [path for source, layout in layouts.items() for path in data_tree.loose_files(source, layout)]
-    return [file for file in files if file.kind], data_tree.report_skipped(files, links, loose, ignored)
-
-
 def check_same_kind(images):
     """Raise InputError if some images are in splits and others are not."""
     kinds = {image.split is None: image.path for image in reversed(images)}
@@ -122,7 +108,7 @@ def make_plan(sources, target, transfer, on_conflict):
 
     Raises InputError for equal content under two labels or in two splits, unless `on_conflict` is "skip".
     """
-    images, rest = read_sources(sources)
+    images, rest = data_tree.read_sources(sources)
     there = read_target(target)
     check_same_kind([*there, *images])
     check_augmented([*there, *images])

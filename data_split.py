@@ -40,15 +40,12 @@ def read_source(source):
 
     Raises InputError if the layout is unknown, if a stage was interrupted in it, or if it holds augmented images.
     """
-    links, ignored, layout = [], [], data_tree.find_layout(source)
-    placing.refuse_unfinished(source)
-    files = data_tree.find_images(layout, links, ignored)
-    augmented = [file.path for file in files if AUGMENTED in file.inside]
+    images, report = data_tree.read_sources([source])
+    augmented = [image.path for image in images if AUGMENTED in image.inside]
     if augmented:
         found = reason_line("expected originals only, found augmented ones", augmented)
         raise InputError(f"{source}: {found}; split the originals, then run data_augmentation.py")
-    report = data_tree.report_skipped(files, links, data_tree.loose_files(source, layout), ignored)
-    return [file for file in files if file.kind], report
+    return images, report
 
 
 def set_aside(images):

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
 from detector.console import InputError
-from detector.images.formats import FORMATS, HEAD, container_format
+from detector.images.formats import FORMATS, HEAD, image_format
 from detector.images.guard import one_file
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16", "I", "F", "YCbCr")
@@ -43,7 +43,7 @@ def file_features(path, image):
     height, width = image.shape[:2]
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        kind = container_format(file.read(HEAD))
+        kind = image_format(file.read(HEAD))
     try:
         with one_file("metadata"):
             metadata = _metadata(path, kind)

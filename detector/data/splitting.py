@@ -42,20 +42,16 @@ def resolve_sizes(sizes, published, images):
         sizes = dict(zip(SPLITS, sizes, strict=True))
         for split, number in published.items():
             if sizes[split] not in (0, number):
-                raise InputError(f"--sizes: the published {split} stays untouched, found {_plain(sizes[split])}; give 0 for it")
+                raise InputError(f"--sizes: the published {split} stays untouched, found {float(sizes[split]):.9g}; give 0 for it")
     wanted = [sizes[split] for split in splits]
     if sum(wanted) == 1:
         return dict(zip(splits, apportion(images, wanted), strict=True)), False
     if any(size.denominator != 1 for size in wanted) or not any(wanted):
-        given = ", ".join(f"{split} {_plain(size)}" for split, size in zip(splits, wanted, strict=True))
+        given = ", ".join(f"{split} {float(size):.9g}" for split, size in zip(splits, wanted, strict=True))
         raise InputError(f"--sizes: expected fractions that sum to 1, or counts, found {given}; change them")
     if sum(wanted) > images:
         raise InputError(f"--sizes: {plural(int(sum(wanted)), 'image')} asked for, {images:,} are there to divide; ask for fewer")
     return {split: int(size) for split, size in zip(splits, wanted, strict=True)}, True
-
-
-def _plain(number):
-    return str(number) if number.denominator == 1 else f"{float(number):g}"
 
 
 def quotas(counts, per_class):

@@ -278,6 +278,20 @@ def loose_files(source, layout):
     return found
 
 
+def read_sources(sources):
+    """Return (images of published data sets, in order, as [Image], lines for the report on the files that are skipped).
+
+    Raises InputError if a layout is unknown, or if a stage was interrupted in a source.
+    """
+    for source in sources:
+        refuse_unfinished(source)
+    layouts = {source: find_layout(source) for source in sources}
+    links, ignored = [], []
+    files = [file for layout in layouts.values() for file in find_images(layout, links, ignored)]
+    loose = [path for source, layout in layouts.items() for path in loose_files(source, layout)]
+    return [file for file in files if file.kind], report_skipped(files, links, loose, ignored)
+
+
 def report_skipped(files=(), links=(), loose=(), ignored=()):
     """Return a line of a stage's report for each reason why files are skipped.
 

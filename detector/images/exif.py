@@ -11,7 +11,7 @@ import struct
 import warnings
 
 FACTOR = 2  # bytes read for one directory, at most, per byte of the file: once, and once more for a value of damaged length
-ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
+ORIENTATION = 0x0112
 
 
 class _LimitedFile:
@@ -46,57 +46,41 @@ def limit_tags():
     TiffImagePlugin.ImageFileDirectory_v2.load = load
 
 
-def read_exif(content: bytes) -> dict:
-    """Read the tags of EXIF.
+def read_tags(content: bytes, offset: int | None = None, group: int | None = None) -> dict:
+    """Return {tag number: value} of a directory of tags.
 
     Args:
         content: bytes that begin with a TIFF header (`Exif\\0\\0` before it is skipped).
+        offset, group: position of the directory, and the tag that names it; None for the main directory.
 
     Returns:
-        {tag number: value} of the main directory and of the EXIF directory (0x8769); if both have a tag, the EXIF directory's
-        value counts. Under 0x8825 there is the GPS directory as a dict of its own. Values as Pillow decodes them: str (Latin-1),
-        bytes, int, float, IFDRational, or tuples of these. Tags that cannot be decoded are left out; {} if there is no TIFF header.
+        Values as Pillow decodes them: str (Latin-1), bytes, int, float, IFDRational, or tuples of these. Tags that cannot be
+        decoded are left out; {} if there is no TIFF header.
 
     Raises:
         ValueError: the tags name more data than there is.
     """
-    with warnings.catch_warnings(action="ignore"):  # Pillow warns of every damaged tag
-        found = _values(_directory(content))
-        if isinstance(found.get(EXIF_IFD), int):
-            found |= _values(_directory(content, found[EXIF_IFD], EXIF_IFD))
-        if isinstance(found.get(GPS_IFD), int):
-            found[GPS_IFD] = _values(_directory(content, found[GPS_IFD], GPS_IFD))
-    return found
-
-
-def read_orientation(exif: bytes | None) -> int:
-    """Return the orientation, 1 to 8, of EXIF bytes; 1 if they are None, damaged, or have another value or none."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            value = _directory(exif or b"").get(ORIENTATION)
-    except (ValueError, struct.error):
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _directory(content, offset=None, group=None):
-    """Return the main directory of tags, or the one at `offset`."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     content = content.removeprefix(b"Exif\0\0")
     if content[:4] not in (b"II*\0", b"MM\0*") or len(content) < 8:
         return {}
     limit_tags()
-    directory, file = ImageFileDirectory_v2(content[:8], group=group), io.BytesIO(content)
+    directory, file, found = ImageFileDirectory_v2(content[:8], group=group), io.BytesIO(content), {}
     file.seek(int.from_bytes(content[4:8], "little" if content[:1] == b"I" else "big") if offset is None else offset)
-    directory.load(file)
-    return directory
-
-
-def _values(directory):
-    found = {}
-    for tag in directory:
-        with contextlib.suppress(ValueError, TypeError, struct.error):  # the bytes do not fit the tag's type
-            value = directory[tag]
-            found[tag] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of every damaged tag
+        directory.load(file)
+        for tag in directory:
+            with contextlib.suppress(ValueError, TypeError, struct.error):  # the bytes do not fit the tag's type
+                value = directory[tag]
+                found[tag] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return found
+
+
+def read_orientation(exif: bytes | None) -> int:
+    """Return the orientation, 1 to 8, of EXIF bytes; 1 if they are None, damaged, or have another value or none."""
+    try:
+        value = read_tags(exif or b"").get(ORIENTATION)
+    except ValueError:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1

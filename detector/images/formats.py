@@ -1,38 +1,11 @@
 """Image formats, recognised by the first bytes of a file; the same answer for every stage."""
 
+import struct
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
-HEAD = 1 << 16  # bytes of a file that `image_format` needs to see a JPEG's size behind most metadata
+HEAD = 256  # bytes of a file that `image_format` looks at
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-
-
-def image_format(head: bytes) -> str | None:
-    """Return the image format of a file, one of FORMATS, or None.
-
-    A header that states a height or width of 0 is that of no image: such a file has no pixels to read.
-
-    Args:
-        head: first bytes of the file, at least 16. With more of them, up to HEAD, an empty JPEG, PNG or BMP is recognised, and AVIF
-            and HEIF are distinguished by all of their brands.
-    """
-    return None if is_empty_image(head) else container_format(head)
-
-
-def is_empty_image(head: bytes) -> bool:
-    """Return whether a file begins like an image but its header, as far as known, states a height or width of 0."""
-    kind = container_format(head)
-    if kind == "JPEG":
-        frame = next((head[start + 5 : start + 9] for marker, start, _ in jpeg_segments(head) if marker in _START_OF_FRAME), b"")
-        sides = (frame[:2], frame[2:])
-    elif kind == "PNG":
-        sides = (head[16:20], head[20:24])
-    elif kind == "BMP":
-        length = 2 if head[14:18] == b"\x0c\0\0\0" else 4
-        sides = (head[18 : 18 + length], head[18 + length : 18 + 2 * length])
-    else:
-        return False
-    return any(side and not any(side) for side in sides)
 
 
 def is_image(path) -> bool:
@@ -44,8 +17,12 @@ def is_image(path) -> bool:
         return False
 
 
-def container_format(head: bytes) -> str | None:
-    """Return the format that a file's first bytes name, one of FORMATS, or None; the rest of the header is not checked."""
+def image_format(head: bytes) -> str | None:
+    """Return the image format that a file's first bytes name, one of FORMATS, or None; the rest of the header is not checked.
+
+    Args:
+        head: at least 16 bytes; with HEAD, AVIF and HEIF are distinguished by all of their brands.
+    """
     if head[:3] == b"\xff\xd8\xff":
         return "JPEG"
     if head[:8] == b"\x89PNG\r\n\x1a\n":
@@ -66,7 +43,7 @@ def container_format(head: bytes) -> str | None:
 def _format_of_brands(head):
     """Return AVIF or HEIF for the file type box of an image, None for that of a film."""
     major, size = head[8:12], int.from_bytes(head[:4], "big")
-    brands = {major, *(head[i : i + 4] for i in range(16, min(size, len(head), 256), 4))}
+    brands = {major, *(head[i : i + 4] for i in range(16, min(size, len(head), HEAD), 4))}
     if major in (b"avif", b"avis"):
         return "AVIF"
     if major in (b"mif1", b"msf1", b"miaf") and brands & {b"avif", b"avis"}:
@@ -92,3 +69,12 @@ def jpeg_segments(content):
         else:
             place = start + 2 + max(2, int.from_bytes(content[start + 2 : start + 4], "big"))
             yield marker, start, place
+
+
+def png_chunks(content):
+    """Yield (type, start, end) of the data of each chunk of a PNG, up to the last one; `end` may lie beyond the file."""
+    kind, place = b"", 8
+    while kind != b"IEND" and place + 8 <= len(content):
+        size, kind = struct.unpack_from(">I4s", content, place)
+        yield kind, place + 8, place + 8 + size
+        place += size + 12

@@ -16,9 +16,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from detector.images.essentials import add_end, add_filler, end_of_jpeg, strip_metadata
+from detector.images.essentials import strip_metadata
 from detector.images.exif import limit_tags, read_orientation
-from detector.images.formats import FORMATS, HEAD, container_format, is_empty_image
+from detector.images.formats import END_OF_IMAGE, FORMATS, HEAD, START_OF_SCAN, image_format
 from detector.images.guard import UnreadableFile, one_file, read_source
 
 MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded), beyond which it suspects a decompression bomb
@@ -36,6 +36,8 @@ ORIENTATIONS = {  # the EXIF tag's values that are not upright, and what makes t
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SCAN, _END = bytes([0xFF, START_OF_SCAN]), bytes([0xFF, END_OF_IMAGE])  # markers of JPEG
+_FILLER = b"\x5a\x3c\x96\xa7\x1e\x78" * 50  # decodes to anything but the grey that libjpeg puts in place of missing data
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _SIGNED, _YCBCR = 2, 6  # a sample format, a photometric interpretation
 _NATIVE = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"}  # libtiff swaps the bytes already, which Pillow overlooks
@@ -79,7 +81,8 @@ def image_size(source: str | os.PathLike | bytes | BinaryIO) -> tuple[int, int]:
 
 
 def _orientation(image, exif):
-    return read_orientation(image.info.get("exif") if image.format == "AVIF" else exif)  # Pillow makes it of AVIF's rotation
+    # For AVIF, Pillow makes EXIF of the rotation
+    return read_orientation(image.info.get("exif") if image.format in ("AVIF", "WEBP") else exif)
 
 
 @contextlib.contextmanager
@@ -96,7 +99,7 @@ def _one_image(source):
 def _content(source):
     """Return (bytes of the file without metadata, its format, its EXIF). Raises UnreadableFile if it is no image."""
     content = read_source(source)
-    kind = container_format(content[:HEAD])
+    kind = image_format(content[:HEAD])
     if kind is None:
         raise UnreadableFile(
             f"expected an image ({', '.join(FORMATS)}), found a damaged or another kind of file; save it as JPEG or PNG"
@@ -113,8 +116,8 @@ def _open(content, kind):
     try:
         return Image.open(io.BytesIO(content), formats=[kind])
     except UnidentifiedImageError:
-        found = "has a height or width of 0" if is_empty_image(content[:HEAD]) else "is damaged or of an unsupported kind"
-        raise UnreadableFile(f"expected an image, found a {kind} whose header {found}; save it as JPEG or PNG") from None
+        found = f"found a {kind} whose header is damaged or of an unsupported kind"
+        raise UnreadableFile(f"expected an image, {found}; save it as JPEG or PNG") from None
 
 
 @functools.cache
@@ -136,19 +139,36 @@ def _decode(content, kind):
             if tile.codec_name == "libtiff" and sys.byteorder == "little":
                 mode, *others = tile.args
                 image.tile[i] = tile._replace(args=(_NATIVE.get(mode, mode), *others))
+    if kind == "PNG":
+        _scale_transparent_value(image, bits=content[24])
     image.load()
     return image
 
 
+def _scale_transparent_value(image, bits):
+    """Scale the transparent colour of a grey or RGB PNG as Pillow scales its samples, which it compares with it: to 8 bits."""
+    value = image.info.get("transparency")
+    if image.mode == "L" and value is not None:
+        image.info["transparency"] = value % (1 << bits) * 255 // ((1 << bits) - 1)
+    elif image.mode == "RGB" and value is not None and bits == 16:
+        image.info["transparency"] = tuple(sample >> 8 for sample in value)
+
+
 def _decode_jpeg(content):
     """Decode a JPEG that need not have an end marker; raise UnreadableFile if rows are missing."""
-    if not (had_end := end_of_jpeg(content) >= 0):
-        content = add_end(content)
+    scan = content.find(_SCAN)
+    if not (had_end := content.find(_END, scan) >= 0):
+        content = content.rstrip(b"\xff") + _END
     image = _decode(content, "JPEG")
     corner = image.getpixel((image.width - 1, image.height - 1))
     grey = all(value in (127, 128) for value in (corner if isinstance(corner, tuple) else (corner,)))  # libjpeg's for missing data
-    if (grey or not had_end) and not np.array_equal(image, _decode(add_filler(content), "JPEG")):
-        raise UnreadableFile("expected a whole image, found a damaged one (rows are missing); get the file again or leave it out")
+    if grey or not had_end:
+        # libjpeg ignores bytes between the last row and the end marker; if rows are missing, it decodes these bytes instead.
+        end = content.find(_END, scan)
+        filled = _decode(content[:end] + _FILLER + content[end:], "JPEG")
+        if not np.array_equal(image, filled):
+            found = "found a damaged one (rows are missing)"
+            raise UnreadableFile(f"expected a whole image, {found}; get the file again or leave it out")
     return image
 
 
@@ -157,7 +177,9 @@ def _to_rgb(image):
     if image.mode.startswith(("I", "F")):
         image = _to_8_bit(image)
     if image.mode == "LAB":
-        return _lab_to_rgb(image)
+        from PIL import ImageCms
+
+        return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
     if image.format in ("BMP", "TIFF") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")  # programs that know no alpha leave zeros there
     if image.has_transparency_data:
@@ -190,12 +212,6 @@ def _to_8_bit(image):
     if isinstance(transparent := image.info.get("transparency"), int):
         levels[stored == transparent] = BACKGROUND[0]
     return Image.fromarray(levels)
-
-
-def _lab_to_rgb(image):
-    from PIL import ImageCms
-
-    return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
 
 
 def resize(image, size):

@@ -12,7 +12,7 @@ from itertools import islice
 
 from detector.images.essentials import strip_metadata
 from detector.images.exif import limit_tags
-from detector.images.formats import END_OF_IMAGE, START_OF_SCAN, image_format, jpeg_segments
+from detector.images.formats import END_OF_IMAGE, HEAD, START_OF_SCAN, image_format, jpeg_segments, png_chunks
 from detector.provenance.fields import LIMIT, decoded, exif_text, read_exif, read_iptc, read_xmp, reason
 
 BUDGET = 16 << 20  # bytes read of all metadata of a file; of one piece, LIMIT
@@ -41,7 +41,7 @@ class Metadata:
         self.texts, self.exif, self.xmp, self.iptc = {}, {}, {}, {}
         self.manifest = 0
         self.pieces = {"exif": [], "xmp": [], "iptc": []}
-        self.kind = image_format(content[:256])
+        self.kind = image_format(content[:HEAD])
         walks = {"JPEG": _walk_jpeg, "PNG": _walk_png, "WEBP": _walk_webp, "GIF": _walk_gif, "AVIF": _walk_heif, "HEIF": _walk_heif}
         with self.attempt("the metadata"):
             if self.kind in walks:
@@ -128,11 +128,7 @@ def _walk_jpeg(content, found):
 
 def _walk_png(content, found):
     """Walk through the chunks to the end: text may follow the image data."""
-    place = 8
-    for _ in range(PIECES):
-        kind, start = content[place + 4 : place + 8], place + 8
-        end = start + int.from_bytes(content[place : place + 4], "big")
-        place = end + 4
+    for kind, start, end in islice(png_chunks(content), PIECES):
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             _png_text(kind, found.take(start, end), found)
         elif kind == b"eXIf":
@@ -143,8 +139,6 @@ def _walk_png(content, found):
             with contextlib.suppress(OSError, SyntaxError, ValueError):  # the pixels are damaged
                 _hidden_text(strip_metadata(content, "PNG")[0], found)
             return
-        elif len(kind) < 4:
-            break
     found.note(f"the PNG is cut off, or has more than {PIECES:,} chunks")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from xml.etree import ElementTree
 
 from detector.console import printable
-from detector.images import exif
+from detector.images.exif import read_tags
 
 LIMIT = 1 << 20  # bytes of one value
 CUT = 200  # characters of a line
@@ -21,7 +21,7 @@ EXIF = {
     0x9C9C: "XPComment", 0xA434: "LensModel",
 }  # fmt: skip
 EMBEDDED = {0x02BC: "xmp", 0x83BB: "iptc", 0xCD41: "c2pa"}  # other metadata in the tags of a TIFF
-GPS_IFD, LATITUDE = 0x8825, 2
+EXIF_IFD, GPS_IFD, LATITUDE = 0x8769, 0x8825, 2
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 XMP = {
     "DigitalSourceType", "digitalsourcetype", "CreatorTool", "Software", "Credit", "softwareAgent", "action", "AISystemUsed",
@@ -111,11 +111,13 @@ def read_exif(content: bytes) -> dict:
     Raises:
         ValueError: the tags name more data than there is.
     """
-    tags = exif.read_exif(content)
+    tags = read_tags(content)
+    inner = {ifd: read_tags(content, tags[ifd], ifd) for ifd in (EXIF_IFD, GPS_IFD) if isinstance(tags.get(ifd), int)}
+    tags |= inner.get(EXIF_IFD, {})
     found = {name: _exif_value(tags[tag]) for tag, name in EXIF.items() if tag in tags}
     found |= {name: _exif_bytes(tags[tag]) for tag, name in EMBEDDED.items() if tag in tags}
-    if isinstance(tags.get(GPS_IFD), dict):
-        found["gps"] = LATITUDE in tags[GPS_IFD]
+    if GPS_IFD in inner:
+        found["gps"] = LATITUDE in inner[GPS_IFD]
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -1,20 +1,16 @@
 """File features, the classifier on them, and its interval."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
 from detector.data import shortcuts
 from detector.images.pixels import read_image
-from tests.sample_files import exif
+from tests.sample_files import encoded, exif
 
 
-def saved(kind, size=(40, 20), **options):
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(file, kind, **options)
-    return file.getvalue()
+def saved(kind, **options):
+    return encoded(np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8), kind, **options)
 
 
 @pytest.fixture

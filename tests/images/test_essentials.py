@@ -1,6 +1,5 @@
 """Metadata has no influence on whether a file is readable, and missing rows have."""
 
-import io
 import struct
 import zlib
 
@@ -13,7 +12,7 @@ from PIL import Image, features
 from detector.console import InputError
 from detector.images.pixels import image_size, read_image
 from tests.conftest import draw
-from tests.sample_files import chunk, exif
+from tests.sample_files import chunk, encoded, exif
 
 PICTURE = np.asarray(draw(7, (96, 80)))
 COLOURS = Image.fromarray(PICTURE)
@@ -21,13 +20,11 @@ REFUSED = "damaged"
 
 
 def saved(kind, **options):
-    file = io.BytesIO()
-    COLOURS.save(file, kind, **options)
-    return file.getvalue()
+    return encoded(COLOURS, kind, **options)
 
 
-def animated(kind, **options):
-    return saved(kind, save_all=True, append_images=[draw(i, (96, 80)) for i in range(3)], duration=100, **options)
+def animated(kind):
+    return saved(kind, save_all=True, append_images=[draw(i, (96, 80)) for i in range(3)], duration=100)
 
 
 def same(content, expected=PICTURE):
@@ -58,18 +55,16 @@ def test_png_with_broken_metadata(extra, at_the_end):
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"tRNS"])
 def test_png_whose_pixels_hang_on_a_broken_chunk_is_refused(kind):
-    file = io.BytesIO()
-    COLOURS.quantize(16).save(file, "PNG", transparency=3)
-    content = bytearray(file.getvalue())
+    content = bytearray(encoded(COLOURS.quantize(16), transparency=3))
     content[content.index(kind) + 5] ^= 1
     with pytest.raises(InputError, match=REFUSED):
         read_image(bytes(content))
 
 
 # --- animations --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", ["PNG", "GIF", *(["WEBP"] if features.check("webp") else [])])
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_animation_cut_off_behind_its_first_frame(kind):
-    content = animated(kind, **({"lossless": True} if kind == "WEBP" else {}))
+    content = animated(kind)
     whole = read_image(content)
     assert np.abs(whole.astype(int) - PICTURE).mean() <= (20 if kind == "GIF" else 0)
     for length in (len(content) * 3 // 4, len(content) - 1):
@@ -93,9 +88,7 @@ KINDS_OF_JPEG = {
 @pytest.mark.parametrize("options", KINDS_OF_JPEG.values(), ids=KINDS_OF_JPEG)
 @pytest.mark.parametrize("size", [(96, 80), (700, 500)])
 def test_jpeg_lacks_its_end_marker_or_rows(options, size):
-    file = io.BytesIO()
-    draw(7, size).save(file, "JPEG", **options)
-    content = file.getvalue()
+    content = encoded(draw(7, size), "JPEG", **options)
     whole = read_image(content)
     for tail in (b"", b"\xff", b"\0\0", b"\xff\xff", b"\xff\xd9" + b"junk" * 50):
         same(content[:-2] + tail, whole)
@@ -145,7 +138,7 @@ def test_a_damaged_file_is_read_or_refused_with_one_line(data):
     assert image.dtype == np.uint8 and image.ndim == 3 and min(image.shape[:2]) > 0
 
 
-# --- TIFF, WebP, AVIF --------------------------------------------------------------------------------------------------
+# --- TIFF, WebP --------------------------------------------------------------------------------------------------------
 def test_tiff_with_broken_metadata():
     content = saved("TIFF", icc_profile=b"no profile", exif=exif({}, {0x9286: b"a"}, {2: (1.0, 2.0, 3.0)}))
     for tag, kind in ((34665, 4), (34853, 4), (34675, 7)):
@@ -159,16 +152,5 @@ def test_first_page_of_a_tiff(compression):
 
 
 @pytest.mark.skipif(not features.check("webp"), reason="Pillow without WebP")
-def test_webp_with_broken_metadata_or_a_wrong_length():
-    content = saved("WEBP", lossless=True, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0", icc_profile=b"no profile", xmp=b"<")
-    same(content)
-    same(content[:4] + struct.pack("<I", 12) + content[8:])
-    same(content[: content.index(b"EXIF") + 3])
-
-
-@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_avif_with_broken_exif():
-    plain = saved("AVIF", exif=b"MM\0*\0\0\0\x08\0\0")
-    broken = plain.replace(b"MM\0*\0\0\0\x08\0\0", b"nothing...")
-    same(broken, read_image(plain))
+def test_webp_with_broken_metadata():
+    same(saved("WEBP", lossless=True, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0", icc_profile=b"no profile", xmp=b"<"))

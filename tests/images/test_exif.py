@@ -5,9 +5,10 @@ import tracemalloc
 import pytest
 from PIL import features
 
-from detector.images.exif import read_exif, read_orientation
+from detector.console import InputError
+from detector.images.exif import read_orientation, read_tags
 from detector.images.pixels import image_size, read_image
-from tests.sample_files import MEGABYTE, bare_exif, drawn, exif, png
+from tests.sample_files import MEGABYTE, bare_exif, drawn, png
 
 
 def tags(entries, number, place):
@@ -52,6 +53,7 @@ BOMBS = {
     "WEBP": lambda n: container_with("WEBP", overlapping(n)),
     **({"AVIF": lambda n: container_with("AVIF", overlapping(n))} if features.check("avif") else {}),
 }
+HARMLESS = {"JPEG", "JPEG without a density", "PNG", "WEBP"}  # their tags are not looked at; others are refused
 
 
 @contextlib.contextmanager
@@ -69,27 +71,19 @@ def little_memory():
 @pytest.mark.parametrize("read", [read_image, image_size])
 def test_tags_that_name_the_same_megabyte_are_not_all_read(name, read):
     content = BOMBS[name](40)
-    with little_memory():
+    with little_memory(), contextlib.nullcontext() if name in HARMLESS else pytest.raises(InputError, match="more data than"):
         read(content)
 
 
 @pytest.mark.parametrize("source", [overlapping(40), tiff_with(40, None)], ids=["EXIF", "TIFF"])
 def test_reading_the_tags_themselves_is_refused(source):
     with little_memory(), pytest.raises(ValueError, match="more data than there is"):
-        read_exif(source)
+        read_tags(source)
 
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_large_tag_that_is_named_once_does_no_harm(name):
     assert read_image(BOMBS[name](1)).shape == (16, 16, 3)
-
-
-def test_tags_of_all_directories_are_read():
-    content = exif({0x0112: 6, 0x010F: "Canon"}, {0x829A: 0.005, 0x9286: b"ASCII\0\0\0hello"}, {2: (1.0, 2.0, 3.0)})
-    found = read_exif(content)
-    assert (found[0x010F], found[0x9286], found[0x8825]) == ("Canon", b"ASCII\0\0\0hello", {2: (1.0, 2.0, 3.0)})
-    assert float(found[0x829A]) == 0.005
-    assert read_orientation(content) == 6
 
 
 NO_TAGS = [None, b"", b"Exif\0\0", b"no tags", b"II*\0\x08", b"MM\0*\xff\xff\xff\xff", bare_exif([(0x0112, 2, 4, 0)])]
@@ -98,4 +92,4 @@ NO_TAGS = [None, b"", b"Exif\0\0", b"no tags", b"II*\0\x08", b"MM\0*\xff\xff\xff
 @pytest.mark.parametrize("content", NO_TAGS)
 def test_exif_without_an_orientation_is_upright(content):
     assert read_orientation(content) == 1
-    assert read_exif(content or b"").keys() <= {0x0112}
+    assert read_tags(content or b"").keys() <= {0x0112}

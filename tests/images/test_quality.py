@@ -1,9 +1,8 @@
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 
+from detector.images import corruptions
 from detector.images.quality import blockiness, dominant_fraction, quality_problem, step_ratio
 
 NOISE = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
@@ -12,12 +11,6 @@ GREY = np.full((96, 96, 3), 90, np.uint8)
 
 def resized(image, size, how):
     return np.asarray(Image.fromarray(image).resize((size, size), how))
-
-
-def jpeg(image, quality):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
 
 
 def test_steps_of_noise_do_not_add_up_and_those_of_enlargements_do():
@@ -34,7 +27,7 @@ def test_step_ratio_of_a_ramp_is_a_half():
 @pytest.mark.parametrize("offset", [0, 3])
 def test_blocks_are_found_wherever_they_begin(offset):
     smooth = resized(NOISE[:6, :6], 256, Image.Resampling.BICUBIC)
-    assert blockiness(jpeg(smooth, 3)[offset:, offset:]) > 3 > 1.5 > blockiness(smooth)
+    assert blockiness(corruptions.jpeg(smooth, 3)[offset:, offset:]) > 3 > 1.5 > blockiness(smooth)
     assert blockiness(NOISE) == pytest.approx(1.05, abs=0.05)
     assert blockiness(np.kron(NOISE[:12, :12], np.ones((8, 8, 1), np.uint8))[offset:]) == np.inf
 
@@ -67,7 +60,7 @@ def test_problems():
     assert quality_problem(photograph) is None and quality_problem(GREY) is None
     small = resized(photograph, 64, Image.Resampling.BICUBIC)
     assert quality_problem(resized(small, 512, Image.Resampling.BICUBIC)) == "it looks like a small image that was enlarged"
-    assert "compressed" in quality_problem(jpeg(photograph, 5))
+    assert "compressed" in quality_problem(corruptions.jpeg(photograph, 5))
     assert "chart" in quality_problem(text) and "chart" in quality_problem(resized(GREY, 128, Image.Resampling.NEAREST))
 
 

@@ -1,12 +1,10 @@
 """The perceptual hash and the search for close hashes: exact against brute force, flat where everything is alike."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from detector.images import similarity
+from detector.images import corruptions, similarity
 
 
 def picture(seed, size=64):
@@ -18,14 +16,8 @@ def hash_of(image):
     return similarity.perceptual_hashes([similarity.grey_thumbnail(np.asarray(image))])[0]
 
 
-def saved_again(image, quality):
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return Image.open(file)
-
-
 CHANGES = {
-    "quality 50": lambda image: saved_again(image, 50),
+    "quality 50": lambda image: Image.fromarray(corruptions.jpeg(np.asarray(image), 50)),
     "half the size": lambda image: image.resize((32, 32), Image.Resampling.BICUBIC),
     "twice the size": lambda image: image.resize((128, 128), Image.Resampling.BICUBIC),
     "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.15),

@@ -1,5 +1,4 @@
 import gzip
-import io
 import json
 import time
 import tracemalloc
@@ -20,6 +19,7 @@ from tests.sample_files import (
     PLACES,
     bare_exif,
     drawn,
+    encoded,
     exif,
     harmless,
     jpeg,
@@ -74,9 +74,7 @@ def hide(text, signature, compressed=False, rows=130, columns=60):
     flat = places.reshape(-1)
     flat[: len(bits)] = flat[: len(bits)] & 0xFE | bits
     places[:] = flat.reshape(places.shape)
-    file = io.BytesIO()
-    Image.fromarray(pixels.transpose(1, 0, 2)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(pixels.transpose(1, 0, 2))
 
 
 NOVELAI = json.dumps(
@@ -185,9 +183,7 @@ def test_hostile_files_cost_little_and_are_noted(name):
 
 def test_a_cut_off_animation_is_a_note():
     frames = [Image.new("RGB", (16, 16), (80 * i, 90, 30)) for i in range(3)]
-    file = io.BytesIO()
-    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
-    data = file.getvalue()
+    data = encoded(frames[0], save_all=True, append_images=frames[1:])
     for cut in (data[: len(data) * 3 // 4], data[: data.index(b"fdAT") - 4], data[:-12]):
         found = read(cut)
         assert found["says"] == "nothing" and [note.split(",")[0] for note in found["notes"]] == ["the PNG is cut off"]
