@@ -57,7 +57,8 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
         degradations: functions from an image, (h, w, 3) uint8, to a degraded copy of it. They work on the decoded image, before
             preprocessing: so do degradations in the world.
         batch: inputs that a thread handles at a time; required if `detector` is a function.
-        select: function Score -> whether this image's degraded copies are scored; by default all are.
+        select: function Score -> whether this image's degraded copies are made and scored; by default all are. It is asked twice:
+            before the image is scored, while p_fake is None, since a no saves keeping the decoded image, and afterwards.
         inspect: function from a decoded image, (h, w, 3) uint8, to what its Score holds as `inspected`.
     """
     threads = threads or os.cpu_count() or 1
@@ -86,43 +87,49 @@ def images_at_a_stretch(detector):
 
 def _score_some(sources, choose, degradations, select, inspect, concurrency):
     """Return a list of Score; the inputs of all images that go to the same detector are scored together."""
-    decoded = [_decode(source, choose, degradations, inspect) for source in sources]
-    scores = [score for score, _ in decoded]
+    decoded = [_decode(source, choose, inspect, lambda score: bool(degradations) and select(score)) for source in sources]
+    scores = [score for score, _, _ in decoded]
 
-    def logits_of(pairs):
-        """Return {(i, k): logit} of image i's inputs, k: 0, or of its k-th degraded copy."""
+    def logits_of(inputs):
+        """Return {key: logit}; `inputs` is {key: (i, inputs of image i or of a copy of it)}."""
         found = {}
-        for detector in {id(scores[i].detector): scores[i].detector for i, _ in pairs}.values():
-            places = [(i, k) for i, k in pairs if scores[i].detector is detector]
-            logits = pooled_logits(detector, [decoded[i][1][k] for i, k in places], concurrency)
-            found |= zip(places, logits.tolist(), strict=True)
+        for detector in {id(scores[i].detector): scores[i].detector for i, _ in inputs.values()}.values():
+            keys = [key for key, (i, _) in inputs.items() if scores[i].detector is detector]
+            found |= zip(keys, pooled_logits(detector, [inputs[key][1] for key in keys], concurrency).tolist(), strict=True)
         return found
 
-    for (i, _), logit in logits_of([(i, 0) for i, score in enumerate(scores) if score.error is None]).items():
+    readable = {i: (i, inputs) for i, (score, inputs, _) in enumerate(decoded) if score.error is None}
+    for i, logit in logits_of(readable).items():
         p_fake = float(p_fake_of(logit, scores[i].detector.metadata["temperature"]))
         scores[i] = scores[i]._replace(logit=logit, p_fake=p_fake)
-    copies = range(1, len(degradations) + 1)
-    chosen = [i for i, score in enumerate(scores) if len(decoded[i][1]) > 1 and select(score)]
-    logits = logits_of([(i, k) for i in chosen for k in copies])
+    chosen = [i for i, (_, _, image) in enumerate(decoded) if image is not None and select(scores[i])]
+    copies = {
+        (i, k): (i, pixels.preprocess(degrade(decoded[i][2]), scores[i].detector.metadata))
+        for i in chosen
+        for k, degrade in enumerate(degradations)
+    }
+    logits = logits_of(copies)
     for i in chosen:
-        scores[i] = scores[i]._replace(degraded=tuple(logits[i, k] for k in copies))
+        scores[i] = scores[i]._replace(degraded=tuple(logits[i, k] for k in range(len(degradations))))
     return scores
 
 
-def _decode(source, choose, degradations, inspect):
-    """Return (Score without its score, inputs of the network for the image and for each degraded copy); [] if unreadable."""
+def _decode(source, choose, inspect, keep):
+    """Return (Score without its score, inputs of the network, decoded image if `keep` says so of that Score, else None).
+
+    Of an unreadable file the last two are None.
+    """
     try:
         with one_file(source):
             image = pixels.read_image(source)
             height, width = image.shape[:2]
             detector = choose(width, height)
-            inputs = [pixels.preprocess(image, detector.metadata)]
-            inspected, blank = inspect(image) if inspect else None, is_blank(inputs[0])
-            if not (inspected or blank):  # otherwise no verdict is possible that a copy could change
-                inputs += [pixels.preprocess(degrade(image), detector.metadata) for degrade in degradations]
+            inputs = pixels.preprocess(image, detector.metadata)
+            inspected = inspect(image) if inspect else None
     except InputError as error:
-        return Score(source, error=str(error)), []
-    return Score(source, width=width, height=height, blank=blank, detector=detector, inspected=inspected), inputs
+        return Score(source, error=str(error)), None, None
+    score = Score(source, width=width, height=height, blank=is_blank(inputs), detector=detector, inspected=inspected)
+    return score, inputs, image if keep(score) else None
 
 
 def pooled_logits(detector, stack, concurrency=1):

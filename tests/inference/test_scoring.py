@@ -67,6 +67,25 @@ def test_damage_is_done_to_the_decoded_image_before_it_is_fitted(trained, tmp_pa
             assert score.p_fake == pytest.approx(p_fake[0], abs=1e-6)
 
 
+def test_copies_are_made_of_selected_images_alone_blank_ones_too(trained, tmp_path):
+    detector = export.open_detector(trained[0])
+    paths, made = [tmp_path / f"{i}.png" for i in range(3)], []
+    Image.new("RGB", (32, 32), (90, 90, 90)).save(paths[0])
+    for i in (1, 2):
+        draw(i, (32 + i, 32)).save(paths[i])
+
+    def mirror(image):
+        made.append(image.shape[1])
+        return image[:, ::-1]
+
+    assert [len(score.degraded) for score in score_files(detector, paths, degradations=[mirror])] == [1, 1, 1]
+    made.clear()
+    for select in (lambda score: score.width != 33, lambda score: score.p_fake is None or score.width != 33):
+        scores = list(score_files(detector, paths, degradations=[mirror], select=select))
+        assert [len(score.degraded) for score in scores] == [1, 0, 1]
+    assert sorted(made) == [32, 32, 34, 34]
+
+
 def test_no_more_images_are_held_than_are_worked_on(trained, small_data, monkeypatch):
     detector = export.open_detector(trained[0])
     path = next((small_data / "test").rglob("*.png"))
