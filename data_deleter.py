@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 from detector.console import HelpFormatter, InputError, plural, progress, show_size, stage
-from detector.data.placing import JOURNAL
 from detector.data.tree import CLASSES, is_augmented
 from detector.files import is_link, require_folder, scan
 
@@ -102,8 +101,6 @@ def main(argv=None):
     check_deletable(args.folder)
     files, folders, size = survey_augmented(args.folder) if args.augmented else survey(args.folder)
     what = f"{plural(len(files), 'augmented image' if args.augmented else 'file')}, {show_size(size)}"
-    if os.path.exists(os.path.join(args.folder, JOURNAL)) and not args.augmented:
-        what += ", put there by a command that was interrupted and can still be finished"
     if args.dry_run:
         sys.stdout.writelines(f"{path}\n" for path in sorted(files))
         print(f"{args.folder}: {what} would be deleted")

@@ -44,13 +44,6 @@ def read_target(target):
     return images
 
 
-def check_same_kind(images):
-    """Raise InputError if some images are in splits and others are not."""
-    kinds = {image.split is None: image.path for image in reversed(images)}
-    if len(kinds) > 1:
-        raise InputError(f"{kinds[True]}: expected splits as in {kinds[False]}, found none; run data_split.py first")
-
-
 def check_augmented(images):
     """Raise InputError if an augmented image is in validation or test, or was made from an image there: a leak."""
     if not images:
@@ -110,8 +103,11 @@ def make_plan(sources, target, transfer, on_conflict):
     """
     images, rest = data_tree.read_sources(sources)
     there = read_target(target)
-    check_same_kind([*there, *images])
-    check_augmented([*there, *images])
+    every = [*there, *images]
+    kinds = {image.split is None: image.path for image in reversed(every)}
+    if len(kinds) > 1:
+        raise InputError(f"{kinds[True]}: expected splits as in {kinds[False]}, found none; run data_split.py first")
+    check_augmented(every)
     conflicts = find_conflicts(there, images)
     if conflicts and on_conflict == "error":
         pairs = [f"{images[i].path} = {other.path}" for i, other in conflicts.items()]

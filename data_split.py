@@ -34,20 +34,7 @@ REASONS = {
 }
 
 
-# --- reading the source ------------------------------------------------------------------------------------------------
-def read_source(source):
-    """Return (images of a published data set as [Image], lines for the report on the files that are skipped).
-
-    Raises InputError if the layout is unknown, if a stage was interrupted in it, or if it holds augmented images.
-    """
-    images, report = data_tree.read_sources([source])
-    augmented = [image.path for image in images if AUGMENTED in image.inside]
-    if augmented:
-        found = reason_line("expected originals only, found augmented ones", augmented)
-        raise InputError(f"{source}: {found}; split the originals, then run data_augmentation.py")
-    return images, report
-
-
+# --- the plan ----------------------------------------------------------------------------------------------------------
 def set_aside(images):
     """Divide images into those to place and those to leave out: {reason: [images]}.
 
@@ -71,7 +58,6 @@ def set_aside(images):
     return keep, left_out
 
 
-# --- the plan ----------------------------------------------------------------------------------------------------------
 def plan_tree(images, left_out, data, sizes, seed, groups):
     """Return ([(source, destination)], lines for the report) for the images to place and {reason: [images]} to leave out.
 
@@ -124,7 +110,10 @@ def check_target(data, plan, digests):
 # --- the stage ---------------------------------------------------------------------------------------------------------
 def make_plan(source, data, sizes, seed, group_by=None):
     """Return (lines to print at the end, [(source, destination)]); nothing on disk changes."""
-    images, rest = read_source(source)
+    images, rest = data_tree.read_sources([source])
+    if augmented := [image.path for image in images if AUGMENTED in image.inside]:
+        found = reason_line("expected originals only, found augmented ones", augmented)
+        raise InputError(f"{source}: {found}; split the originals, then run data_augmentation.py")
     if not images and any(data_tree.count_images(data).values()):
         return [f"{source}: no images left to move", *rest], []
     keep, left_out = set_aside(images)

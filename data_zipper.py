@@ -18,10 +18,9 @@ from pathlib import Path
 
 from detector.console import HelpFormatter, InputError, plural, printable, progress, reason_line, show_size, stage, table
 from detector.data.archive import safe_path
-from detector.files import atomic_write, folders_above, require_folder, scan, without_case
+from detector.files import atomic_write, require_folder, scan
 from detector.images.formats import image_format
 
-PIECE = 1 << 20  # bytes read at a time
 PERMISSIONS = (stat.S_IFREG | 0o644) << 16
 UNIX = 3
 
@@ -31,8 +30,6 @@ def check_archive(folder, archive, overwrite):
     if archive.is_dir() or (archive.exists() and not overwrite):
         came = "a folder of that name is there" if archive.is_dir() else "it exists; --overwrite replaces it"
         raise InputError(f"{archive}: {came}")
-    if not archive.parent.is_dir():
-        raise InputError(f"{archive.parent}: expected a folder to write {archive.name} to; make it")
     if archive.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{archive} is inside {folder}, so it would contain itself; write it elsewhere")
 
@@ -49,15 +46,10 @@ def list_files(folder):
     left_out = sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in left_out)
     if not paths:
         raise InputError(f"{folder}: expected files to pack, found none")
-    spelled = {}
     for path in paths:
         safe_path(path)
         if "\\" in path or path != path.encode(errors="replace").decode():  # some readers take a backslash for a separator
             raise InputError(f"{folder}: the name {printable(path)} holds a backslash or is not UTF-8; rename it")
-        for part in (path, *folders_above(path)):
-            other = spelled.setdefault(without_case(part), part)
-            if other != part:
-                raise InputError(f"{folder}: {printable(other)} and {printable(part)} differ only by case; rename one of them")
     return paths, left_out
 
 
@@ -72,7 +64,7 @@ def pack(folder, paths, unfinished):
                 info.file_size = os.fstat(file.fileno()).st_size
                 info.compress_type = zipfile.ZIP_STORED if image_format(file.peek(16)[:16]) else zipfile.ZIP_DEFLATED
                 with archive.open(info, "w") as entry:
-                    shutil.copyfileobj(file, entry, PIECE)
+                    shutil.copyfileobj(file, entry)
         written = archive.infolist()
     return {info.filename: info.CRC for info in written}, sum(info.file_size for info in written)
 

@@ -118,9 +118,3 @@ def test_junctions_are_not_followed(folder, run, monkeypatch, contents):
         code, _, err = run(data_deleter.main, given, "--yes")
         assert (code, err) == (1, f"error: {folder}/train: {told}/train; give that folder itself\n")
     assert contents(folder) == before
-
-
-def test_an_unfinished_command_is_named_before_its_files_are_deleted(folder, make_files, run):
-    make_files(folder, {data_deleter.JOURNAL: "{}"})
-    _, out, _ = run(data_deleter.main, folder, "--dry-run")
-    assert "can still be finished" in out

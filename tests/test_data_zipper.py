@@ -61,20 +61,11 @@ def test_the_same_folder_gives_the_same_bytes_and_comes_back(run, tmp_path, fold
     assert found.pop(RECORD) and found == FILES
 
 
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        (["a.jpg", "A.JPG"], "A.JPG and a.jpg differ only by case"),
-        (["a/1.jpg", "A/2.jpg"], "A and a differ only by case"),
-        (["a\\b.jpg", "c.jpg"], "the name a\\b.jpg holds a backslash or is not UTF-8"),
-    ],
-)
-def test_names_that_other_systems_cannot_unpack(run, tmp_path, contents, names, reason):
-    folder = write(tmp_path / "data", dict.fromkeys(names, b"x"))
-    if contents(folder).keys() != set(names):
-        pytest.skip("this file system does not have such names")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_that_other_systems_cannot_unpack(run, tmp_path):
+    folder = write(tmp_path / "data", {"a\\b.jpg": b"x", "c.jpg": b"x"})
     code, _, err = run(main, folder, tmp_path / "x.zip")
-    assert code == 1 and err.startswith(f"error: {folder}: {reason}")
+    assert code == 1 and err.startswith(f"error: {folder}: the name a\\b.jpg holds a backslash or is not UTF-8")
     assert os.listdir(tmp_path) == ["data"]
 
 
@@ -89,7 +80,8 @@ def test_what_is_refused(run, tmp_path, folder):
     assert run(main, folder, archive, "--overwrite")[0] == 0
     assert zipfile.is_zipfile(archive)
     fails(f"{folder}/y.zip is inside {folder}, so it would contain itself; write it elsewhere", folder, folder / "y.zip")
-    fails(f"{tmp_path}/no: expected a folder to write y.zip to; make it", folder, tmp_path / "no/y.zip")
+    missing = "it does not exist, or no longer; check the path and run the same command again"
+    fails(f"{tmp_path}/no/y.zip: No such file or directory: {missing}", folder, tmp_path / "no/y.zip")
     (tmp_path / "f.zip").mkdir()
     fails(f"{tmp_path}/f.zip: a folder of that name is there", folder, tmp_path / "f.zip", "--overwrite")
     fails(f"{tmp_path}/absent: expected a folder with files, found nothing of that name; check the path",

@@ -51,9 +51,6 @@ class Extraction:
 
 def kind_of(archive):
     """Return 'zip', 'tar', 'tar.gz', 'tar.bz2', 'tar.xz' or 'tar.zst', by a file's content; raise InputError for anything else."""
-    if not os.path.isfile(archive):
-        found = "a folder" if os.path.isdir(archive) else "nothing of that name"
-        raise InputError(f"expected an archive, found {found}; check the path")
     with open(archive, "rb") as file:
         head = file.read(8)
     for magic, kind in MAGIC.items():

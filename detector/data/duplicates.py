@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from itertools import combinations_with_replacement
 
 from detector import files
-from detector.console import InputError
 from detector.data import tree as data_tree
 
 # Two images count as near-duplicates if their hashes differ in at most 7 of 64 bits and their colour thumbnails correlate by
@@ -44,10 +43,8 @@ def exact_duplicates(digests, places):
     for group in groups:
         cells = Counter(places[index] for index in group)
         for a, b in combinations_with_replacement(sorted(cells), 2):
-            number = cells[a] * (cells[a] - 1) // 2 if a == b else cells[a] * cells[b]
-            if number:
-                pairs[relation(a, b)] += number
-    return groups, pairs
+            pairs[relation(a, b)] += cells[a] * (cells[a] - 1) // 2 if a == b else cells[a] * cells[b]
+    return groups, +pairs
 
 
 def augmented(paths, places, insides):
@@ -117,12 +114,7 @@ def listed(pairs):
 
 
 def colour_thumbnail(root, path):
-    """Return the thumbnail, (16, 16, 3) uint8, that confirms a pair; a black one, similar to none, if the file has vanished."""
-    import numpy as np
-
+    """Return the thumbnail, (16, 16, 3) uint8, that confirms a pair."""
     from detector.images import pixels, similarity
 
-    try:
-        return similarity.colour_thumbnail(pixels.read_image(os.path.join(root, path)))
-    except InputError:
-        return np.zeros((similarity.COLOUR_SIDE, similarity.COLOUR_SIDE, 3), np.uint8)
+    return similarity.colour_thumbnail(pixels.read_image(os.path.join(root, path)))

@@ -52,7 +52,6 @@ def download_kaggle(source):
         import kagglehub
         import requests
         from kagglehub import exceptions
-        from kagglehub.config import get_cache_folder
     except ImportError:
         raise InputError("downloading needs kagglehub: pip install kagglehub") from None
     logging.getLogger("kagglehub").setLevel(logging.WARNING)
@@ -73,5 +72,3 @@ def download_kaggle(source):
         what = " ".join(str(error).split()) or type(error).__name__
         cure = TOKEN if "credentials" in what else "run the same command again, or fetch the archive itself and give that"
         raise InputError(f"the download failed ({what}); {cure}") from None
-    except OSError as error:  # of kagglehub's cache
-        raise OSError(error.errno, error.strerror or str(error), error.filename or get_cache_folder()) from None
