@@ -78,13 +78,6 @@ def test_a_damaged_tag_beside_the_orientation_does_no_harm(at, picture):
         assert read_image(bytes(content)).shape in {(12, 20, 3), (20, 12, 3)}
 
 
-@pytest.mark.parametrize("kind", ["GIF", *(["WEBP"] if features.check("webp") else []), "TIFF"])
-def test_the_first_frame_of_an_animation_is_taken(kind):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
-    content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {}))
-    assert read_image(content)[0, 0].tolist() == [255, 0, 0]
-
-
 # --- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -131,21 +124,6 @@ def test_a_decompression_bomb():
     assert "expected at most 178,956,970 pixels" in refused(bomb(60_000, 60_000))
     assert "expected at most" in refused(bomb(MAX_PIXELS + 1, 1))
     assert image_size(bomb(10_000, 17_000)) == (10_000, 17_000)
-
-
-def test_a_file_without_permission_is_one_line_and_a_full_disk_is_not_its_fault():
-    class Locked(io.BytesIO):
-        def __init__(self, error):
-            super().__init__()
-            self.error = error
-
-        def read(self, *_):
-            raise self.error
-
-    with pytest.raises(InputError, match=r"a\.png: Permission denied"):
-        read_image(Locked(PermissionError(13, "Permission denied", "a.png")))
-    with pytest.raises(OSError, match="Too many open files"):
-        read_image(Locked(OSError(24, "Too many open files")))
 
 
 # --- fitting -----------------------------------------------------------------------------------------------------------
