@@ -146,7 +146,10 @@ def _decode(content, kind):
 
 
 def _scale_transparent_value(image, bits):
-    """Scale the transparent colour of a grey or RGB PNG as Pillow scales its samples, which it compares with it: to 8 bits."""
+    """Scale the transparent colour of a grey or RGB PNG to 8 bits, as Pillow scales the samples that it compares with it.
+
+    (16-bit grey Pillow leaves at 16 bits. Of 16-bit RGB, colours that agree in the upper bytes become transparent together.)
+    """
     value = image.info.get("transparency")
     if image.mode == "L" and value is not None:
         image.info["transparency"] = value % (1 << bits) * 255 // ((1 << bits) - 1)
