@@ -127,8 +127,13 @@ def audit(folder, files, quick=False):
     counts = defaultdict(Counter)
     for split, name in places:
         counts[split][name] += 1
-    check = check_content if quick else check_images
-    digests, content = check(os.fspath(folder), paths, places)
+    if quick:
+        digests = [digest for digest, _ in digests_and_formats(os.fspath(folder), paths)]
+        reason = "missing, or without permission to read it"
+        unreadable = [{"path": path, "reason": reason} for path, digest in zip(paths, digests, strict=True) if not digest]
+        content = {"unreadable": unreadable, "odd": None, "near": None, "shortcut": None}
+    else:
+        digests, content = check_images(os.fspath(folder), paths, places)
     groups, pairs = duplicates.exact_duplicates(digests, places)
     report = {"tool": TOOL, "folder": os.fspath(folder), "quick": quick, "images": len(paths), "counts": counts} | content
     report["identical"] = {"pairs": duplicates.listed(pairs), "groups": [[paths[i] for i in group] for group in groups]}
@@ -136,14 +141,6 @@ def audit(folder, files, quick=False):
     report["passed_over"] = files.skipped
     report["findings"], report["warnings"] = summarise(report)
     return report
-
-
-def check_content(root, paths, places):
-    """Return (digests, the report's entries that need no decoding)."""
-    digests = [digest for digest, _ in digests_and_formats(root, paths)]
-    reason = "missing, or without permission to read it"
-    unreadable = [{"path": path, "reason": reason} for path, digest in zip(paths, digests, strict=True) if not digest]
-    return digests, {"unreadable": unreadable, "odd": None, "near": None, "shortcut": None}
 
 
 def check_images(root, paths, places):
