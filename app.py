@@ -117,38 +117,20 @@ def make_parser():
     add("images", nargs="*", metavar="IMAGE|FOLDER",
         help="files, folders with everything below them, patterns such as '*.jpg', - for standard input; "
         "without any, the page opens in a browser")  # fmt: skip
-    add(
-        "--model",
-        type=Path,
-        action="append",
-        metavar="MODEL.h5",
-        help="a detector; with several, an image is scored by the one made for its size (default: those in models/)",
-    )
+    add("--model", type=Path, action="append", metavar="MODEL.h5",
+        help="a detector; with several, an image is scored by the one made for its size (default: those in models/)")  # fmt: skip
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print a list of objects")
     output.add_argument("--csv", type=Path, metavar="FILE", help="write a table")
     add("--report", type=Path, metavar="FILE.html", help="write an evidence report: one self-contained page for all images")
     add("--explain", type=Path, metavar="FILE.png", help="write a heat map of where the score comes from; for one image")
     add("--overwrite", action="store_true", help="replace the files that --csv, --report and --explain name")
-    add(
-        "--threshold",
-        type=fraction,
-        metavar="T",
-        help="use one threshold instead of the detector's two: Fake if P(Fake) >= T, otherwise Real",
-    )
+    add("--threshold", type=fraction, metavar="T", help="one threshold in place of two: Fake if P(Fake) >= T, otherwise Real")
     add("--force", action="store_true", help="predict also for images that no detector is made for")
-    add(
-        "--provenance",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="read each file's provenance: signed manifest, generator metadata, camera; without, the detector alone decides",
-    )
-    add(
-        "--trust-list",
-        type=Path,
-        metavar="FILE.pem",
-        help="root certificates of trusted C2PA signers; remembered for later runs (C2PA publishes a list); none forgets them",
-    )
+    add("--provenance", action=argparse.BooleanOptionalAction, default=True,
+        help="read provenance: signed manifest, generator metadata, camera; without, the detector alone decides")  # fmt: skip
+    add("--trust-list", type=Path, metavar="FILE.pem",
+        help="root certificates of trusted C2PA signers (C2PA publishes a list); remembered; none forgets them")  # fmt: skip
     add("--fail-on", choices=sorted(FAIL_ON),
         help=f"exit with code {FAILED_ON} if a verdict is Fake (fake), a verdict is Fake or uncertain (uncertain), or a "
         "conclusion is Fake, AI-generated or AI-edited (ai)")  # fmt: skip

@@ -179,7 +179,7 @@ def versus(detector, scored, other, other_scored, seen=None):
     for item, mine, theirs in zip(scored.items, scored.p_fake.tolist(), other_scored.p_fake.tolist(), strict=True):
         if (mine >= 0.5) != (theirs >= 0.5):
             right = "this" if (mine >= 0.5) == item.is_fake else "other"
-            changed.append([item.path, dataset.label_of(item), repr(mine), repr(theirs), right])
+            changed.append([item.path, item.label, repr(mine), repr(theirs), right])
     return found, changed
 
 
@@ -226,7 +226,7 @@ def write_report(folder, data, report, scored, changed):
         old.unlink()
     thresholds = report["thresholds"]
     pairs = [pair for some in scored.values() for pair in zip(some.items, some.p_fake.tolist(), strict=True)]
-    rows = [[item.path, dataset.label_of(item), repr(p), verdict_of(p, thresholds)] for item, p in pairs]
+    rows = [[item.path, item.label, repr(p), verdict_of(p, thresholds)] for item, p in pairs]
     write_csv(folder / "predictions.csv", ["path", "label", "p_fake", "verdict"], rows)
     if changed is not None:
         write_csv(folder / "changed.csv", ["path", "label", "p_fake", "p_fake_other", "right"], changed)
@@ -279,8 +279,6 @@ def show(report, folder, data, scored):
     from detector.reports import evaluation_page as page
 
     for split, metrics in report["splits"].items():
-        for line in metrics["unreadable_files"][:10]:
-            print(f"not scored: {printable(line)}")
         for part in page.tables(split, metrics):
             print(console.table(part["rows"], part["header"]))
             print(f"{part['note']}\n" if part["note"] else "")

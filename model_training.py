@@ -43,7 +43,7 @@ def train_detector(config: TrainingConfig, group: ProcessGroup) -> None:
         return
     if len(devices) > 1 or outcome.interrupted:  # on JAX, an interrupted step takes the network's variables with it
         model = rebuild(config)
-    save_result(model, validation, config, data, outcome, digests, sources, train.images.unreadable)
+    save_result(model, config, data, outcome, digests, sources, train.images.unreadable)
 
 
 def join_processes(config: TrainingConfig, group: ProcessGroup) -> Devices:
@@ -100,13 +100,14 @@ def prepare(config: TrainingConfig, group: ProcessGroup, devices: Devices) -> tu
     return config, data, model, train, validation
 
 
-def save_result(model, validation, config, data, outcome, digests, sources, unreadable):
+def save_result(model, config, data, outcome, digests, sources, unreadable):
     """Calibrate the best weights, and write the model file, the history and the summary."""
     from detector.evaluation.thresholds import calibrate, calibrate_from_scores
     from detector.model import backend
     from detector.model import file as model_file
     from detector.model.architectures import with_test_time_flip
     from detector.training import history, result
+    from detector.training.batches import PooledScores
     from detector.training.callbacks import remove_checkpoint
     from detector.training.networks import in_full_precision
 
@@ -119,6 +120,7 @@ def save_result(model, validation, config, data, outcome, digests, sources, unre
     history.draw_architecture(model, config.log_dir)
     if config.test_time_flip:
         model = with_test_time_flip(model)
+    validation = PooledScores(data.splits["validation"], config)
     rows, logits = result.validation_logits(model, validation)
     is_fake = np.array(validation.split.labels)[rows] == 0
     if config.calibration_scores:

@@ -308,7 +308,6 @@ def test_unreadable_images_are_counted_listed_and_not_scored(trained, small_data
     broken[2].write_text("no image")
     code, out, err = run(evaluate.main, trained[0], "--data", data, "--report", tmp_path / "report")
     assert (code, err) == (0, "")
-    assert all(f"not scored: {path}: expected " in out for path in broken)
     metrics, rows = read(tmp_path / "report")
     of_split = metrics["splits"]["test"]
     assert (metrics["n"], of_split["unreadable"], len(rows)) == (61, 3, 61)

@@ -22,6 +22,11 @@ class Item(NamedTuple):
     is_fake: bool
     group: str | None
 
+    @property
+    def label(self):
+        """'Fake' or 'Real'."""
+        return data_tree.CLASSES[0 if self.is_fake else 1]
+
 
 def list_items(data, splits=None, group_by=None, skipped=None):
     """List the images to evaluate, and the images of the train folder in the same tree.
@@ -123,7 +128,7 @@ def known_digests(data, model, train):
 
     digests = read_train_digests(model)
     return {
-        "in_train": set(hash_files(data, train)) - {None} if train else None,
+        "in_train": set(_digests(data, train)) - {None} if train else None,
         "in_train_of_model": None if digests is None else {row.tobytes().hex() for row in digests},
     }
 
@@ -139,7 +144,7 @@ def find_leaks(data, paths, known):
     """
     import numpy as np
 
-    digests = hash_files(data, paths) if any(some is not None for some in known.values()) else []
+    digests = _digests(data, paths) if any(some is not None for some in known.values()) else []
     counts, either = {}, np.zeros(len(paths), bool)
     for name, length in (("in_train", 64), ("in_train_of_model", 16)):
         counts[name] = None
@@ -155,11 +160,6 @@ def count_trained_on(data, paths, model):
     return find_leaks(data, paths, known_digests(data, model, None))[0]["in_train_of_model"]
 
 
-def hash_files(data, paths):
+def _digests(data, paths):
     """Return the SHA-256 of each file as hex digits, None if it cannot be read."""
     return [digest for digest, _ in files.digests_and_formats(data, paths)]
-
-
-def label_of(item):
-    """Return 'Fake' or 'Real'."""
-    return data_tree.CLASSES[0 if item.is_fake else 1]

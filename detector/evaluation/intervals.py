@@ -21,31 +21,27 @@ import numpy as np
 
 from detector.data.tree import CLASSES
 from detector.evaluation.metrics import bins_of, classification_metrics, metrics_of_resamples, nested
+from detector.evaluation.thresholds import upper_bound
 
 RESAMPLES = 1000
 BLOCK = 200_000  # draws computed at once: a few MB, which fit into the processor's cache
+EXACT = 0.975  # one-sided confidence of an end of a two-sided 95 % interval
 NO_FRACTIONS = ("log_loss", "brier", "ece")  # metrics that are not 0 or 1 without errors, or with errors only
 
 
-def metrics_with_intervals(*given):
-    """Return detector.evaluation.metrics.classification_metrics and, as `intervals`, their intervals."""
-    return {**classification_metrics(*given), "intervals": intervals(*given)}
+def metrics_with_intervals(is_fake, p_fake, thresholds, p_raw=None, resamples=RESAMPLES, seed=0):
+    """Return the metrics of detector.evaluation.metrics.classification_metrics and, as `intervals`, their 95 % intervals.
 
-
-def intervals(is_fake, p_fake, thresholds, p_raw=None, resamples=RESAMPLES, seed=0):
-    """Return the 95 % intervals of metrics.
+    Those have [low, high] in place of each number, and no n, confusion and verdict_counts; without images they are {}.
 
     Args:
-        is_fake, p_fake, thresholds, p_raw: as in detector.evaluation.metrics.classification_metrics.
+        is_fake, p_fake, thresholds, p_raw: as in classification_metrics.
         resamples: number of resamples; the same ones for the same `seed`.
-
-    Returns:
-        the dict of classification_metrics without n, confusion and verdict_counts, with [low, high] in place of each number; {}
-        without images.
     """
+    metrics = classification_metrics(is_fake, p_fake, thresholds, p_raw)
     is_fake = np.asarray(is_fake, bool)
     if not len(is_fake):
-        return {}
+        return {**metrics, "intervals": {}}
     p_fake, p_raw = (None if p is None else np.asarray(p, np.float64) for p in (p_fake, p_raw))
     smaller, trials = _smaller(is_fake), _trials(is_fake, p_fake, thresholds)
 
@@ -54,14 +50,14 @@ def intervals(is_fake, p_fake, thresholds, p_raw=None, resamples=RESAMPLES, seed
             by_chance = error_by_chance(p_raw if name[0] == "raw" else p_fake, resamples, seed)
             low = max(0.0, 2 * value - high) if value > by_chance else 0.0
         elif low == high and high in (0, 1) and name[-1] not in NO_FRACTIONS:
-            limit = error_limit(trials.get(name, smaller))
+            limit = upper_bound(0, trials.get(name, smaller), EXACT)
             low, high = (0.0, limit) if high == 0 else (1 - limit, 1.0)
         return min(low, value), max(high, value)
 
     def compute(weights):
         return metrics_of_resamples(weights, is_fake, p_fake, thresholds, p_raw)
 
-    return _bootstrap(compute, limits, is_fake, resamples, seed)[1]
+    return {**metrics, "intervals": _bootstrap(compute, limits, is_fake, resamples, seed)[1]}
 
 
 def _bootstrap(compute, limits, is_fake, resamples, seed):
@@ -81,13 +77,6 @@ def _bootstrap(compute, limits, is_fake, resamples, seed):
         low, high = np.nanquantile(np.concatenate([part[name] for part in drawn]), [0.025, 0.975])
         values[name], spans[name] = float(value), [float(end) for end in limits(name, value, low, high)]
     return nested(values), nested(spans)
-
-
-def error_limit(trials):
-    """Return the upper end of the exact (Clopper-Pearson) 95 % interval of an error rate if none of `trials` was an error."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(0, trials).proportion_ci().high) if trials else 1.0
 
 
 def _smaller(is_fake):
@@ -159,7 +148,7 @@ def compare(is_fake, p_fake, thresholds, p_other, other_thresholds, resamples=RE
         other = metrics_of_resamples(weights, is_fake, p_other, other_thresholds)
         return {name: one[name] - other[name] for name in one}
 
-    limit = 0.0 if np.array_equal(p_fake, p_other) else error_limit(_smaller(is_fake))
+    limit = 0.0 if np.array_equal(p_fake, p_other) else upper_bound(0, _smaller(is_fake), EXACT)
 
     def limits(name, value, low, high):
         if name[-1] == "ece":

@@ -12,7 +12,6 @@ from detector.console import InputError, plural
 from detector.data.tree import CLASSES
 from detector.evaluation.metrics import reliability
 from detector.images import pixels
-from detector.images.guard import one_file
 
 NAMES = ("confusion", "roc", "precision_recall", "reliability", "scores")
 FAKE, REAL, INK, GREY = "#e69f00", "#0072b2", "black", "0.55"  # the colours of the classes also differ in grey
@@ -173,24 +172,15 @@ def draw_sheet(file, data, title, entries):
         axes.set_title(title, fontsize=10)
         axes.axis("off")
         for i, (path, caption) in enumerate(entries):
-            image = _thumbnail(os.path.join(data, path))
-            if image is None:
+            try:
+                image = Image.fromarray(pixels.read_image(os.path.join(data, path)))
+            except (InputError, OSError):  # it was readable when it was scored
                 continue
-            longest = max(image.shape[:2])
-            high, wide = (0.92 * side / longest for side in image.shape[:2])
+            image.thumbnail((TILE, TILE))
+            longest = max(image.size)
+            wide, high = (0.92 * side / longest for side in image.size)
             x, y = i % ACROSS + 0.5, i // ACROSS * 1.36 + 0.5
             interpolation = "nearest" if longest <= 64 else "auto"  # small images are shown pixel by pixel
             axes.imshow(image, extent=(x - wide / 2, x + wide / 2, y + high / 2, y - high / 2), interpolation=interpolation)
             axes.text(x, y + 0.5, caption, ha="center", va="top", fontsize=7, parse_math=False)
         axes.set(xlim=(0, ACROSS), ylim=(rows * 1.36, 0), aspect="equal")
-
-
-def _thumbnail(path):
-    """Return a small image, (h, w, 3) uint8, None if the file has become unreadable since it was scored."""
-    try:
-        with one_file(path):
-            image = Image.fromarray(pixels.read_image(path))
-    except InputError:
-        return None
-    image.thumbnail((TILE, TILE))
-    return np.asarray(image)

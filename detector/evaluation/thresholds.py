@@ -89,18 +89,30 @@ def fit_temperature(is_fake, logits, groups=None):
 
     is_fake = np.asarray(is_fake, bool)
     signed = np.where(is_fake, logits, -np.asarray(logits, np.float64))
-    weights = np.ones(len(is_fake))
-    for label in (True, False):
-        here = np.flatnonzero(is_fake == label)
-        if groups is not None and len(here):
-            _, which, counts = np.unique(np.asarray(groups)[here], return_inverse=True, return_counts=True)
-            weights[here] = 1 / np.sqrt(counts[which])
-        weights[here] /= max(1e-9, weights[here].sum())
+    weights = sample_weights(is_fake, groups)
 
     def log_loss(log_temperature):
         return np.average(np.logaddexp(0, -signed / np.exp(log_temperature)), weights=weights)
 
     return float(np.exp(minimize_scalar(log_loss, bounds=np.log([0.5, 20]), method="bounded").x))
+
+
+def sample_weights(labels, sources=None):
+    """Return (n,) float32 weights with mean 1 that give both classes the same total weight.
+
+    With sources, a list of n names, a source of k images has a weight proportional to the square root of k within its class: a
+    large source counts more than a small one, but does not dominate. Weights instead of sampling, so that each epoch still shows
+    every image once, in an order that does not depend on the option.
+    """
+    labels = np.asarray(labels)
+    sources = [""] * len(labels) if sources is None else sources
+    groups = np.array([f"{label}/{source}" for label, source in zip(labels, sources, strict=True)])
+    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    weights = 1 / np.sqrt(counts[index])  # summed over the n images of a source: the square root of n
+    for label in set(labels.tolist()):
+        of_class = labels == label
+        weights[of_class] *= len(labels) / (2 * weights[of_class].sum())
+    return weights.astype(np.float32)
 
 
 def fit_thresholds(is_fake, p_fake, max_error=0.01):

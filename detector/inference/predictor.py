@@ -6,7 +6,6 @@ for row in Predictor().predict(["photo.jpg"]):
     print(row["path"], row["conclusion"], row["p_fake"])
 """
 
-import functools
 import glob
 import os
 import threading
@@ -28,7 +27,6 @@ from detector.provenance.conclusion import conclude
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 STANDARD_INPUT = "-"
 MAX_TEXT = 500  # characters shown of a text in a model file, which may come from a stranger
-CACHED_SIZES = 4096  # image sizes for which the choice of the detector is cached
 
 
 class Row(TypedDict):
@@ -208,7 +206,7 @@ class Predictor:
         """
         sources = list(sources)
         names = [guard.name_of(source) for source in sources] if names is None else list(names)
-        choose = functools.lru_cache(CACHED_SIZES)(self.choose) if detector is None else self.find_detector(detector)
+        choose = self.choose if detector is None else self.find_detector(detector)
         batch = min((scoring.images_at_a_stretch(one) for one in self.detectors), default=1)
         checks = () if threshold is not None else stability.CHECKS
 

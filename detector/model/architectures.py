@@ -87,24 +87,6 @@ def compact(image_size, weights, l2):
     return keras.Model(image, _head(layers.GlobalAveragePooling2D()(x), l2), name="compact")
 
 
-def mobilenetv2_early(image_size, weights, l2):
-    """Build the first blocks of MobileNetV2, to the expansion of block 3 (144 channels, a quarter of the input's side), with
-    pooling, standardisation, Dropout(0.2) and softmax(2): textures, and hardly anything of what an image shows.
-
-    Deeper features tell the images of one source apart better and carry over to other sources worse (docs/experiments_photos.md).
-    A weights file is that of the whole backbone.
-    """
-    import keras
-    from keras import layers
-
-    image = keras.Input((image_size, image_size, 3), name="image")
-    whole = backbone(keras.applications.MobileNetV2, image_size, weights)
-    early = keras.Model(whole.input, whole.get_layer("block_3_expand_relu").output, name="mobilenetv2_early_backbone")
-    x = layers.GlobalAveragePooling2D()(early(_tf_normalisation(image)))
-    x = layers.BatchNormalization(momentum=0.9, center=False, scale=False)(x)  # channels differ a hundredfold in their range
-    return keras.Model(image, _head(x, l2), name="mobilenetv2_early")
-
-
 def efficientnet(name, image_size, weights, l2, hidden_units=HIDDEN_UNITS):
     """Build the first blocks of an EfficientNet-Lite, one of efficientnet_lite.VARIANTS: the means of the channels of three of
     them, standardisation, a hidden layer of `hidden_units` (0: none), dropout and softmax(2).
@@ -181,7 +163,6 @@ ARCHITECTURES = {
     "resnet50v2": Architecture(resnet50v2, "sigmoid_real", stop_rule="plateau", stop_patience=3, options=("stem",)),
     "compact": Architecture(compact, weights="none", learning_rate=3e-3, has_backbone=False),
     "mobilenetv2": Architecture(functools.partial(application, "MobileNetV2", label="mobilenetv2")),  # arXiv 1801.04381
-    "mobilenetv2_early": Architecture(mobilenetv2_early, learning_rate=3e-4),
 } | {name: Architecture(functools.partial(efficientnet, name), options=("hidden_units",)) for name in efficientnet_lite.VARIANTS}
 KERAS = "keras:"  # prefix of the name of a network of keras.applications
 

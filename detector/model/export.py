@@ -8,11 +8,9 @@ each export is compared with Keras on 16 images. For a detector that ships:
 
 import atexit
 import contextlib
-import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -139,25 +137,8 @@ def _export_folder():
 
 
 def _key(path):
-    """Return the cache key of a .h5, from its SHA-256; cached by (path, size, mtime_ns), since hashing 163 MiB takes a while."""
-    path = path.resolve()
-    stat = path.stat()
-    known = [os.fspath(path), stat.st_size, stat.st_mtime_ns, EXPORT_FORMAT]
-    note = _cache() / f"{hashlib.sha256(known[0].encode()).hexdigest()[:32]}.known.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        remembered = json.loads(note.read_text("utf-8"))
-        if remembered["file"] == known and re.fullmatch(r"[0-9a-f]{64}-\d+", remembered["key"]):
-            return remembered["key"]
-    key = f"{digest_of(path)}-{EXPORT_FORMAT}"
-    with contextlib.suppress(OSError):  # then the file is hashed each time
-        _write(note, {"file": known, "key": key})
-    return key
-
-
-def _write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, unique=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    """Return the cache key of a .h5, from its SHA-256."""
+    return f"{digest_of(path)}-{EXPORT_FORMAT}"
 
 
 def _export_in_subprocess(path, stem):
@@ -195,14 +176,11 @@ def export_detector(path, stem):
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     flatbuffer = stem.with_name(f"{stem.name}.tflite")
-    try:
-        with atomic_write(flatbuffer, unique=True) as temporary:
-            _convert_and_check(model, metadata, path, temporary)
-    except PermissionError:
-        if not flatbuffer.exists():  # on Windows another process may have made the same file and use it already
-            raise
+    with atomic_write(flatbuffer, unique=True) as temporary:
+        _convert_and_check(model, metadata, path, temporary)
     made = {"sha256": sha256, "bytes": flatbuffer.stat().st_size, "metadata": metadata}
-    _write(stem.with_name(f"{stem.name}.json"), made)
+    with atomic_write(stem.with_name(f"{stem.name}.json"), unique=True) as temporary:
+        temporary.write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 
 
 def _convert_and_check(model, metadata, path, flatbuffer):

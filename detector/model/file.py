@@ -97,13 +97,17 @@ def _sound(metadata):
     def count(value, high):
         return isinstance(value, int) and number(value, 1, high)
 
+    def views(kinds):  # that detector.images.pixels.views can cut
+        known, most = isinstance(kinds, list) and set(kinds) <= set(VIEW_KINDS), len(NATIVE_POSITIONS)
+        return known and kinds.count("native") <= most and 1 <= len(kinds) <= most + len(VIEW_KINDS)
+
     try:
         limits, extent = metadata["thresholds"], metadata["training_range"]
         return (
             metadata["class_names"] == list(CLASSES)
             and metadata["output"] in OUTPUTS
             and metadata["preprocessing"] in PREPROCESSING
-            and (metadata["preprocessing"] != "views" or sound_views(metadata["views"]))
+            and (metadata["preprocessing"] != "views" or views(metadata["views"]))
             and (metadata.get("view_weights") is None or len(metadata["view_weights"]) == len(metadata["views"]))
             and all(number(weight, 1e-3, 1e3) for weight in metadata.get("view_weights") or ())
             and count(metadata["image_size"], MAX_IMAGE_SIZE)
@@ -117,13 +121,6 @@ def _sound(metadata):
         )
     except (KeyError, TypeError):
         return False
-
-
-def sound_views(kinds):
-    """Tell whether `kinds` is a list of kinds of views that detector.images.pixels.views can cut."""
-    known = isinstance(kinds, list) and all(kind in VIEW_KINDS for kind in kinds)
-    most = len(NATIVE_POSITIONS)
-    return known and kinds.count("native") <= most and 1 <= len(kinds) <= most + len(VIEW_KINDS)
 
 
 def read_metadata(path):

@@ -100,7 +100,7 @@ def load_files(model, paths):
 def _weights_in(path, model):
     """Return the weights in a file as a list of arrays in the order of the model's; may change the model's own."""
     if not Path(path).is_file():
-        raise InputError(f"--weights {path}: expected imagenet, none or a weights file, found nothing of that name; check the path")
+        raise InputError(f"--weights {path}: expected imagenet, none or weights files, found no file of that name; check the path")
     try:
         if Path(path).suffix == ".npz":
             efficientnet_lite.assign(model, efficientnet_lite.read_npz(path))

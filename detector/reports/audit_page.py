@@ -1,7 +1,6 @@
 """The HTML page of a data audit."""
 
 import functools
-import io
 import os
 import random
 
@@ -9,23 +8,13 @@ from detector import files
 from detector.console import InputError, plural
 from detector.data import tree as data_tree
 from detector.data.duplicates import is_leak
-from detector.reports.render import data_uri, render
+from detector.reports.render import image_uri, render
 
 TILE = 112  # longer side of a thumbnail in CSS pixels, as in templates/audit.css
 SHEET = 40  # images on the contact sheet of each split and class
 SHOWN = 36  # groups or pairs shown of each kind; audit.json has them all
 LISTED = 60  # paths listed of each kind
 IN_GROUP = 4  # images shown of a group
-IDENTICAL = "Files with the same bytes (SHA-256). Outlined in red: in two splits, or under both labels."
-MADE = (
-    "Augmented images in train whose original is in validation or test, each with that original, and augmented images in "
-    "validation or test. Recognised by their file names."
-)
-NEAR = (
-    "Different files that show the same picture: scaled, saved again, brightened, or neighbouring frames. Found by a perceptual "
-    "hash, confirmed by the correlation of small colour thumbnails; identical files are represented by the first of them. "
-    "Outlined in red: in two splits, or under both labels."
-)
 
 
 def render_audit(report, paths, places):
@@ -63,19 +52,13 @@ def choose_sheets(paths, places, seed=0):
 
 def thumbnail(root, path):
     """Return {uri, small} of an image: a data URI, and whether the image is no larger than its tile; None if it is unreadable."""
-    from PIL import Image
-
     from detector.images import pixels
 
     try:
-        image = Image.fromarray(pixels.read_image(os.path.join(root, path)))
+        image = pixels.read_image(os.path.join(root, path))
     except (InputError, OSError):
         return None
-    small = max(image.size) <= TILE
-    image.thumbnail((2 * TILE, 2 * TILE))
-    content, kind = io.BytesIO(), "png" if small else "jpeg"  # small images are shown pixel by pixel
-    image.save(content, kind, quality=80)
-    return {"uri": data_uri(content.getvalue(), kind), "small": small}
+    return {"uri": image_uri(image, 2 * TILE, TILE), "small": max(image.shape) <= TILE}
 
 
 def notices(report):
@@ -98,19 +81,19 @@ def feature_rows(shortcut):
 
 
 def duplicate_sections(report, place_of):
-    """Return the sections of identical, augmented and near-duplicate images: [{title, explanation, total, cards}]."""
+    """Return the sections of identical, augmented and near-duplicate images: [{title, total, cards}]."""
     made = [*report["augmented"]["leaks"], *([path] for path in report["augmented"]["held_out"])]
-    sections = [_section("Identical files", IDENTICAL, report["identical"]["groups"], place_of)]
+    sections = [_section("Identical files", report["identical"]["groups"], place_of)]
     if made:
-        sections.append(_section("Leaks of augmented images", MADE, made, place_of))
+        sections.append(_section("Leaks of augmented images", made, place_of))
     if report["near"]:
         pairs = report["near"]["found"]
         captions = [f"correlation {pair['likeness']:.3f}, {plural(pair['bits'], 'bit')} apart" for pair in pairs[:SHOWN]]
-        sections.append(_section("Near-duplicates", NEAR, [pair["paths"] for pair in pairs], place_of, captions))
+        sections.append(_section("Near-duplicates", [pair["paths"] for pair in pairs], place_of, captions))
     return sections
 
 
-def _section(title, explanation, groups, place_of, captions=None):
+def _section(title, groups, place_of, captions=None):
     cards = []
     for i, group in enumerate(groups[:SHOWN]):
         (split, label), *others = {place_of[path] for path in group}
@@ -119,4 +102,4 @@ def _section(title, explanation, groups, place_of, captions=None):
             "paths": group[:IN_GROUP], "hidden": max(0, len(group) - IN_GROUP), "leak": leak,
             "caption": captions[i] if captions else None,
         })  # fmt: skip
-    return {"title": title, "explanation": explanation, "total": len(groups), "cards": cards}
+    return {"title": title, "total": len(groups), "cards": cards}

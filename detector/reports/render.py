@@ -6,10 +6,12 @@ undecodable bytes, which file names may hold, are shown as escape sequences.
 
 import base64
 import functools
+import io
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from detector.console import plural, printable
 
@@ -43,3 +45,16 @@ def render(template: str, **values) -> str:
 def data_uri(content: bytes, kind: str, of: str = "image") -> str:
     """Return bytes as a data URI; `kind` is the subtype of image/ or of another type, such as 'png'."""
     return f"data:{of}/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def image_uri(image, longer, lossless=64):
+    """Return an image, (h, w, 3) uint8, as a data URI with at most `longer` pixels on a side.
+
+    With at most `lossless` pixels on a side it is a PNG, which pages show enlarged, pixel by pixel; otherwise a JPEG.
+    """
+    small = Image.fromarray(image)
+    small.thumbnail((longer, longer), Image.Resampling.BICUBIC)
+    kind, options = ("png", {}) if max(small.size) <= lossless else ("jpeg", {"quality": 88})
+    file = io.BytesIO()
+    small.save(file, kind, **options)
+    return data_uri(file.getvalue(), kind)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from detector.console import InputError
+from detector.evaluation.thresholds import sample_weights
 from detector.inference import scoring
 from detector.model.runtime import FunctionDetector
 
@@ -122,35 +123,24 @@ class ImageBatches(keras.utils.PyDataset):
                 return inputs, readable
         raise InputError(f"{next(iter(self.unreadable.values()))}; no image of the split can be read: run data_audit.py")
 
-    def score(self, logits_of):
-        """Return (rows, logits) of the readable images, as PooledScores.score."""
-        rows, logits = [], []
-        for start in range(0, len(self.labels), self.batch_size):
-            images, readable = self.images.read(range(start, min(start + self.batch_size, len(self.labels))))
-            rows += readable
-            logits += logits_of(np.stack(images).astype(np.float32)).tolist() if images else []
-        check_both_classes(self.labels[rows])
-        return np.array(rows), np.array(logits)
-
 
 class PooledScores:
-    """Scores of a split's images as the app computes them: the mean of the logits of an image's views.
+    """Scores of a split's images as the app computes them: with views, an image's logit is the mean over them.
 
     Args:
-        preprocessing: that part of a detector's metadata: {'preprocessing', 'image_size', 'views', ...}.
-        batch_size: number of inputs that are computed together.
+        config: TrainingConfig with its image size.
 
     Attributes:
         unreadable, failure: as in ImageBatches; of the last call of `score`.
     """
 
-    def __init__(self, split, output, preprocessing, batch_size):
-        self.split, self.output, self.batch = split, output, batch_size
-        self.metadata = {**preprocessing, "temperature": 1.0}
+    def __init__(self, split, config):
+        self.split, self.output, self.batch = split, config.network.output, config.batch_size
+        self.metadata = {**config.preprocessing_metadata, "temperature": 1.0}
         self.unreadable, self.failure = {}, None
 
     def score(self, logits_of):
-        """Return (rows, pooled logits), both (n,): indices and logits of the readable images.
+        """Return (rows, logits), both (n,): indices and logits of Fake of the readable images.
 
         Args:
             logits_of: function from (b, s, s, 3) float32 to (b,) logits of Fake.
@@ -164,31 +154,9 @@ class PooledScores:
             else:
                 rows.append(row)
                 logits.append(score.logit)
-        check_both_classes(np.asarray(self.split.labels)[rows])
+        if len({self.split.labels[row] for row in rows}) < 2:
+            raise InputError("expected readable validation images of both classes, found those of one; run data_audit.py")
         return np.array(rows), np.array(logits)
-
-
-def check_both_classes(labels) -> None:
-    """Raise InputError unless the labels of the readable validation images are of both classes."""
-    if len(set(np.asarray(labels).tolist())) < 2:
-        raise InputError("expected readable validation images of both classes, found those of one; run data_audit.py")
-
-
-def sample_weights(labels, sources: list | None = None) -> np.ndarray:
-    """Return (n,) float32 weights with mean 1 that give both classes the same total weight.
-
-    With sources, a list of n names, a source of k images has a weight proportional to the square root of k within its class: a
-    large source counts more than a small one, but does not dominate. Weights instead of sampling, so that each epoch still shows
-    every image once, in an order that does not depend on the option.
-    """
-    labels = np.asarray(labels)
-    groups = np.array([f"{label}/{source}" for label, source in zip(labels, sources or [""] * len(labels), strict=True)])
-    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = 1 / np.sqrt(counts[index])  # summed over the n images of a source: the square root of n
-    for label in set(labels.tolist()):
-        of_class = labels == label
-        weights[of_class] *= len(labels) / (2 * weights[of_class].sum())
-    return weights.astype(np.float32)
 
 
 def targets_of(labels, output: str) -> np.ndarray:

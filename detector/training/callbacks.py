@@ -14,11 +14,12 @@ import keras
 import numpy as np
 
 from detector.console import InputError, progress
+from detector.evaluation.thresholds import sample_weights
 from detector.files import atomic_write
 from detector.model.backend import undistributed
 from detector.model.file import check_room
 from detector.model.scores import p_fake_of
-from detector.training.batches import sample_weights, targets_of
+from detector.training.batches import targets_of
 from detector.training.metrics import fake_metrics
 
 

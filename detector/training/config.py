@@ -211,23 +211,14 @@ def parse(argv: list | None = None) -> TrainingConfig:
     defaults |= {"max_error": 0.02 if grouped else 0.01, "worst_error": 0.08}
     defaults |= {"views": _VIEWS} if values["preprocessing"] == "views" else {}
     values |= {name: default for name, default in defaults.items() if values[name] is None}
-    values["weights"] = _starting_weights(values["weights"])
+    if values["weights"] in (("imagenet",), ("none",)):
+        values["weights"] = values["weights"][0]
     config = TrainingConfig(**values)
     if config.head_epochs is None:
         partial = config.weights != "none" and network.has_backbone and not starts_whole(config)
         config = dataclasses.replace(config, head_epochs=int(partial and config.epochs > 0))
     _check(config)
     return config
-
-
-def _starting_weights(names):
-    """Return 'imagenet', 'none' or a tuple of files, from the values of --weights or the name of a default."""
-    if isinstance(names, str):
-        return names
-    words = [name for name in names if name in ("imagenet", "none")]
-    if words and len(names) > 1:
-        raise InputError(f"--weights {' '.join(names)}: expected only files if there are several, found {words[0]}; leave it out")
-    return words[0] if words else names
 
 
 def starts_whole(config: TrainingConfig) -> bool:

@@ -66,13 +66,12 @@ def make_datasets(config: TrainingConfig, data: RunData, group: ProcessGroup, de
     for decoded in images.values():
         _check_readable(decoded)
     print(_cache_summary([images[name] for name in cached], config))
-    output = config.network.output
-    common = {"output": output, "batch_size": config.batch_size, "seed": config.seed, "balance_groups": config.balance_groups}
-    common |= {"process": group.rank, "processes": group.world_size, "devices": devices}
+    common = {"output": config.network.output, "batch_size": config.batch_size, "seed": config.seed}
+    common |= {"balance_groups": config.balance_groups, "process": group.rank, "processes": group.world_size, "devices": devices}
     train = ImageBatches(images["train"], **common, shuffle=True, augmentation=make_augmentation(config))
     train[0]  # an unreadable data set fails here and not within `fit`
     if whole:
-        return train, PooledScores(data.splits["validation"], output, config.preprocessing_metadata, config.batch_size)
+        return train, PooledScores(data.splits["validation"], config)
     validation = ImageBatches(images["validation"], **common)
     validation[0]
     return train, validation

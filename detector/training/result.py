@@ -6,12 +6,13 @@ from detector.training.config import TrainingConfig, shareable
 from detector.training.inputs import RunData
 
 
-def validation_logits(model, validation) -> tuple:
-    """Return (rows, logits), both (n,): indices and logits of Fake of the readable validation images, with the current weights."""
-    from detector.model import backend, scores
+def validation_logits(model, scores) -> tuple:
+    """Return the result of `score` of the batches.PooledScores of validation, for a model with its current weights."""
+    from detector.model.backend import linear_output
+    from detector.model.scores import fake_logits
 
-    with backend.linear_output(model):
-        return validation.score(lambda batch: scores.fake_logits(model.predict_on_batch(batch), validation.output))
+    with linear_output(model):
+        return scores.score(lambda batch: fake_logits(model.predict_on_batch(batch), scores.output))
 
 
 def make_metadata(config: TrainingConfig, data: RunData, sources: list, run: dict, temperature: float, thresholds: dict) -> dict:

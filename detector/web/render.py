@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 from markupsafe import Markup
-from PIL import Image
 
 from detector import __version__, files
 from detector.images.guard import UnreadableFile, read_source
@@ -21,11 +20,10 @@ from detector.inference import attribution
 from detector.inference import predictor as inference
 from detector.provenance import summarise
 from detector.provenance.trust_list import trust_list_date
-from detector.reports.render import data_uri, environment
+from detector.reports.render import data_uri, environment, image_uri
 
 HERE = Path(__file__).parent
 PREVIEW, THUMBNAIL = 640, 96  # longer side of a shown image, in pixels
-MAX_ENLARGED = 64  # images up to this side are shown enlarged, pixel by pixel
 MAX_HEAT_MAPS = 24  # in one request or report
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins so for a formula
 CONCLUSIONS = {  # conclusion -> (style class, mark, headline, explanation); the marks differ in shape, not in colour alone
@@ -37,33 +35,21 @@ CONCLUSIONS = {  # conclusion -> (style class, mark, headline, explanation); the
     "uncertain": ("uncertain", "◆", "Uncertain", ""),
     None: ("unread", "✕", "Unreadable", ""),
 }
-VERDICTS = {  # explained on the empty page
-    "Fake": "Real images rarely score this high.",
-    "Real": "AI-generated images rarely score this low.",
-    "uncertain": "The score is between the two thresholds, or the image is outside the detector's range.",
-}
-LIMITS = (
-    "The detector is reliable only for images like its training data. Other generators, other sizes, edited or strongly "
-    "compressed images, screenshots and drawings can mislead it.",
-    "A verdict is a measurement, not a proof. Do not accuse anybody because of it.",
-)
 
 
 @functools.cache
 def _template(name):
     shared = environment(HERE / "templates")
-    shared.filters["percent"] = percent
+    shared.filters |= {"percent": percent, "about": inference.about}
     shared.globals.update(conclusions=CONCLUSIONS, version=__version__)
     return shared.get_template(name)
 
 
 def page(predictor, max_images, max_file):
     """Return the page, before any image was given."""
-    names = [one.name for one in predictor.detectors]
     return _template("page.html").render(
-        detectors=names, max_images=max_images, max_file=max_file, max_heat_maps=MAX_HEAT_MAPS, verdicts=VERDICTS,
-        limits=limits(predictor.detectors),
-    )  # fmt: skip
+        detectors=predictor.detectors, max_images=max_images, max_file=max_file, max_heat_maps=MAX_HEAT_MAPS
+    )
 
 
 def results(predictor, rows, sources, heat=False, force=False):
@@ -81,9 +67,7 @@ def results(predictor, rows, sources, heat=False, force=False):
     for view in views:
         view["wants_heat_map"] = view["shows_score"] and heat_maps > 0
         heat_maps -= view["shows_score"]
-    return _template("results.html").render(
-        views=views, counts=count(rows), limits=limits(_used(predictor, rows)), csv=csv_link(rows)
-    )
+    return _template("results.html").render(views=views, counts=count(rows), detectors=_used(predictor, rows), csv=csv_link(rows))
 
 
 def report(predictor, rows, sources, force=False, threshold=None, progress=lambda views: views):
@@ -102,11 +86,9 @@ def report(predictor, rows, sources, force=False, threshold=None, progress=lambd
             heat_maps -= 1
             view["heat"] = image_uri(attribution.explain_file(predictor.find_detector(row["detector"]), source), PREVIEW)
         views.append(view)
-    detectors = [
-        {"name": one.name, "sha256": files.digest_of(one.path), "about": inference.about(one)} for one in _used(predictor, rows)
-    ]
+    detectors = [{"detector": one, "sha256": files.digest_of(one.path)} for one in _used(predictor, rows)]
     return _template("report.html").render(
-        views=views, counts=count(rows), detectors=detectors, limits=LIMITS, max_heat_maps=MAX_HEAT_MAPS,
+        views=views, counts=count(rows), detectors=detectors, max_heat_maps=MAX_HEAT_MAPS,
         style=(HERE / "static" / "style.css").read_text("utf-8"),
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
         trust_list=predictor.trust_list and trust_list_date(predictor.trust_list),
@@ -134,11 +116,6 @@ def _used(predictor, rows):
     return [predictor.find_detector(name) for name in dict.fromkeys(row["detector"] for row in rows) if name]
 
 
-def limits(detectors):
-    """Return lines on what detectors were trained on, and what they cannot do."""
-    return [*map(inference.about, detectors), *LIMITS]
-
-
 def count(rows):
     """Return [(conclusion, number of rows)], without those that do not occur."""
     counts = Counter(row["conclusion"] for row in rows)
@@ -152,16 +129,6 @@ def percent(fraction):
     if fraction > 0.999:
         return Markup("above 99.9&nbsp;%" if fraction <= 1 else "never")  # a threshold above 1 is one that no image reaches
     return Markup(f"{100 * fraction:.1f}&nbsp;%")
-
-
-def image_uri(image, longer):
-    """Return an image, (h, w, 3) uint8, as a data URI with at most `longer` pixels on a side: PNG if it is small, else JPEG."""
-    small = Image.fromarray(image)
-    small.thumbnail((longer, longer), Image.Resampling.BICUBIC)
-    kind, options = ("png", {}) if max(small.size) <= MAX_ENLARGED else ("jpeg", {"quality": 88})
-    file = io.BytesIO()
-    small.save(file, kind, **options)
-    return data_uri(file.getvalue(), kind)
 
 
 def _sha256(source):

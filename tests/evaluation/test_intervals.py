@@ -64,7 +64,7 @@ def test_the_width_of_the_interval_of_an_accuracy():
     right = rng.random(4000) < 0.9
     p_fake = np.where(right == is_fake, 0.9, 0.1)
     found = classification_metrics(is_fake, p_fake, ANY)["accuracy"]
-    low, high = intervals.intervals(is_fake, p_fake, ANY)["accuracy"]
+    low, high = intervals_of(is_fake, p_fake, ANY)["accuracy"]
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(found * (1 - found) / 4000), rel=0.1)
     assert (low + high) / 2 == pytest.approx(found, abs=0.002)
 
@@ -78,7 +78,7 @@ def test_intervals_have_the_keys_of_the_metrics_and_contain_them():
     assert ("raw", "ece") in spans and ("per_class", "Real", "f1") in spans
     assert all(low <= values[name] <= high for name, (low, high) in spans.items())
     assert all(low < high for low, high in spans.values())
-    again, others = (flat(intervals.intervals(is_fake, p_fake, LIMITS, p_raw, seed=seed)) for seed in (0, 1))
+    again, others = (flat(intervals_of(is_fake, p_fake, LIMITS, p_raw, seed=seed)) for seed in (0, 1))
     assert spans == again != others
 
 
@@ -91,11 +91,11 @@ def test_the_interval_of_a_calibration_error_is_not_that_of_its_resamples():
     weights = next(intervals.resampled(is_fake, 40))
     found = classification_metrics(is_fake, p_fake, ANY)["ece"]
     assert metrics.metrics_of_resamples(weights, is_fake, p_fake, ANY)["ece",].mean() > 1.2 * found
-    low, high = intervals.intervals(is_fake, p_fake, ANY)["ece"]
-    assert [low, high] == intervals.intervals(is_fake, is_fake * 1.0, ANY, p_raw=p_fake)["raw"]["ece"]
+    low, high = intervals_of(is_fake, p_fake, ANY)["ece"]
+    assert [low, high] == intervals_of(is_fake, is_fake * 1.0, ANY, p_raw=p_fake)["raw"]["ece"]
     assert 0 <= low < found / 2 and 1.3 * found < high < 2 * found
     wrong = p_fake_of(np.log(p_fake / (1 - p_fake)) * 3, 1.0)  # three times too certain: a true error of 0.17
-    low, high = intervals.intervals(is_fake, wrong, ANY)["ece"]
+    low, high = intervals_of(is_fake, wrong, ANY)["ece"]
     assert low < classification_metrics(is_fake, wrong, ANY)["ece"] < high and low > 0.1
 
 
@@ -105,7 +105,7 @@ def test_the_interval_of_a_calibrated_models_error_holds_no_error():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         p_fake = rng.random(300)
-        held += intervals.intervals(rng.random(300) < p_fake, p_fake, ANY, resamples=200)["ece"][0] == 0
+        held += intervals_of(rng.random(300) < p_fake, p_fake, ANY, resamples=200)["ece"][0] == 0
     assert held >= 36
 
 
@@ -118,6 +118,10 @@ def test_calibration_error_by_chance():
     assert intervals.error_by_chance(np.array([0.0, 1.0, 1.0])) == 0.0
 
 
+def intervals_of(*given, **options):
+    return intervals.metrics_with_intervals(*given, **options)["intervals"]
+
+
 def limit(trials):
     """The upper limit of the exact two-sided 95 % interval of an error rate after `trials` without an error."""
     return 1 - 0.025 ** (1 / trials)
@@ -126,7 +130,7 @@ def limit(trials):
 def test_an_interval_without_errors_is_not_empty():
     is_fake = np.array([True] * 40 + [False] * 20)
     p_fake = np.where(is_fake, 0.9, 0.1)
-    found = intervals.intervals(is_fake, p_fake, ANY)
+    found = intervals_of(is_fake, p_fake, ANY)
     for name in ("balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr"):
         assert found[name] == pytest.approx([1 - limit(20), 1.0]), name
     assert found["accuracy"] == found["selective_accuracy"] == found["accuracy_when_certain"] == pytest.approx([1 - limit(60), 1.0])
@@ -142,18 +146,18 @@ def test_the_limit_of_a_fraction_uses_the_number_of_its_own_images():
     is_fake = np.arange(2000) < 1000
     p_fake = np.full(2000, 0.4)
     p_fake[:6] = 0.9
-    found = intervals.intervals(is_fake, p_fake, ANY, resamples=300)
+    found = intervals_of(is_fake, p_fake, ANY, resamples=300)
     assert found["per_class"]["Fake"]["precision"] == found["selective_accuracy"] == pytest.approx([1 - limit(6), 1.0])
     assert found["real_called_fake"] == pytest.approx([0, limit(1000)])
 
 
 def test_one_class_and_no_image():
     p_fake = np.array([0.9, 0.6, 0.1])
-    found = intervals.intervals(np.ones(3, bool), p_fake, ANY)
+    found = intervals_of(np.ones(3, bool), p_fake, ANY)
     assert found["auc"] is found["per_class"]["Real"]["recall"] is found["per_class"]["Fake"]["precision"] is None
     assert found["real_called_fake"] is found["balanced_accuracy"] is None
     assert found["accuracy"][0] < 2 / 3 < found["accuracy"][1]
-    assert intervals.intervals([], [], ANY) == {}
+    assert intervals_of([], [], ANY) == {}
 
 
 def test_a_model_against_itself_and_against_a_worse_one():

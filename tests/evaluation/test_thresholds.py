@@ -18,6 +18,15 @@ def test_temperature_is_found_again():
     assert thresholds.fit_temperature([True, False], [1.0, -1.0]) == pytest.approx(0.5, rel=1e-3)
 
 
+def test_weights_balance_the_classes_and_by_the_square_root_the_sources():
+    assert thresholds.sample_weights([0, 1, 1, 1]).tolist() == pytest.approx([2, 2 / 3, 2 / 3, 2 / 3])
+    labels, sources = [0] * 5 + [1] * 3, ["a"] * 4 + ["b"] + ["a"] * 3
+    weights = thresholds.sample_weights(labels, sources)
+    assert weights.dtype == np.float32 and weights[:5].sum() == pytest.approx(weights[5:].sum()) == pytest.approx(4)
+    assert weights[:4].sum() / weights[4] == pytest.approx(2)  # sources of 4 and 1 images
+    assert len(set(weights[:4])) == len(set(weights[5:])) == 1
+
+
 def test_thresholds_are_the_smallest_and_the_largest_that_hold_their_error_limit():
     rng = np.random.default_rng(3)
     is_fake = rng.random(5000) < 0.5

@@ -11,22 +11,6 @@ from tests.model.test_file import METADATA
 pytestmark = pytest.mark.slow
 
 
-def test_the_early_blocks_are_those_of_the_whole_backbone(tmp_path):
-    keras = backend.import_keras()
-    whole = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
-    whole.save_weights(tmp_path / "b.weights.h5")
-    model = ARCHITECTURES["mobilenetv2_early"].build(32, [tmp_path / "b.weights.h5"], 1e-3)
-    inside = weights.backbone_of(model)
-    assert inside.output.shape == (None, 8, 8, 144) and model.output_shape == (None, 2)
-    assert model.count_params() < 25_000
-    images = np.random.default_rng(0).normal(0, 1, (2, 32, 32, 3)).astype(np.float32)
-    same = keras.Model(whole.input, whole.get_layer("block_3_expand_relu").output)
-    assert (inside.predict(images, verbose=0) == same.predict(images, verbose=0)).all()
-    model_file.save(model, tmp_path / "m.h5", {**METADATA, "architecture": "mobilenetv2_early"})
-    again, _ = model_file.load(tmp_path / "m.h5")
-    assert (again.predict(images, verbose=0) == model.predict(images, verbose=0)).all()
-
-
 @pytest.fixture(scope="module")
 def resnet():
     """ResNet50V2 at 32 px with random weights, as keras.applications builds it."""

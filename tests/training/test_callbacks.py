@@ -5,8 +5,9 @@ from detector.console import InputError
 from detector.images import pixels
 from detector.training import callbacks
 from detector.training.augmentation import Augmentation, View
-from detector.training.batches import ImageBatches, PooledScores, sample_weights
+from detector.training.batches import ImageBatches, PooledScores
 from detector.training.callbacks import PooledValidation, StopTrainingOnValidationLoss, keras
+from detector.training.config import parse
 from detector.training.dataset import DecodedImages, Split, index_split
 from detector.training.metrics import fake_metrics
 from tests.conftest import draw
@@ -139,7 +140,9 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkey
     assert (error.value.errno, error.value.filename) == (28, str(tmp_path / "best-1.weights.h5")) and not list(tmp_path.iterdir())
 
 
-VIEWS = {"preprocessing": "views", "views": ["whole", "native"], "image_size": 16}
+def scores_of(split, *views, batch_size=8, architecture="compact"):
+    options = ["--preprocessing", "views", "--views", *views, "--image-size", "16", "--batch-size", str(batch_size)]
+    return PooledScores(split, parse(["--architecture", architecture, "--weights", "none", *options]))
 
 
 def split_of_sizes(folder, sizes=((40, 30), (64, 20), (16, 16), (90, 33))):
@@ -152,31 +155,23 @@ def split_of_sizes(folder, sizes=((40, 30), (64, 20), (16, 16), (90, 33))):
 
 def test_pooled_scores_are_the_means_over_the_views_computed_in_batches_of_one_size(tmp_path):
     split, shapes = split_of_sizes(tmp_path), set()
-    scores = PooledScores(split, "softmax", VIEWS, 3)
+    scores = scores_of(split, "whole", "native", batch_size=3)
     rows, logits = scores.score(lambda batch: shapes.add(batch.shape) or batch.mean(axis=(1, 2, 3)))
     assert rows.tolist() == [0, 1, 2, 3] and shapes == {(3, 16, 16, 3)}
-    by_hand = [pixels.preprocess(pixels.read_image(tmp_path / path), VIEWS).mean(axis=(1, 2, 3)).mean() for path in split.paths]
+    images = [pixels.read_image(tmp_path / path) for path in split.paths]
+    by_hand = [pixels.preprocess(image, scores.metadata).mean(axis=(1, 2, 3)).mean() for image in images]
     assert logits == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_pooled_scores_tell_what_cannot_be_read(tmp_path):
     split = split_of_sizes(tmp_path)
     (tmp_path / "2.png").write_text("no image")
-    scores = PooledScores(split, "softmax", VIEWS, 8)
+    scores = scores_of(split, "whole", "native")
     rows, _ = scores.score(lambda batch: batch[:, 0, 0, 0])
     assert rows.tolist() == [0, 1, 3] and list(scores.unreadable) == ["2.png"]
     (tmp_path / "0.png").write_text("no image")
     with pytest.raises(InputError, match="both classes"):
         scores.score(lambda batch: batch[:, 0, 0, 0])
-
-
-def test_weights_balance_the_classes_and_by_the_square_root_the_sources():
-    assert sample_weights([0, 1, 1, 1]).tolist() == pytest.approx([2, 2 / 3, 2 / 3, 2 / 3])
-    labels, sources = [0] * 5 + [1] * 3, ["a"] * 4 + ["b"] + ["a"] * 3
-    weights = sample_weights(labels, sources)
-    assert weights.dtype == np.float32 and weights[:5].sum() == pytest.approx(weights[5:].sum()) == pytest.approx(4)
-    assert weights[:4].sum() / weights[4] == pytest.approx(2)  # sources of 4 and 1 images
-    assert len(set(weights[:4])) == len(set(weights[5:])) == 1
 
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid_real"])
@@ -193,9 +188,10 @@ def test_validation_by_views_adds_the_metrics_of_whole_images_to_the_logs(tmp_pa
 
     split = split_of_sizes(tmp_path, ((16, 16),) * 4)
     (tmp_path / "2.png").write_text("no image")
-    one_view = {**VIEWS, "views": ["native"]}
-    means = np.array([pixels.preprocess(pixels.read_image(tmp_path / split.paths[i]), one_view).mean() for i in (0, 1, 3)])
-    callback, logs = PooledValidation(PooledScores(split, output, one_view, 8)), {"loss": 1.0}
+    scores = scores_of(split, "native", architecture="compact" if output == "softmax" else "resnet50v2")
+    images = [pixels.read_image(tmp_path / split.paths[i]) for i in (0, 1, 3)]
+    means = np.array([pixels.preprocess(image, scores.metadata).mean() for image in images])
+    callback, logs = PooledValidation(scores), {"loss": 1.0}
     callback.set_model(Network())
     callback.on_epoch_end(0, logs)
     losses, weights = -np.log([0.9, 0.6, 0.2]), np.array([1.5, 0.75, 0.75])

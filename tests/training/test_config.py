@@ -27,7 +27,6 @@ def test_old_spellings_keep_working():
 @pytest.mark.parametrize("options, flag", [
     (["--stem", "small"], "--stem"),
     (["--head-epochs", "1"], "--head-epochs"),
-    (["--weights", "none", "a.h5"], "--weights"),
     (["--warmup-epochs", "1"], "--warmup-epochs"),
     (["--training-range", "9", "8"], "--training-range"),
     (["--preprocessing", "views", "--views", "whole", "whole"], "--views"),
