@@ -54,9 +54,8 @@ def watch(rows, outcomes):
 
 def summarise(outcomes):
     """Return the number of images of each conclusion, as text."""
-    names, numbers = ("AI-generated", "AI-edited", "Fake", "camera original", "Real", "uncertain", None), Counter()
-    for outcome, number in outcomes.items():
-        numbers[outcome.conclusion] += number
+    names = ("AI-generated", "AI-edited", "Fake", "camera original", "Real", "uncertain", None)
+    numbers = Counter(outcome.conclusion for outcome in outcomes.elements())
     return ", ".join(f"{numbers[name]:,} {name or 'unreadable'}" for name in names if numbers[name])
 
 

@@ -23,7 +23,6 @@ from detector.console import HelpFormatter, InputError, printable, progress, sta
 from detector.data import tree as data_tree
 from detector.evaluation import dataset
 
-TOOL = "evaluate.py"
 RESULT = "metrics.json"  # written last: without it a report is incomplete
 OWN_KEYS = (  # of a split, in addition to its metrics and intervals
     "unreadable", "unreadable_files", "unreadable_reasons", "out_of_range", "unlike_seen", "leaks", "without_leaks", "groups",
@@ -45,13 +44,6 @@ class Scored(NamedTuple):
 
 
 # --- scores and metrics --------------------------------------------------------------------------------------------------
-def open_engine(model, engine):
-    """Return what scores images: a detector.model.runtime.LiteRTDetector (engine 'litert') or KerasDetector."""
-    from detector.model import export, runtime
-
-    return runtime.KerasDetector(model) if engine == "keras" else export.open_detector(model)
-
-
 def score_items(detector, data, items, variants=()):
     """Score images; return Scored. `variants` are functions (h, w, 3) uint8 -> uint8 whose results are scored, too.
 
@@ -190,12 +182,10 @@ def check_folder(folder, data, overwrite):
         raise InputError(f"{folder}: expected a folder for the report, found a file; choose another with --report")
     if folder.resolve().is_relative_to(data.resolve()):
         raise InputError(f"{folder}: expected a folder outside of {data}, which is only read; choose another with --report")
-    there = [path.name for path in existing_parts(folder)]
-    if there and not overwrite:
-        if RESULT in there:
-            raise InputError(f"{folder}: a report is there already; give another --report, or --overwrite")
-        if not (folder / f"{RESULT}{files.UNFINISHED}").exists():  # an interrupted report may be overwritten
-            raise InputError(f"{folder}: found a {there[0]} that belongs to no report; give another --report, or --overwrite")
+    there = existing_parts(folder)
+    interrupted = (folder / f"{RESULT}{files.UNFINISHED}").exists()  # then it may be overwritten
+    if there and not overwrite and not interrupted:
+        raise InputError(f"{folder}: found a {there[0].name} already; give another --report, or --overwrite")
     here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(here, os.W_OK):
         raise InputError(f"{here}: expected a folder that can be written to; choose another with --report")
@@ -300,14 +290,16 @@ def show(report, folder, data, scored):
 # --- the command line ----------------------------------------------------------------------------------------------------
 def evaluate(args):
     """Score and evaluate the splits of the command line; return (report, {split: Scored}, rows of changed.csv or None)."""
+    from detector.model import export, runtime
     from detector.reports import evaluation_page
 
     skipped = []
     splits, train = dataset.list_items(args.data, args.split, args.group_by, skipped)
     for line in skipped:
         print(line)
-    detector = open_engine(args.model, args.engine)
-    other = open_engine(args.versus, args.engine) if args.versus else None
+    open_model = runtime.KerasDetector if args.engine == "keras" else export.open_detector
+    detector = open_model(args.model)
+    other = open_model(args.versus) if args.versus else None
     corruptions = dataset.corruption_functions() if args.corruptions else {}
     tiers = dataset.tier_functions() if args.tiers else {}
     known = dataset.known_digests(args.data, args.model, train if set(splits) != {"train"} else None)
@@ -333,7 +325,7 @@ def describe(args, detector, splits, lines):
     first = next(iter(splits))
     versions = {name: version for name, version in backend.versions(*LIBRARIES).items() if name != "date"}
     return {
-        "tool": TOOL,
+        "tool": "evaluate.py",
         "headline": lines,
         "split": first,
         **{name: value for name, value in splits[first].items() if name not in OWN_KEYS},

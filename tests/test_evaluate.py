@@ -111,23 +111,6 @@ def test_all_keys_are_documented(report):
     assert {name for name in names(read(report)[0]) if not re.search(rf"\b{name}\b", text)} == set()
 
 
-def test_the_scores_are_the_apps(report, trained, run):
-    import app
-
-    _, rows = read(report)
-    data = report.parent / "data"
-    code, out, _ = run(app.main, data / "test", "--model", trained[0], "--json")
-    judged = {row["path"]: row for row in json.loads(out)}
-    assert code == 0
-    assert len(judged) == 65
-    for row in scores_of(rows)[2]:
-        same = judged[str(data / row["path"])]
-        assert same["p_fake"] == pytest.approx(float(row["p_fake"]), abs=1e-6)
-        assert row["verdict"] == scores.verdict_of(float(row["p_fake"]), read(report)[0]["thresholds"])
-        if same["note"] is None:  # gates and the stability check belong to the app alone
-            assert same["verdict"] == row["verdict"]
-
-
 def test_leaks_are_counted_and_left_out_of_a_second_set_of_metrics(report):
     metrics, rows = read(report)
     assert metrics["splits"]["validation"]["without_leaks"] is None
@@ -264,7 +247,7 @@ def test_a_report_is_not_overwritten(report, trained, small_data, run, tmp_path,
     (folder / "notes.txt").write_text("mine")
     before = (folder / "metrics.json").read_bytes()
     arguments = (evaluate.main, trained[0], "--data", small_data, "--report", folder)
-    assert run(*arguments) == (1, "", f"error: {folder}: a report is there already; give another --report, or --overwrite\n")
+    assert run(*arguments) == (1, "", f"error: {folder}: found a metrics.json already; give another --report, or --overwrite\n")
     assert (folder / "metrics.json").read_bytes() == before
     code, out, _ = run(*arguments, "--overwrite")
     assert code == 0 and out.endswith(f"report: {folder}/report.html, {folder}/metrics.json\n".replace("/", os.sep))

@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -64,15 +64,13 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
     threads = threads or os.cpu_count() or 1
     choose = detector if callable(detector) else lambda width, height: detector
     at_a_stretch = max(1, (batch or images_at_a_stretch(detector)) // (1 + len(degradations)))
-    sources = iter(sources)
-    first = list(islice(sources, BULK * threads * at_a_stretch))
-    concurrency = threads if len(first) == BULK * threads * at_a_stretch else 1
-    sources = chain(first, sources)
-    del first
+    sources = list(sources)
+    concurrency = threads if len(sources) >= BULK * threads * at_a_stretch else 1
+    left = iter(sources)
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
         while True:
-            while len(waiting) < 2 * threads and (some := list(islice(sources, at_a_stretch))):
+            while len(waiting) < 2 * threads and (some := list(islice(left, at_a_stretch))):
                 waiting.append(pool.submit(_score_some, some, choose, degradations, select, inspect, concurrency))
             if not waiting:
                 return

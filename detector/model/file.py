@@ -208,15 +208,14 @@ def load(path):
 
 def _check_layers(config, path):
     """Raise InputError where a model's configuration names a class that no architecture of this project uses."""
-    if isinstance(config, list):
-        for part in config:
-            _check_layers(part, path)
-    elif isinstance(config, dict):
+    if isinstance(config, dict):
         name, module = config.get("class_name"), str(config.get("module") or "keras")
         foreign = config.get("registered_name") not in (None, name) or not (module == "keras" or module.startswith("keras."))
         if name is not None and (foreign or not isinstance(name, str) or name not in _LAYERS | _HELPERS):
             raise InputError(
                 f"{path}: expected only layers of this project, found {name!r}; it could run code, so it is not loaded"
             )
-        for part in config.values():
+        config = list(config.values())
+    if isinstance(config, list):
+        for part in config:
             _check_layers(part, path)

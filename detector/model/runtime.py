@@ -142,12 +142,9 @@ class KerasDetector(FunctionDetector):
         keras = backend.import_keras()
         backend.compute_in_float32()
         self.path = Path(path)
-        self._model, metadata = model_file.load(path)
-        super().__init__(self._compute, metadata)
+        model, metadata = model_file.load(path)
+        super().__init__(lambda batch: fake_logits(model.predict_on_batch(batch), metadata["output"]), metadata)
         self.size = metadata["image_size"]
         self._linear_output = contextlib.ExitStack()  # never closed: the model serves nothing else
-        self._linear_output.enter_context(backend.linear_output(self._model))
+        self._linear_output.enter_context(backend.linear_output(model))
         self.device = f"{keras.backend.backend()} on {keras.distribution.list_devices()[0].split(':')[0]}"
-
-    def _compute(self, batch):
-        return fake_logits(self._model.predict_on_batch(batch), self.metadata["output"])

@@ -23,6 +23,10 @@ def render_audit(report, paths, places):
     The contact sheets (none with --quick) show some of the `paths` of all files, with the (split, class) `places` of each; the
     same ones each time.
     """
+    clean = "no content in two splits or under both labels"
+    clean += ", no shortcut in the file features" if report["shortcut"] else ""
+    lines = [("finding", line) for line in report["findings"]] or [("clean", clean)]
+    lines += [("warning", line) for line in report["warnings"]]
     sheets = {} if report["quick"] else choose_sheets(paths, places)
     odd = {kind: found for kind, found in (report["odd"] or {}).items() if found}
     groups = duplicate_sections(report, dict(zip(paths, places, strict=True)))
@@ -32,7 +36,7 @@ def render_audit(report, paths, places):
     shown = list(dict.fromkeys(shown))
     thumbnails = files.parallel(functools.partial(thumbnail, report["folder"]), shown, chunk=64)
     return render(
-        "audit.html", tool="data_audit.py", title=f"Audit of {report['folder']}", report=report, lines=notices(report),
+        "audit.html", tool="data_audit.py", title=f"Audit of {report['folder']}", report=report, lines=lines,
         counts=[[split, *(f"{classes.get(name, 0):,}" for name in data_tree.CLASSES), f"{sum(classes.values()):,}"]
                 for split, classes in report["counts"].items()],
         fewest=30, **feature_rows(report["shortcut"]), groups=groups, odd=odd, sheets=sheets,
@@ -59,15 +63,6 @@ def thumbnail(root, path):
     except (InputError, OSError):
         return None
     return {"uri": image_uri(image, 2 * TILE, TILE), "small": max(image.shape) <= TILE}
-
-
-def notices(report):
-    """Return [(kind, line)] of a report: findings, or one line if it has no finding, then warnings."""
-    lines = [("finding", line) for line in report["findings"]]
-    if not lines:
-        checked = ", no shortcut in the file features" if report["shortcut"] else ""
-        lines = [("clean", f"no content in two splits or under both labels{checked}")]
-    return lines + [("warning", line) for line in report["warnings"]]
 
 
 def feature_rows(shortcut):

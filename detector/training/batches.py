@@ -52,11 +52,6 @@ class ImageBatches(keras.utils.PyDataset):
         self.start_epoch(0)
 
     @property
-    def unreadable(self):
-        """{path: reason} of the images that could not be read so far."""
-        return self.images.unreadable
-
-    @property
     def steps(self):
         """Number of batches of a whole epoch."""
         return -(-len(self.labels) // self.batch_size)
@@ -121,7 +116,7 @@ class ImageBatches(keras.utils.PyDataset):
             inputs, readable = self._inputs([i], rng)
             if inputs:
                 return inputs, readable
-        raise InputError(f"{next(iter(self.unreadable.values()))}; no image of the split can be read: run data_audit.py")
+        raise InputError(f"{next(iter(self.images.unreadable.values()))}; no image of the split can be read: run data_audit.py")
 
 
 class PooledScores:
@@ -131,7 +126,8 @@ class PooledScores:
         config: TrainingConfig with its image size.
 
     Attributes:
-        unreadable, failure: as in ImageBatches; of the last call of `score`.
+        unreadable: {path: reason} of the images that could not be read in the last call of `score`.
+        failure: as in ImageBatches.
     """
 
     def __init__(self, split, config):

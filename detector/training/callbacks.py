@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 
 import keras
@@ -125,10 +124,9 @@ class Interruption(keras.callbacks.Callback):
     def handled(self):
         """Handle Ctrl-C within the block; KeyboardInterrupt is raised at its end at the latest.
 
-        Does nothing if another handler is installed, or outside of the main thread, which alone can have handlers.
+        Does nothing if another handler is installed.
         """
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield
             return
         signal.signal(signal.SIGINT, self._ask)
@@ -268,15 +266,6 @@ class Progress(keras.callbacks.Callback):
         train, validation = (", ".join(f"{name.replace('_', ' ')} {logs[of + name]:.4f}" for name in shown) for of in ("", "val_"))
         seconds = time.monotonic() - self.began
         print(f"epoch {epoch + 1} of {self.epochs} ({seconds:.0f} s): train {train}; validation {validation}", flush=True)
-
-
-def check_same_weights(model, epoch, group):
-    """Raise InputError unless all processes have the same weights, bit for bit, after an epoch counted from 0."""
-    digest = hashlib.sha256()
-    for variable in model.variables:
-        digest.update(keras.ops.convert_to_numpy(variable).tobytes())
-    cure = "the machines do not compute alike: run the same command again, and if it comes back, leave that machine out"
-    group.check_equal({f"the weights after epoch {epoch + 1}": digest.hexdigest()}, cure)
 
 
 def values(variables):

@@ -5,7 +5,7 @@ from PIL import Image
 from detector.images import pixels
 from detector.inference import scoring
 from detector.inference.scoring import score_files
-from detector.model import backend, export
+from detector.model import export
 from detector.model import file as model_file
 from detector.model.runtime import BATCH, KerasDetector
 from detector.model.scores import p_fake_of
@@ -127,19 +127,6 @@ def test_each_image_goes_to_the_detector_that_is_chosen_for_it(trained, small_da
     assert [score.detector is turned for score in scores] == [i in (1, 4, 5) for i in range(8)]
     expected = [-score.logit if i in (1, 4, 5) else score.logit for i, score in enumerate(alone)]
     assert [score.logit for score in scores] == pytest.approx(expected, abs=1e-5)
-
-
-def test_keras_gives_the_same_scores(trained, small_data, tmp_path):
-    gone = tmp_path / "gone.png"
-    paths = [*sorted((small_data / "test").rglob("*.png"))[:70], gone]
-    keras = KerasDetector(trained[0])
-    assert keras.device.startswith(f"{backend.import_keras().backend.backend()} on ")
-    assert (keras.size, keras.metadata) == (32, model_file.read_metadata(trained[0]))
-    by_keras, by_litert = (list(score_files(detector, paths)) for detector in (keras, export.open_detector(trained[0])))
-    assert by_keras[-1].error == by_litert[-1].error
-    assert [a.p_fake for a in by_keras[:-1]] == pytest.approx([b.p_fake for b in by_litert[:-1]], abs=1e-4)
-    assert len({score.logit for score in by_keras}) > 60
-    assert keras.logits(np.zeros((BATCH + 3, 32, 32, 3), np.uint8)).shape == (BATCH + 3,)
 
 
 def test_keras_computes_in_float32_on_gpus_too(trained):

@@ -74,18 +74,6 @@ def test_score_direction_survives_saving_exporting_and_loading(tmp_path, bias, a
     assert backend.keras_logits(model, images, output) == pytest.approx([logit] * 5, abs=1e-6)
 
 
-def test_compiled_and_keras_agree_for_any_batch(trained):
-    path, _ = trained
-    images = np.random.default_rng(1).integers(0, 256, (70, 32, 32, 3), np.uint8)
-    detector = export.open_detector(path)
-    model, metadata = model_file.load(path)
-    by_keras = backend.keras_logits(model, images, metadata["output"])
-    by_litert = detector.logits(images)
-    assert np.abs(by_keras - by_litert).max() < 1e-3
-    assert np.abs(scores.p_fake_of(by_keras, 1.0) - scores.p_fake_of(by_litert, 1.0)).max() < 1e-5
-    assert np.concatenate([detector.logits(images[i : i + 1]) for i in range(70)]) == pytest.approx(by_litert, abs=1e-4)
-
-
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache folder of this test's own."""
@@ -233,8 +221,6 @@ def test_known_metadata_are_those_of_the_file_before_and_after_exporting(cache, 
     assert not list(cache.glob("*.tflite"))
     logit(small)
     assert export.known_metadata(small) == METADATA
-    for path in export.SHIPPED.glob("*.h5"):
-        assert export.known_metadata(path) == model_file.read_metadata(path)
 
 
 def test_save_leaves_nothing_unfinished_and_no_optimizer(trained):

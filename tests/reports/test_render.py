@@ -3,7 +3,7 @@
 import jinja2
 import pytest
 
-from detector.reports.render import data_uri, render
+from detector.reports.render import render
 
 
 def test_a_page_escapes_what_it_shows_and_needs_no_other_file():
@@ -15,7 +15,3 @@ def test_a_page_escapes_what_it_shows_and_needs_no_other_file():
 def test_a_missing_value_is_an_error():
     with pytest.raises(jinja2.UndefinedError):
         render("base.html", title="no tool")
-
-
-def test_data_uri():
-    assert data_uri(b"abc", "png") == "data:image/png;base64,YWJj"
