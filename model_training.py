@@ -65,7 +65,7 @@ def join_processes(config: TrainingConfig, group: ProcessGroup) -> Devices:
         cure = "give another, or limit --devices"
         raise InputError(f"--batch-size {config.batch_size}: expected a multiple of {len(devices)}, the number of devices; {cure}")
     if len(devices) > 1:
-        if config.whole_images:
+        if config.preprocessing == "views":
             raise InputError("--preprocessing views: expected one device, found several; give --devices 1 and one process")
         processes = f" of {group.world_size} processes" if group.topology else ""
         images = plural(config.batch_size // len(devices), "image")

@@ -134,7 +134,8 @@ def speed(detector, image, runs):
         attribution.explain(detector, image)
         times.append(time.perf_counter() - began)
     spent = [f"{seconds:.2f}" for seconds in times]
-    print(f"{detector.metadata['architecture']}, {detector.size} px: {statistics.median(times):.2f} s a map ({', '.join(spent)})")
+    size = detector.metadata["image_size"]
+    print(f"{detector.metadata['architecture']}, {size} px: {statistics.median(times):.2f} s a map ({', '.join(spent)})")
 
 
 def report(found, is_fake):
@@ -164,7 +165,7 @@ def main(argv=None):
         draws=(5, "of each random fifth"), seed=(0, "draws the images"), speed=(False, "measure the seconds of a map instead"),
     ).parse_args(argv)  # fmt: skip
     detector = export.open_detector(args.model)
-    images, is_fake = read_some(args, detector.size)
+    images, is_fake = read_some(args, detector.metadata["image_size"])
     if args.speed:
         return speed(detector, images[0], 5)
     maps = [attribution.explain(detector, image) for image in progress(images)]

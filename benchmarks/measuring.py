@@ -69,7 +69,7 @@ def parts(detector, paths):
     from detector.images import pixels
 
     cores = os.cpu_count() or 1
-    batch = np.stack([pixels.read_resized(path, detector.size) for path in paths[: detector.batch]])
+    batch = np.stack([pixels.read_resized(path, detector.metadata["image_size"]) for path in paths[: detector.batch]])
     turns = max(1, len(paths) // len(batch) // 4 // cores)  # a quarter of the images is enough
 
     def engine_for_each_core():
@@ -79,7 +79,7 @@ def parts(detector, paths):
     return {
         "engine on all cores": (lambda: [detector.logits(batch) for _ in range(cores * turns)], cores * turns * len(batch)),
         "engine for each core": (engine_for_each_core, cores * turns * len(batch)),
-        "decoding": (lambda: [pixels.read_resized(path, detector.size) for path in paths[::4]], len(paths[::4])),
+        "decoding": (lambda: [pixels.read_resized(path, detector.metadata["image_size"]) for path in paths[::4]], len(paths[::4])),
     }
 
 

@@ -43,7 +43,8 @@ def metrics_with_intervals(is_fake, p_fake, thresholds, p_raw=None, resamples=RE
     if not len(is_fake):
         return {**metrics, "intervals": {}}
     p_fake, p_raw = (None if p is None else np.asarray(p, np.float64) for p in (p_fake, p_raw))
-    smaller, trials = _smaller(is_fake), _trials(is_fake, p_fake, thresholds)
+    smaller = np.unique(is_fake, return_counts=True)[1].min()  # of the classes that occur
+    trials = _trials(is_fake, p_fake, thresholds)
 
     def limits(name, value, low, high):
         if name[-1] == "ece":
@@ -77,11 +78,6 @@ def _bootstrap(compute, limits, is_fake, resamples, seed):
         low, high = np.nanquantile(np.concatenate([part[name] for part in drawn]), [0.025, 0.975])
         values[name], spans[name] = float(value), [float(end) for end in limits(name, value, low, high)]
     return nested(values), nested(spans)
-
-
-def _smaller(is_fake):
-    """Return the number of images of the smaller class that occurs."""
-    return min(int(number) for number in (is_fake.sum(), (~is_fake).sum()) if number)
 
 
 def _trials(is_fake, p_fake, thresholds):
@@ -148,7 +144,8 @@ def compare(is_fake, p_fake, thresholds, p_other, other_thresholds, resamples=RE
         other = metrics_of_resamples(weights, is_fake, p_other, other_thresholds)
         return {name: one[name] - other[name] for name in one}
 
-    limit = 0.0 if np.array_equal(p_fake, p_other) else upper_bound(0, _smaller(is_fake), EXACT)
+    smaller = np.unique(is_fake, return_counts=True)[1].min()
+    limit = 0.0 if np.array_equal(p_fake, p_other) else upper_bound(0, smaller, EXACT)
 
     def limits(name, value, low, high):
         if name[-1] == "ece":

@@ -5,7 +5,6 @@ Everywhere: `is_fake` is (n,) bool, the truth; `p_fake` is (n,) float64 in 0..1,
 
 import bisect
 import csv
-import functools
 
 import numpy as np
 
@@ -232,7 +231,6 @@ def _uncrossed(is_fake, p_fake, upper, lower):
     return {"fake": float(upper), "real": float(lower)}
 
 
-@functools.lru_cache(1024)
 def errors_within(rate, n):
     """Return the largest number of errors in `n` trials whose `upper_bound` is at most `rate`; otherwise 0."""
     if not n:

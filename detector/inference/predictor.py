@@ -266,11 +266,9 @@ def error_row(name: str, error: str, provenance: dict | None = None) -> Row:
 
 def _distance_from_range(training_range, width, height):
     """Return how far an image's size is from a training range (0: within), as log ratios, then how wide that range is."""
-    low, high = training_range["shorter_side"]
-    flat, long = training_range["aspect"]
-    side, aspect = min(width, height), max(width, height) / min(width, height)
-    side, low, high, flat, long = np.log(np.maximum((side, low, high, flat, long), 1e-9))
-    aspect = np.log(aspect)
+    image = min(width, height), max(width, height) / min(width, height)
+    limits = *training_range["shorter_side"], *training_range["aspect"]
+    side, aspect, low, high, flat, long = np.log(np.maximum((*image, *limits), 1e-9))
     return max(low - side, side - high, 0.0), max(flat - aspect, aspect - long, 0.0), high - low
 
 

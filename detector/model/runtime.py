@@ -46,12 +46,10 @@ class LiteRTDetector:
 
     Attributes:
         path: the .h5 that the model was exported from.
-        size: side of the network's input, in pixels.
     """
 
     def __init__(self, path, metadata, flatbuffer, threads=None):
         self.path, self.metadata = Path(path), metadata
-        self.size = metadata["image_size"]
         self.batch = batch_of(metadata)
         self._flatbuffer, self._threads = flatbuffer, threads or os.cpu_count() or 1
         self._lock, self._idle = threading.Lock(), {}
@@ -144,7 +142,6 @@ class KerasDetector(FunctionDetector):
         self.path = Path(path)
         model, metadata = model_file.load(path)
         super().__init__(lambda batch: fake_logits(model.predict_on_batch(batch), metadata["output"]), metadata)
-        self.size = metadata["image_size"]
         self._linear_output = contextlib.ExitStack()  # never closed: the model serves nothing else
         self._linear_output.enter_context(backend.linear_output(model))
         self.device = f"{keras.backend.backend()} on {keras.distribution.list_devices()[0].split(':')[0]}"

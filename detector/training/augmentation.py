@@ -77,7 +77,7 @@ def make_augmentation(config: TrainingConfig) -> Augmentation | None:
         config.flip,
         geometry if any(geometry.values()) else None,
         degradation if config.degradation else None,
-        View(config.image_size) if config.whole_images else None,
+        View(config.image_size) if config.preprocessing == "views" else None,
         config.photo_degradation,
     )
     return augmentation if augmentation != Augmentation() else None

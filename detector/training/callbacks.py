@@ -268,6 +268,15 @@ class Progress(keras.callbacks.Callback):
         print(f"epoch {epoch + 1} of {self.epochs} ({seconds:.0f} s): train {train}; validation {validation}", flush=True)
 
 
+def check_same_weights(model, epoch, group):
+    """Raise InputError unless all processes have the same weights, bit for bit, after an epoch counted from 0."""
+    digest = hashlib.sha256()
+    for variable in model.variables:
+        digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+    cure = "the machines do not compute alike: run the same command again, and if it comes back, leave that machine out"
+    group.check_equal({f"the weights after epoch {epoch + 1}": digest.hexdigest()}, cure)
+
+
 def values(variables):
     """Return the values of Keras variables as nested lists."""
     return [keras.ops.convert_to_numpy(variable).tolist() for variable in variables]

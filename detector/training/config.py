@@ -165,11 +165,6 @@ class TrainingConfig:
         return self.head_epochs + self.epochs
 
     @property
-    def whole_images(self):
-        """Whether images are decoded whole, since each epoch cuts other inputs out of them."""
-        return self.preprocessing == "views"
-
-    @property
     def preprocessing_metadata(self):
         """The preprocessing as a detector's metadata store it."""
         own = {name: list(value) for name in ("views", "view_weights") if (value := getattr(self, name))}
@@ -245,7 +240,7 @@ def _check(config):
         raise InputError(f"--views {' '.join(views)}: expected {expected}; give fewer")
     if weights and len(weights) != len(views):
         raise InputError(f"--view-weights: expected {len(views)} numbers, one for each of --views, found {len(weights)}")
-    if config.photo_degradation and not config.whole_images:
+    if config.photo_degradation and config.preprocessing != "views":
         raise InputError("--photo-degradation: expected --preprocessing views, found resize; use --degradation")
     if config.warmup_epochs and config.schedule != "cosine":
         raise InputError(f"--warmup-epochs: expected --schedule cosine, found {config.schedule}; leave it out")

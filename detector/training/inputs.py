@@ -60,7 +60,8 @@ def make_datasets(config: TrainingConfig, data: RunData, group: ProcessGroup, de
     """
     from detector.training.batches import ImageBatches, PooledScores
 
-    whole = config.whole_images  # then validation images are decoded and scored as the app does it, and not kept
+    # Views are cut out of whole images, others in each epoch; of validation they are scored as the app does it, and not kept.
+    whole = config.preprocessing == "views"
     size, cached = None if whole else config.image_size, ["train"] if whole else list(data.splits)
     images = {name: DecodedImages(split, size, keep=name in cached and not config.no_cache) for name, split in data.splits.items()}
     for decoded in images.values():

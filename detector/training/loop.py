@@ -62,6 +62,9 @@ def make_callbacks(model, train, validation, config: TrainingConfig, fingerprint
     key = {**resume_key(config, keras.backend.backend()), "the images": fingerprint}
     checkpoint = Checkpoint(config.log_dir, rule, key, 60 * config.checkpoint_minutes)
     called = [] if isinstance(validation, ImageBatches) else [callbacks.PooledValidation(validation, config.balance_groups)]
+    if group.world_size > 1:
+        check = callbacks.check_same_weights
+        called.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: check(model, epoch, group)))
     called += [rule, checkpoint, callbacks.Progress(config.total_epochs, train)]
     if config.tensorboard and group.rank == 0:
         called.append(keras.callbacks.TensorBoard(config.log_dir / "tensorboard", write_graph=False))
