@@ -176,8 +176,12 @@ def export_detector(path, stem):
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     flatbuffer = stem.with_name(f"{stem.name}.tflite")
-    with atomic_write(flatbuffer, unique=True) as temporary:
-        _convert_and_check(model, metadata, path, temporary)
+    try:
+        with atomic_write(flatbuffer, unique=True) as temporary:
+            _convert_and_check(model, metadata, path, temporary)
+    except PermissionError:
+        if not flatbuffer.exists():  # on Windows another process may have made the same file and use it already
+            raise
     made = {"sha256": sha256, "bytes": flatbuffer.stat().st_size, "metadata": metadata}
     with atomic_write(stem.with_name(f"{stem.name}.json"), unique=True) as temporary:
         temporary.write_text(json.dumps(made, indent=1) + "\n", "utf-8")
