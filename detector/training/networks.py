@@ -24,6 +24,9 @@ def build_network(config: TrainingConfig):
         raise InputError(f"--image-size {config.image_size}: {expected} ({' '.join(str(error).split())[:120]})") from None
     if whole:
         load_files(model, list(config.weight_files))
+        for layer in model.layers:
+            if layer.name == "standardisation":  # with the statistics of a batch, the head would get other inputs
+                layer.trainable = False
     return model
 
 

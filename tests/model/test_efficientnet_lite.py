@@ -7,6 +7,8 @@ from detector.console import InputError
 from detector.model import backend, efficientnet_lite, weights
 from detector.model import file as model_file
 from detector.model.architectures import ARCHITECTURES
+from detector.training.config import for_images, parse
+from detector.training.networks import build_network
 from tests.model.test_file import METADATA
 
 NAME = "efficientnet_lite0"
@@ -56,6 +58,15 @@ def test_a_file_with_a_head_gives_its_logit(arrays, tmp_path):
     _, features, logits = loaded(path, 0)
     expected = features @ arrays["head.kernel"][:, 0] + 0.3
     assert features.std() > 0.01 and logits == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_in_training_a_head_from_a_file_gets_its_features_as_before(arrays, tmp_path):
+    np.savez(tmp_path / "w.npz", **arrays)
+    options = ["--architecture", NAME, "--image-size", "32", "--weights", str(tmp_path / "w.npz")]
+    model = build_network(for_images(parse(options), np.array([[32, 32]])))
+    images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3)).astype(np.float32)
+    features = weights.backbone_of(model)((images - 127) / 128)
+    assert np.allclose(model.get_layer("standardisation")(features, training=True), features, rtol=1e-3)
 
 
 def test_a_hidden_layer_is_that_of_the_file(arrays, tmp_path):
