@@ -12,8 +12,8 @@ Attributions are in logits of Fake:
 - Their differences are measured: if a part that covers a fraction a of the image is higher than the rest by d, masking it lowers
   the logit by about a * d more than masking a part of the same size elsewhere.
 
-With the preprocessing 'views', each input of the network has a map whose mean is the logit of that input. Overlapping maps are
-averaged; where there is no input, the attribution is 0. The inputs share the masked images between them.
+With the preprocessing 'views', each input of the network has a map whose mean is its logit. Overlapping maps are averaged with
+weights that fall towards their edges; where there is no input, the attribution is 0. The inputs share the masked images.
 """
 
 import functools
@@ -52,13 +52,16 @@ def explain(detector, image):
     logits = detector.logits(inputs)
     each = (SMALL_PASSES if inputs.shape[1] <= pixels.SMALL else PASSES) // len(inputs)
     each -= each % len(BASELINES)  # the baselines take turns
-    heat, covered = np.zeros(image.shape[:2], np.float32), np.zeros(image.shape[:2], np.uint8)  # by how many inputs
+    heat, covered = np.zeros((2, *image.shape[:2]), np.float32)  # weighted sum, sum of the weights
     with progress((), total=each * len(inputs), unit="masked image", delay=1) as bar:
         for one, logit, (left, top, right, bottom) in zip(inputs, logits, boxes, strict=True):
-            cells = Image.fromarray(np.float32(logit + _differences(detector, one, each, bar)))
-            heat[top:bottom, left:right] += cells.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-            covered[top:bottom, left:right] += 1
-    return np.divide(heat, covered, out=heat, where=covered > 1)
+            cells = logit + _differences(detector, one, each, bar)
+            taper = np.hanning(len(cells) + 2)[1:-1] if len(inputs) > 1 else np.ones(len(cells))  # no visible borders
+            window = np.outer(taper, taper)
+            for total, part in ((heat, cells * window), (covered, window)):
+                scaled = Image.fromarray(np.float32(part)).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+                total[top:bottom, left:right] += scaled
+    return np.divide(heat, covered, out=heat, where=covered > 0)
 
 
 def _differences(detector, image, passes, bar):
