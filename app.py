@@ -172,7 +172,7 @@ def predict_and_print(predictor, sources, names, args):
     """Predict, and print or write what the options ask for; return the Counter of outcomes."""
     outcomes = Counter()
     rows = watch(predictor.predict(sources, args.force, args.threshold, args.provenance, names), outcomes)
-    shown = args.csv is None and sys.stdout.isatty()  # printed rows show the progress; a bar would stand between them
+    shown = not (args.csv or args.report) and sys.stdout.isatty()  # rows show the progress; a bar would stand between them
     rows = progress(rows, total=len(sources)) if len(sources) > MAX_DESCRIBED and not shown else rows
     if args.explain or args.report:
         from detector.files import atomic_write

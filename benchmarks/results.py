@@ -86,7 +86,7 @@ def main_table(cifake, photos):
     rows.insert(2, [f"best published ResNet: {resnet[0]}, the same", f"accuracy {resnet[1]:g} %", ""])
     whole = next(iter(photos["photo"]["splits"].values()))
     caught, false, uncertain = (percent(whole[name]) for name in ("fakes_caught", "real_called_fake", "abstention_rate"))
-    rows.append([f"**photo**, {whole['n']:,} photographs of ten sources set aside", f"AUC {with_interval(whole, 'auc', 1, 3)}",
+    rows.append([f"**photo**, {whole['n']:,} images of ten sources set aside", f"AUC {with_interval(whole, 'auc', 1, 3)}",
                  f"{caught} % of fakes caught, {false} % of real images called Fake, {uncertain} % uncertain"])  # fmt: skip
     return markdown(["model and test", "main metric", ""], rows)
 

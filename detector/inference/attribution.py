@@ -37,7 +37,6 @@ SHORTEST, LONGEST = 512, 2048  # the longer side of an overlay, in pixels
 MIN_SCALE = 2.0  # logits: if no attribution reaches this, no colour is strong
 
 
-# --- the map -------------------------------------------------------------------------------------------------------------
 def explain(detector, image):
     """Return the heat map of an image; it is deterministic.
 
@@ -56,7 +55,7 @@ def explain(detector, image):
     with progress((), total=each * len(inputs), unit="masked image", delay=1) as bar:
         for one, logit, (left, top, right, bottom) in zip(inputs, logits, boxes, strict=True):
             cells = logit + _differences(detector, one, each, bar)
-            taper = np.hanning(len(cells) + 2)[1:-1] if len(inputs) > 1 else np.ones(len(cells))  # no visible borders
+            taper = np.hanning(len(cells) + 2)[1:-1] if len(inputs) > 1 else np.ones(len(cells))  # no visible borders between them
             window = np.outer(taper, taper)
             for total, part in ((heat, cells * window), (covered, window)):
                 scaled = Image.fromarray(np.float32(part)).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
@@ -133,9 +132,8 @@ def _baselines(image):
     return np.stack([blurred, np.clip(np.rint(noise), 0, 255).astype(np.uint8)])
 
 
-# --- the overlay ---------------------------------------------------------------------------------------------------------
 def overlay(image, heat):
-    """Return an image with its heat map over it: orange towards Fake, blue towards Real, grey neither; a legend below.
+    """Return an image with its heat map over it: orange towards Fake, blue towards Real, grey neither or not seen; a legend below.
 
     The longer side has at least SHORTEST pixels (whole pixels are repeated) and at most LONGEST.
 

@@ -323,12 +323,13 @@ def about(detector) -> str:
     architecture, trained_on = (printable(metadata[name][:MAX_TEXT]) for name in ("architecture", "trained_on"))
     low, high = metadata["training_range"]["shorter_side"]
     sides = f"{low}" if low == high else f"{low} to {high}"
-    real, fake = (f"{100 * metadata['thresholds'][name]:.2g} %" for name in ("real_called_fake_bound", "fake_called_real_bound"))
+    limits = metadata["thresholds"]
+    real, fake = (f"{np.ceil(1000 * limits[f'{name}_bound']) / 10:.3g} %" for name in ("real_called_fake", "fake_called_real"))
     start = (
         f"Detector {printable(detector.path.name)}: {architecture}, trained on {trained_on}; for images with a shorter side of "
         f"{sides} pixels."
     )
-    if groups := metadata["thresholds"].get("groups"):
+    if groups := limits.get("groups"):
         worst_real, worst_fake = (f"{100 * groups[name]['worst_error']:.0f} %" for name in ("real", "fake"))
         return (
             f"{start} On sources like those of its calibration data, at most {real} of the real images are called Fake on average "

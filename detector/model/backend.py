@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 import time
 
 import numpy as np
@@ -31,22 +32,25 @@ def import_keras():
     return keras
 
 
+_quiet = threading.RLock()  # held by one thread at a time: a second one would keep /dev/null and restore that for good
+
+
 @contextlib.contextmanager
 def quiet_stderr():
     """Keep what C++ libraries write to stderr while they start off the user's screen; Python's own errors still pass."""
-    try:
-        kept = os.dup(2)
-    except OSError:
-        yield
-        return
-    sys.stderr.flush()
-    with open(os.devnull, "w") as nowhere:
+    with _quiet, open(os.devnull, "w") as nowhere:
+        try:
+            kept = os.dup(2)
+        except OSError:
+            yield
+            return
+        sys.stderr.flush()
         os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextlib.contextmanager

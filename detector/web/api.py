@@ -146,7 +146,6 @@ def healthz(request: Request) -> Health:
     return Health(status="ok", version=__version__, detectors=[one.name for one in request.app.state.predictor.detectors])
 
 
-# --- the work ------------------------------------------------------------------------------------------------------------
 async def _in_thread(request, images, work):
     """Return work(predictor), computed in a thread when it is this request's turn; close the uploads afterwards.
 
@@ -189,7 +188,6 @@ def _too_large(file):
     return None
 
 
-# --- the application -----------------------------------------------------------------------------------------------------
 async def _guard(request, call_next):
     """Middleware: limits uploads, refuses other sites' requests and adds the security headers."""
     state, length = request.app.state, 0

@@ -138,7 +138,6 @@ def _sha256(source):
         return None
 
 
-# --- CSV -----------------------------------------------------------------------------------------------------------------
 def csv_link(rows):
     """Return the rows as a CSV in a data URI, so that the server keeps no file of it."""
     file = io.StringIO()

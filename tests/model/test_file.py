@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -72,6 +73,24 @@ def test_score_direction_survives_saving_exporting_and_loading(tmp_path, bias, a
     model, metadata = model_file.load(path)
     assert metadata == {**METADATA, "output": output}
     assert backend.keras_logits(model, images, output) == pytest.approx([logit] * 5, abs=1e-6)
+
+
+def test_threads_that_silence_stderr_at_the_same_time_bring_it_back(capfd):
+    inside = threading.Event()
+
+    def silence(seconds):
+        with backend.quiet_stderr():
+            inside.set()
+            time.sleep(seconds)
+
+    first, second = (threading.Thread(target=silence, args=[seconds]) for seconds in (0.1, 0.3))
+    first.start()
+    inside.wait()
+    second.start()
+    first.join()
+    second.join()
+    os.write(2, b"back")
+    assert capfd.readouterr().err == "back"
 
 
 @pytest.fixture
