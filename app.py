@@ -44,7 +44,6 @@ def find_sources(images):
     return sources, [STANDARD_INPUT if isinstance(source, bytes) else source for source in sources]
 
 
-# --- output --------------------------------------------------------------------------------------------------------------
 def watch(rows, outcomes):
     """Yield the rows and count them in `outcomes`, a Counter of Outcome."""
     for row in rows:
@@ -107,7 +106,6 @@ def _line(row, force, name_detector):
     return f"{row['conclusion']:<15}  {score:>6}  {printable(row['path'] + more)}"
 
 
-# --- the command line ----------------------------------------------------------------------------------------------------
 def make_parser():
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog=__doc__[__doc__.index("Exit codes") :],

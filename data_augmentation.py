@@ -255,7 +255,7 @@ def main(argv=None):
     console.require_packages("cv2")
     into = args.into or args.data
     originals = read_originals(args.data)
-    if into != args.data:
+    if os.path.realpath(into) != os.path.realpath(args.data):
         check_outside(into, [args.data], "--into")
     plan = plan_augmentation(originals, args.images, args.per_image or PER_IMAGE, args.total, args.seed)
     new = sum(plan.values())

@@ -24,7 +24,6 @@ from detector.data.tree import CLASSES, SPLITS, counts_table
 from detector.files import folders_above, names_for, without_case
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
 def read_target(target):
     """Return the files of the target as [Image]; an empty list if it does not exist, or holds neither splits nor classes.
 
@@ -58,7 +57,6 @@ def check_augmented(images):
         raise InputError(f"{made}: made from an image in validation or test, {original}; {cure}")
 
 
-# --- the plan ----------------------------------------------------------------------------------------------------------
 def find_conflicts(there, images):
     """Return {index in `images`: Image in `there` or before it, of equal content under the other label or in another split}."""
     first, found = {image.digest: image for image in reversed(there) if image.kind}, {}

@@ -34,7 +34,6 @@ REASONS = {
 }
 
 
-# --- the plan ----------------------------------------------------------------------------------------------------------
 def set_aside(images):
     """Divide images into those to place and those to leave out: {reason: [images]}.
 
@@ -107,7 +106,6 @@ def check_target(data, plan, digests):
         raise InputError(f"{line}; choose an empty --data (data_merger.py joins the two), or remove the old split")
 
 
-# --- the stage ---------------------------------------------------------------------------------------------------------
 def make_plan(source, data, sizes, seed, group_by=None):
     """Return (lines to print at the end, [(source, destination)]); nothing on disk changes."""
     images, rest = data_tree.read_sources([source])

@@ -30,6 +30,8 @@ def check_archive(folder, archive, overwrite):
     if archive.is_dir() or (archive.exists() and not overwrite):
         came = "a folder of that name is there" if archive.is_dir() else "it exists; --overwrite replaces it"
         raise InputError(f"{archive}: {came}")
+    if not archive.parent.is_dir():
+        raise InputError(f"{archive}: expected a folder to write to, found no {archive.parent}; make it first")
     if archive.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{archive} is inside {folder}, so it would contain itself; write it elsewhere")
 

@@ -184,7 +184,7 @@ def check_folder(folder, data, overwrite):
         raise InputError(f"{folder}: expected a folder outside of {data}, which is only read; choose another with --report")
     there = existing_parts(folder)
     interrupted = (folder / f"{RESULT}{files.UNFINISHED}").exists()  # then it may be overwritten
-    if there and not overwrite and not interrupted:
+    if there and not overwrite and (not interrupted or there[0].name == RESULT):
         raise InputError(f"{folder}: found a {there[0].name} already; give another --report, or --overwrite")
     here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(here, os.W_OK):

@@ -97,7 +97,6 @@ def require_folder(folder, holding="images"):
         raise InputError(f"{folder}: expected a folder with {holding}, found {came}; check the path")
 
 
-# --- atomic writes -----------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def atomic_write(path, suffix="", unique=False, sync=False):
     """Write a file atomically: yield a temporary path in the same folder, which replaces `path` when the block succeeds.
@@ -174,7 +173,6 @@ def lock(path):
         held.release()
 
 
-# --- content -----------------------------------------------------------------------------------------------------------
 def read_bytes(path):
     """Return a whole file as bytes; small files without a buffer, in less time than by `Path.read_bytes`."""
     with open(path, "rb", buffering=0) as file:

@@ -239,6 +239,7 @@ def test_into_a_folder_that_will_not_do(tree, tmp_path, run):
     into = tree / "augmented"
     expected = f"error: {into}: expected a folder outside the source {tree}; choose another --into\n"
     assert run(main, "--data", tree, "--into", into) == (1, "", expected)
+    assert run(main, "--data", tree, "--into", tree / "." / "raw" / "..", "--dry-run")[0] == 0  # another name of the data tree
     into = tmp_path / "into"
     into.write_text("")
     expected = f"error: {into}: expected a folder with images, found a file; check the path\n"

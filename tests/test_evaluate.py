@@ -245,6 +245,7 @@ def test_a_report_is_not_overwritten(report, trained, small_data, run, tmp_path,
     folder = tmp_path / "report"
     shutil.copytree(report, folder)
     (folder / "notes.txt").write_text("mine")
+    (folder / "metrics.json.part").touch()  # as if killed at the very end
     before = (folder / "metrics.json").read_bytes()
     arguments = (evaluate.main, trained[0], "--data", small_data, "--report", folder)
     assert run(*arguments) == (1, "", f"error: {folder}: found a metrics.json already; give another --report, or --overwrite\n")

@@ -51,6 +51,8 @@ class Extraction:
 
 def kind_of(archive):
     """Return 'zip', 'tar', 'tar.gz', 'tar.bz2', 'tar.xz' or 'tar.zst', by a file's content; raise InputError for anything else."""
+    if os.path.isdir(archive):
+        raise InputError("expected an archive, found a folder; check the path")
     with open(archive, "rb") as file:
         head = file.read(8)
     for magic, kind in MAGIC.items():
@@ -131,7 +133,6 @@ def _write(path, pieces):
         raise
 
 
-# --- zip ---------------------------------------------------------------------------------------------------------------
 def extract_zip(archive, root, max_size):
     """Extract a zip into the folder `root`, in threads; returns and raises as `extract`."""
     result = Extraction()
@@ -251,7 +252,6 @@ def whole_entry(archive, info):
     return content
 
 
-# --- tar ---------------------------------------------------------------------------------------------------------------
 def extract_tar(archive, packing, root, max_size):
     """Extract a tar, packed as '', 'gz', 'bz2', 'xz' or 'zst', into the folder `root`; returns and raises as `extract`."""
     result, seen = Extraction(), set()

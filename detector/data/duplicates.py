@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from itertools import combinations_with_replacement
 
 from detector import files
+from detector.console import InputError
 from detector.data import tree as data_tree
 
 # Two images count as near-duplicates if their hashes differ in at most 7 of 64 bits and their colour thumbnails correlate by
@@ -114,7 +115,12 @@ def listed(pairs):
 
 
 def colour_thumbnail(root, path):
-    """Return the thumbnail, (16, 16, 3) uint8, that confirms a pair."""
+    """Return the thumbnail, (16, 16, 3) uint8, that confirms a pair; a black one, which confirms none, if the file has vanished."""
+    import numpy as np
+
     from detector.images import pixels, similarity
 
-    return similarity.colour_thumbnail(pixels.read_image(os.path.join(root, path)))
+    try:
+        return similarity.colour_thumbnail(pixels.read_image(os.path.join(root, path)))
+    except InputError:
+        return np.zeros((similarity.COLOUR_SIDE, similarity.COLOUR_SIDE, 3), np.uint8)

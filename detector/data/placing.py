@@ -26,7 +26,6 @@ def check_outside(target, sources, flag):
             raise InputError(f"{target}: expected a folder outside the source {source}; choose another {flag}")
 
 
-# --- placing -----------------------------------------------------------------------------------------------------------
 def place(source, destination, transfer, copied=None):
     """Put a file at `destination` by hard link, copy or move. Never overwrites a file, and never leaves a partial one.
 
@@ -120,7 +119,6 @@ def carry_out(plan, transfer, unit="image"):
     return vanished
 
 
-# --- an interrupted stage ----------------------------------------------------------------------------------------------
 # The plan is written into the data folder before the first file is placed, and removed after the last. Run again, the
 # stage continues that plan: nothing is hashed again, and a move knows its plan although part of the source is gone.
 def unfinished_plan(data, job, but=None):

@@ -121,7 +121,6 @@ def resampled(is_fake, resamples, seed=0):
         yield weights
 
 
-# --- one model against another -------------------------------------------------------------------------------------------
 def compare(is_fake, p_fake, thresholds, p_other, other_thresholds, resamples=RESAMPLES, seed=0):
     """Compare two models on the same images.
 

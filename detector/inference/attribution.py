@@ -51,7 +51,7 @@ def explain(detector, image):
     logits = detector.logits(inputs)
     each = (SMALL_PASSES if inputs.shape[1] <= pixels.SMALL else PASSES) // len(inputs)
     each -= each % len(BASELINES)  # the baselines take turns
-    heat, covered = np.zeros((2, *image.shape[:2]), np.float32)  # weighted sum, sum of the weights
+    heat, covered = (np.zeros(image.shape[:2], np.float32) for _ in range(2))  # weighted sum, sum of the weights
     with progress((), total=each * len(inputs), unit="masked image", delay=1) as bar:
         for one, logit, (left, top, right, bottom) in zip(inputs, logits, boxes, strict=True):
             cells = logit + _differences(detector, one, each, bar)

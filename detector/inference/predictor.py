@@ -210,12 +210,10 @@ class Predictor:
         batch = min((scoring.images_at_a_stretch(one) for one in self.detectors), default=1)
         checks = () if threshold is not None else stability.CHECKS
 
-        def may_have_verdict(score):
-            if _gate(score) is not None:
-                return False
-            return score.p_fake is None or scores.verdict_of(score.p_fake, score.detector.metadata["thresholds"]) != "uncertain"
+        def has_verdict(score):
+            return _gate(score) is None and scores.verdict_of(score.p_fake, score.detector.metadata["thresholds"]) != "uncertain"
 
-        results = scoring.score_files(choose, sources, self.threads, checks, batch, may_have_verdict, quality_problem)
+        results = scoring.score_files(choose, sources, self.threads, checks, batch, has_verdict, quality_problem)
         for name, score in zip(names, results, strict=True):
             found = read(score.source, self.trust_list) if provenance else None
             if score.error is not None:

@@ -14,6 +14,7 @@ from detector.images.guard import one_file
 from detector.images.quality import is_blank
 from detector.model.scores import p_fake_of
 
+KEPT = 3 << 20  # bytes of a decoded image that is kept for its copies; a larger one among several is decoded again
 BULK = 4  # with at least this many batches per thread, each thread gets an engine of its own
 
 
@@ -57,8 +58,7 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
         degradations: functions from an image, (h, w, 3) uint8, to a degraded copy of it. They work on the decoded image, before
             preprocessing: so do degradations in the world.
         batch: inputs that a thread handles at a time; required if `detector` is a function.
-        select: function Score -> whether this image's degraded copies are made and scored; by default all are. It is asked twice:
-            before the image is scored, while p_fake is None, since a no saves keeping the decoded image, and afterwards.
+        select: function Score -> whether this image's degraded copies are made and scored; by default all are.
         inspect: function from a decoded image, (h, w, 3) uint8, to what its Score holds as `inspected`.
     """
     threads = threads or os.cpu_count() or 1
@@ -85,7 +85,7 @@ def images_at_a_stretch(detector):
 
 def _score_some(sources, choose, degradations, select, inspect, concurrency):
     """Return a list of Score; the inputs of all images that go to the same detector are scored together."""
-    decoded = [_decode(source, choose, inspect, lambda score: bool(degradations) and select(score)) for source in sources]
+    decoded = [_decode(source, choose, inspect, alone=len(sources) == 1) for source in sources]
     scores = [score for score, _, _ in decoded]
 
     def logits_of(inputs):
@@ -100,23 +100,22 @@ def _score_some(sources, choose, degradations, select, inspect, concurrency):
     for i, logit in logits_of(readable).items():
         p_fake = float(p_fake_of(logit, scores[i].detector.metadata["temperature"]))
         scores[i] = scores[i]._replace(logit=logit, p_fake=p_fake)
-    chosen = [i for i, (_, _, image) in enumerate(decoded) if image is not None and select(scores[i])]
-    copies = {
-        (i, k): (i, pixels.preprocess(degrade(decoded[i][2]), scores[i].detector.metadata))
-        for i in chosen
-        for k, degrade in enumerate(degradations)
-    }
+    copies = {}
+    for i in readable if degradations else ():
+        if select(scores[i]):
+            try:
+                made = _copies(scores[i], decoded[i][2], degradations)
+                copies |= {(i, k): (i, inputs) for k, inputs in enumerate(made)}
+            except InputError as error:
+                scores[i] = Score(sources[i], error=str(error))
     logits = logits_of(copies)
-    for i in chosen:
+    for i in {i for i, _ in copies}:
         scores[i] = scores[i]._replace(degraded=tuple(logits[i, k] for k in range(len(degradations))))
     return scores
 
 
-def _decode(source, choose, inspect, keep):
-    """Return (Score without its score, inputs of the network, decoded image if `keep` says so of that Score, else None).
-
-    Of an unreadable file the last two are None.
-    """
+def _decode(source, choose, inspect, alone):
+    """Return (Score without its score, inputs of the network, decoded image); None for the latter if unreadable or not kept."""
     try:
         with one_file(source):
             image = pixels.read_image(source)
@@ -127,7 +126,14 @@ def _decode(source, choose, inspect, keep):
     except InputError as error:
         return Score(source, error=str(error)), None, None
     score = Score(source, width=width, height=height, blank=is_blank(inputs), detector=detector, inspected=inspected)
-    return score, inputs, image if keep(score) else None
+    return score, inputs, image if alone or image.nbytes <= KEPT else None
+
+
+def _copies(score, image, degradations):
+    """Return the inputs of the degraded copies of an image, which is decoded again if it is None."""
+    with one_file(score.source):
+        image = pixels.read_image(score.source) if image is None else image
+        return [pixels.preprocess(degrade(image), score.detector.metadata) for degrade in degradations]
 
 
 def pooled_logits(detector, stack, concurrency=1):

@@ -40,7 +40,6 @@ _HELPERS = {
 }  # fmt: skip
 
 
-# --- saving and loading --------------------------------------------------------------------------------------------------
 def save(model, path, metadata, train_digests=None):
     """Write a Keras model and its metadata to one .h5, atomically; without the optimizer.
 

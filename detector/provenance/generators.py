@@ -223,7 +223,6 @@ def _kind_of_note(values):
     return UNNAMED if "seed" in values and len(PARAMETERS & values.keys()) >= 3 else None
 
 
-# --- ComfyUI -----------------------------------------------------------------------------------------------------------
 TEXT_INPUTS = ("text", "text_g", "prompt", "string", "value", "conditioning", "positive")
 SEED_INPUTS = ("seed", "noise_seed", "value")
 

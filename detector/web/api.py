@@ -79,7 +79,6 @@ HTML = {200: {"content": {"text/html": {}}, "description": "the report"}}
 router = APIRouter()
 
 
-# --- routes --------------------------------------------------------------------------------------------------------------
 @router.get("/", include_in_schema=False)
 def page(request: Request) -> HTMLResponse:
     """Return the page."""

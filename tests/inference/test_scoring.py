@@ -67,7 +67,7 @@ def test_damage_is_done_to_the_decoded_image_before_it_is_fitted(trained, tmp_pa
             assert score.p_fake == pytest.approx(p_fake[0], abs=1e-6)
 
 
-def test_copies_are_made_of_selected_images_alone_blank_ones_too(trained, tmp_path):
+def test_copies_are_made_of_selected_images_alone_blank_ones_too(trained, tmp_path, monkeypatch):
     detector = export.open_detector(trained[0])
     paths, made = [tmp_path / f"{i}.png" for i in range(3)], []
     Image.new("RGB", (32, 32), (90, 90, 90)).save(paths[0])
@@ -76,14 +76,18 @@ def test_copies_are_made_of_selected_images_alone_blank_ones_too(trained, tmp_pa
 
     def mirror(image):
         made.append(image.shape[1])
+        if image.shape[1] == 40:
+            raise ValueError("not this one")
         return image[:, ::-1]
 
     assert [len(score.degraded) for score in score_files(detector, paths, degradations=[mirror])] == [1, 1, 1]
+    monkeypatch.setattr(scoring, "KEPT", 0)  # then an image is decoded again for its copies
     made.clear()
-    for select in (lambda score: score.width != 33, lambda score: score.p_fake is None or score.width != 33):
-        scores = list(score_files(detector, paths, degradations=[mirror], select=select))
-        assert [len(score.degraded) for score in scores] == [1, 0, 1]
-    assert sorted(made) == [32, 32, 34, 34]
+    scores = list(score_files(detector, paths, degradations=[mirror], select=lambda score: score.width != 33))
+    assert [len(score.degraded) for score in scores] == [1, 0, 1] and sorted(made) == [32, 34]
+    draw(3, (40, 32)).save(paths[2])
+    scores = list(score_files(detector, paths, degradations=[mirror]))
+    assert [score.error for score in scores][:2] == [None, None] and "not this one" in scores[2].error
 
 
 def test_no_more_images_are_held_than_are_worked_on(trained, small_data, monkeypatch):
