@@ -102,7 +102,8 @@ def from_keras(model, paths):
             yield np.concatenate(stack)
 
     each = backend.keras_logits(network, batches(), metadata["output"])
-    theirs = np.array([part.mean() for part in np.split(each, np.cumsum(counts)[:-1])])
+    weights = metadata.get("view_weights")
+    theirs = np.array([np.average(part, weights=weights) for part in np.split(each, np.cumsum(counts)[:-1])])
     ours = np.concatenate(ours)
     return abs(ours - theirs).max(), abs(scores.p_fake_of(ours, 1.0) - scores.p_fake_of(theirs, 1.0)).max()
 

@@ -39,7 +39,7 @@ def start(model, folder):
     environment = {**os.environ, "BROWSER": "true", **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))}
     command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--model", str(model)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
-    if "The page is open" not in process.stdout.readline():
+    if "The page is running" not in process.stdout.readline():
         raise InputError("expected the page to open, but it ended; see above")
     return process, f"http://127.0.0.1:{port}"
 

@@ -207,7 +207,7 @@ class Predictor:
         sources = list(sources)
         names = [guard.name_of(source) for source in sources] if names is None else list(names)
         choose = self.choose if detector is None else self.find_detector(detector)
-        batch = min((scoring.images_at_a_stretch(one) for one in self.detectors), default=1)
+        batch = max((scoring.images_at_a_stretch(one) for one in self.detectors), default=1)
         checks = () if threshold is not None else stability.CHECKS
 
         def has_verdict(score):

@@ -63,9 +63,10 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
     """
     threads = threads or os.cpu_count() or 1
     choose = detector if callable(detector) else lambda width, height: detector
-    at_a_stretch = max(1, (batch or images_at_a_stretch(detector)) // (1 + len(degradations)))
     sources = list(sources)
-    concurrency = threads if len(sources) >= BULK * threads * at_a_stretch else 1
+    most = (batch or images_at_a_stretch(detector)) // (1 + len(degradations))
+    at_a_stretch = max(1, min(most, len(sources) // (BULK * threads)))
+    concurrency = threads if len(sources) >= BULK * threads else 1
     left = iter(sources)
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
