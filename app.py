@@ -115,7 +115,7 @@ def make_parser():
         help="files, folders with everything below them, patterns such as '*.jpg', - for standard input; "
         "without any, the page opens in a browser")  # fmt: skip
     add("--model", type=Path, action="append", metavar="MODEL.h5",
-        help="a detector; with several, an image is scored by the one made for its size (default: those in models/)")  # fmt: skip
+        help="a detector; with several, each image goes to the one chosen by its size (default: those in models/)")  # fmt: skip
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print a list of objects")
     output.add_argument("--csv", type=Path, metavar="FILE", help="write a table")

@@ -54,8 +54,8 @@ def augmented(paths, places, insides):
     Args: relative path, (split, class) and path inside the class folder of each file.
 
     Returns:
-        {leaks, held_out}, the entry `augmented` of the audit's report: pairs of an augmented image in train and its original, for
-        which there is none in train but one in validation or test; and the augmented images that are in these themselves.
+        {leaks, held_out}, the entry `augmented` of the audit's report: pairs of an augmented image in train and its original, if
+        that is in validation or test and not in train; and the augmented images in validation and test.
     """
     made = [i for i, inside in enumerate(insides) if data_tree.is_augmented(inside)]
     found = {"leaks": [], "held_out": [paths[i] for i in made if places[i][0] in data_tree.HELD_OUT]}

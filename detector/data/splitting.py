@@ -57,7 +57,7 @@ def resolve_sizes(sizes, published, images):
 def quotas(counts, per_class):
     """Return {class: {split: images}}: each split has its count, and the classes are divided in equal proportion.
 
-    What no split asks for is treated as one more split; so Fake is apportioned, and Real is the rest of each.
+    Images beyond the sum of the counts are treated as one more split. Fake is apportioned; Real is the rest of each count.
     """
     unplaced = sum(per_class.values()) - sum(counts.values())
     rows = [*counts.values(), unplaced]

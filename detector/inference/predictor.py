@@ -142,7 +142,7 @@ class LazyDetector:
 
 
 class Predictor:
-    """Classifies images, in several threads at once if need be; each image goes to the detector made for its size.
+    """Classifies images, in several threads at once if need be; each image goes to the detector chosen by its size.
 
     Attributes:
         detectors: list of LazyDetector.

@@ -114,7 +114,7 @@ def application(name, image_size, weights, l2, label=None):
     """Build a network of keras.applications by its name there, with pooling, Dropout(0.2) and softmax(2).
 
     Raises:
-        InputError: there is none of that name.
+        InputError: keras.applications has no network of that name.
     """
     import keras
     from keras import layers
