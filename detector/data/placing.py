@@ -212,7 +212,7 @@ def run_job(data, job, make_plan, transfer, dry_run):
             vanished = carry_out(plan, transfer)
             if vanished:
                 line = reason_line("vanished before being placed", vanished, "image")
-                raise InputError(f"{line}; put them back and run the same command again, or remove {journal} to continue without them")
+                raise InputError(f"{line}; put them back and run the same command again, or remove {journal} to skip them")
             os.unlink(journal)
     return report, plan
 
