@@ -77,7 +77,6 @@ def list_images(folder):
     return Files(paths, places, insides, skipped)
 
 
-# --- one file ----------------------------------------------------------------------------------------------------------
 def inspect(root, path):
     """Hash and decode one file.
 
@@ -120,7 +119,6 @@ def oddities(path, image, features):
     return [name for name, is_so in found.items() if is_so]
 
 
-# --- the report --------------------------------------------------------------------------------------------------------
 def audit(folder, files, quick=False):
     """Check the files that `list_images` listed and return the report: what audit.json holds (see the top of this file)."""
     paths, places = files.paths, files.places

@@ -46,7 +46,6 @@ class Recipe:
     seed: int
 
 
-# --- the plan ----------------------------------------------------------------------------------------------------------
 def plan_augmentation(originals, images=None, per_image=PER_IMAGE, total=None, seed=0):
     """Choose how many images to make from which originals: {path: number of new images}, sorted by path; none of them 0.
 
@@ -85,7 +84,6 @@ def output_names(source, copies, format):
     return [f"{source}{AUGMENTED}{index:02d}{SUFFIXES[format]}" for index in range(copies)]
 
 
-# --- the images --------------------------------------------------------------------------------------------------------
 def augment(image, source, copies, recipe):
     """Return an iterator of new images; each depends only on the recipe, the path and its own number.
 
@@ -151,7 +149,6 @@ def augment_file(job, data, into, recipe):
     return None
 
 
-# --- the stage ---------------------------------------------------------------------------------------------------------
 def read_originals(data):
     """Return {class: [paths relative to `data`]} of the originals in train.
 

@@ -43,7 +43,6 @@ class Scored(NamedTuple):
     unreadable: list  # of (path relative to data, error line)
 
 
-# --- scores and metrics --------------------------------------------------------------------------------------------------
 def score_items(detector, data, items, variants=()):
     """Score images; return Scored. `variants` are functions (h, w, 3) uint8 -> uint8 whose results are scored, too.
 
@@ -175,7 +174,6 @@ def versus(detector, scored, other, other_scored, seen=None):
     return found, changed
 
 
-# --- the report ----------------------------------------------------------------------------------------------------------
 def check_folder(folder, data, overwrite):
     """Raise InputError if the report would overwrite something, is inside the data, or cannot be written."""
     if folder.exists() and not folder.is_dir():
@@ -287,7 +285,6 @@ def show(report, folder, data, scored):
     print(printable(f"report: {folder / 'report.html'}, {folder / RESULT}"))
 
 
-# --- the command line ----------------------------------------------------------------------------------------------------
 def evaluate(args):
     """Score and evaluate the splits of the command line; return (report, {split: Scored}, rows of changed.csv or None)."""
     from detector.model import export, runtime

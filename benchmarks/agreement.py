@@ -53,9 +53,6 @@ def convert(folder, number, longest, work):
     return paths
 
 
-# --- P(Fake) of each path, in each way ---------------------------------------------------------------------------------------
-
-
 def by_shell(model, paths, work):
     """Judge with app.py, as a process."""
     command = [sys.executable, ROOT / "app.py", work, "--model", model, "--force", "--json"]

@@ -33,9 +33,6 @@ FILLS = ("mean colour", "half a turn", "shuffled pixels")
 RIVALS = ("random pixels", "its shape elsewhere", "most edges")
 
 
-# --- what is masked, and by what -----------------------------------------------------------------------------------------
-
-
 def highest(values):
     """Return the fraction SHARE of pixels with the highest values: (h, w) bool."""
     mask = np.zeros(values.size, bool)
@@ -70,9 +67,6 @@ def all_masks(image, favour, draws, rng):
     hottest = highest(favour)
     drawn = [highest(rng.random(favour.shape)) for _ in range(draws)] + [elsewhere(hottest, rng) for _ in range(draws)]
     return np.stack([hottest, *drawn, highest(edges(image))])
-
-
-# --- the measurements ----------------------------------------------------------------------------------------------------
 
 
 def moved(detector, images, maps, draws):

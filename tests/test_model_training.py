@@ -76,9 +76,6 @@ def same_run(one, other):
     assert max(np.abs(a - b).max() for a, b in found) < 1e-4
 
 
-# --- what a run leaves -----------------------------------------------------------------------------------------------------
-
-
 def test_what_a_run_leaves(trained, small_data):
     path, log = trained
     assert {file.name for file in log.iterdir()} >= {"history.csv", "architecture.txt", "loss.png"}
@@ -178,9 +175,6 @@ def test_views_are_validated_and_calibrated_as_the_app_scores(small_data, tmp_pa
     assert len(kept) == 1 and kept[0].startswith("train-whole-")
 
 
-# --- what a run starts from ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def detector(small_data, tmp_path_factory):
     """A model file of a tiny network."""
@@ -257,9 +251,6 @@ print(backend.keras_logits(model, images, metadata["output"]).tolist())
     assert metadata["made"]["versions"]["jax"]
     there = json.loads(done.stdout.splitlines()[-1])
     assert p_fake_of(keras_logits(model, images, metadata["output"]), 1) == pytest.approx(p_fake_of(there, 1), abs=1e-5)
-
-
-# --- stopped and continued -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.kill
@@ -356,9 +347,6 @@ def test_a_run_is_not_continued_with_other_images_or_options(small_data, tmp_pat
     assert code == 1 and err.startswith(f"error: {log}: ") and "the images" in err
 
 
-# --- nothing is lost -------------------------------------------------------------------------------------------------------
-
-
 def test_nothing_is_overwritten_unasked(tmp_path, run, small_data):
     (tmp_path / "d.h5").write_text("mine")
     mine = tmp_path / "log" / "imagenet.weights.h5"
@@ -400,9 +388,6 @@ def test_a_read_only_folder_is_reported_before_training(small_data, small_disk, 
     remount("ro")
     code, _, err = run(model_training.main, *arguments(small_data, disk, "--epochs", "1"))
     assert code == 1 and "Read-only file system" in err and err.count("\n") == 1
-
-
-# --- bad input -------------------------------------------------------------------------------------------------------------
 
 
 def test_bad_input_is_one_line(tmp_path, run, small_data, make_tree, monkeypatch):

@@ -11,7 +11,6 @@ BINS = 15  # of the calibration error
 OLDER_NAMES = {"uncertain_share": "abstention_rate", "accuracy_when_certain": "selective_accuracy"}  # kept in metrics.json
 
 
-# --- metrics -------------------------------------------------------------------------------------------------------------
 def classification_metrics(is_fake, p_fake, thresholds: dict, p_raw=None) -> dict:
     """Compute the metrics of metrics.json; a metric that is undefined, because a class is absent, for example, is None.
 
@@ -183,7 +182,6 @@ def reliability(is_fake, p_fake):
     return mean, fraction, count[filled]
 
 
-# --- groups --------------------------------------------------------------------------------------------------------------
 BOTH_CLASSES = ("balanced_accuracy", "auc", "average_precision", "tpr_at_1pct_fpr", "tpr_at_5pct_fpr")  # metrics that need both
 OF_ONE_CLASS = {"fakes_caught": "Fake", "fake_called_real": "Fake", "real_called_fake": "Real"}
 SUMMARIZED = ("accuracy", *BOTH_CLASSES, "abstention_rate", "selective_accuracy", *OF_ONE_CLASS)

@@ -55,7 +55,6 @@ class Row(TypedDict):
 COLUMNS = list(Row.__annotations__)
 
 
-# --- which images --------------------------------------------------------------------------------------------------------
 def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
     """List the image files that `sources` name.
 
@@ -92,7 +91,6 @@ def looks_like_image(path: str) -> bool:
         return True  # its row will say why it cannot be read
 
 
-# --- which detector ------------------------------------------------------------------------------------------------------
 def default_models() -> list[Path]:
     """Return the detectors that ship: the .h5 files in models/.
 
@@ -270,7 +268,6 @@ def _distance_from_range(training_range, width, height):
     return max(low - side, side - high, 0.0), max(flat - aspect, aspect - long, 0.0), high - low
 
 
-# --- in words ------------------------------------------------------------------------------------------------------------
 def describe(row: Row, predictor: Predictor, force: bool = False, threshold: float | None = None) -> list[str]:
     """Return lines on one image for a person: the conclusion first, then the detector's verdict, then the provenance.
 

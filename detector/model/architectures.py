@@ -97,12 +97,16 @@ def efficientnet(name, image_size, weights, l2, hidden_units=HIDDEN_UNITS):
     from keras import layers
 
     image = keras.Input((image_size, image_size, 3), name="image")
-    network = efficientnet_lite.backbone(name, image_size)
+    high_pass = name.endswith(efficientnet_lite.HIGH_PASS)
+    network = efficientnet_lite.backbone(name, None if high_pass else image_size)
     if weights == "imagenet":
         efficientnet_lite.assign(network, efficientnet_lite.imagenet_arrays(name))
     elif weights != "none":
         load_files(network, weights)
-    x = network(layers.Rescaling(1 / 128, offset=-127 / 128)(image))
+    scaled = layers.Rescaling(1 / 128, offset=-127 / 128)(image)
+    x = network(scaled)
+    if high_pass:
+        x = layers.Concatenate(name="with_high_pass")([x, network(efficientnet_lite.high_pass(scaled))])
     x = layers.BatchNormalization(momentum=0.9, epsilon=efficientnet_lite.EPSILON, center=False, scale=False,
                                   name="standardisation")(x)  # fmt: skip
     if hidden_units:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 and -Lite2 as feature extractors: their middle layers, and their weights from files.
+"""EfficientNet-Lite0 and -Lite2 as feature extractors: their middle layers, the high-passed image, and weights from files.
 
 Architecture: Tan and Le 2019 (arXiv 1905.11946), in the "Lite" variant of TensorFlow's model repository: no squeeze-and-excitation,
 ReLU6 in place of swish. Middle layers tell generated images apart better than the last ones, and carry over better to other
@@ -45,6 +45,8 @@ VARIANTS = {
     "efficientnet_lite0": Variant((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320), (4, 7, 10)),
     "efficientnet_lite2": Variant((1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352), (6, 10, 14)),
 }
+HIGH_PASS = "_high_pass"  # ends the name of a variant that uses the high-passed image, too
+VARIANTS[f"efficientnet_lite2{HIGH_PASS}"] = VARIANTS["efficientnet_lite2"]
 
 
 def backbone(name, image_size):
@@ -76,6 +78,20 @@ def backbone(name, image_size):
         x = unit(x, layers.Conv2D(out, 1, use_bias=False, name=f"{block}_project_conv"), f"{block}_bn2", relu=False)
         x = layers.Add()([x, before]) if repeat else x
     return keras.Model(image, layers.Concatenate(name="taps")(pooled), name=f"{name}_backbone")
+
+
+def high_pass(image):
+    """Return 8 times the difference between an image and its 3x3 Gaussian blur, clipped to -1 to 1, without the outermost pixels.
+
+    What is left are noise, edges and the traces of upsampling and compression.
+    """
+    from keras import layers
+
+    difference = layers.DepthwiseConv2D(3, use_bias=False, trainable=False, name="high_pass")
+    x = layers.Rescaling(1, offset=1)(difference(image))
+    kernel = np.diag([0, 1, 0]) - np.outer([1, 2, 1], [1, 2, 1]) / 16
+    difference.set_weights([np.repeat(8 * kernel[:, :, None, None], 3, axis=2)])
+    return layers.Rescaling(1, offset=-1)(layers.ReLU(2.0)(x))
 
 
 def _blocks(variant):
@@ -111,7 +127,7 @@ def assign(model, arrays):
             layer.set_weights([arrays[f"{name}.{part}"] for part in parts])
     if network is not model:
         kernel, bias = (np.asarray(arrays[name], np.float32) for name in HEAD)
-        channels = network.output_shape[-1]
+        channels = model.get_layer("standardisation").output.shape[-1]
         model.get_layer("standardisation").set_weights([np.zeros(channels), np.full(channels, 1 - EPSILON)])
         hidden = [layer for layer in model.layers if layer.name == "hidden"]
         if bool(hidden) != (HIDDEN[0] in arrays):
@@ -144,7 +160,7 @@ def imagenet_arrays(name):
     Raises:
         InputError: it is not installed.
     """
-    package = PACKAGE.format(name)
+    package = PACKAGE.format(name.removesuffix(HIGH_PASS))
     spec = find_spec(package)
     if not spec:
         package = package.replace("_", "-")

@@ -41,7 +41,6 @@ SUMMARY = {  # rows of the table of macro averages
 AGAINST_ALL = "* group of one class: computed with all images of the other class, and not part of the macro average"
 
 
-# --- cells and rows, for the terminal and the page -----------------------------------------------------------------------
 def metric_at(metrics, path):
     """Return the value at a path such as ('per_class', 'Fake', 'recall'), or None."""
     for name in path:
@@ -151,7 +150,6 @@ def mcnemar_sentence(versus):
     return f"{only} images only this model classifies correctly, {others} only {versus['model']} (McNemar's exact test: {p})"
 
 
-# --- sentences -----------------------------------------------------------------------------------------------------------
 def headline(model, split, metrics):
     """Return the main result as a sentence."""
 
@@ -203,7 +201,6 @@ def _notes(split, metrics):
         yield "warning", "the model file, of an older version, has no digests of its train images: some images may be among them"
 
 
-# --- the page ------------------------------------------------------------------------------------------------------------
 def render_page(report, folder, plots):
     """Return the page of a report (a dict as metrics.json) as HTML; `plots` is {split: {file name in folder: alternative text}}."""
     from detector.evaluation.intervals import RESAMPLES

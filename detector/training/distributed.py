@@ -22,7 +22,6 @@ HEARTBEAT_TIMEOUT = 60  # seconds without a sign of life after which JAX counts 
 LOST = "another process was lost; run the same command again on every machine to continue from the last checkpoint"
 
 
-# --- topology --------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Topology:
     """This process's rank, counted from 0, among `world_size` processes; rank 0 listens at `coordinator`, HOST:PORT."""
@@ -70,7 +69,6 @@ def _from_slurm(environ):
     return f"{first}:{port}", int(environ["SLURM_STEP_NUM_TASKS"]), int(environ["SLURM_PROCID"])
 
 
-# --- processes -------------------------------------------------------------------------------------------------------------
 class ProcessGroup:
     """The processes of a run, from `join` to the end of the `with` block; without a topology, this process alone.
 
@@ -223,7 +221,6 @@ def _exit_now():
     os._exit(1)
 
 
-# --- devices ---------------------------------------------------------------------------------------------------------------
 class Devices:
     """The devices that train together: all GPUs of every process, or its CPU; models built within `scope()` are on all of them.
 

@@ -38,9 +38,6 @@ def close(a, b, by):
     return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= by
 
 
-# --- what comes out ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_lossless_formats_come_out_as_they_went_in(kind, picture, tmp_path):
     path = tmp_path / "image.any"
@@ -76,9 +73,6 @@ def test_a_damaged_tag_beside_the_orientation_does_no_harm(at, picture):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_image(bytes(content)).shape in {(12, 20, 3), (20, 12, 3)}
-
-
-# --- what is refused ---------------------------------------------------------------------------------------------------
 
 
 def refused(source):
@@ -126,9 +120,6 @@ def test_a_decompression_bomb():
     assert image_size(bomb(10_000, 17_000)) == (10_000, 17_000)
 
 
-# --- fitting -----------------------------------------------------------------------------------------------------------
-
-
 def test_resize_is_antialiased_and_keeps_the_whole_image():
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     assert resize(image, 32) is image
@@ -139,9 +130,6 @@ def test_resize_is_antialiased_and_keeps_the_whole_image():
         image[: shape[0] // 2] = 255
         resized = resize(image, 32)
         assert resized.shape == (32, 32, 3) and resized.mean() == pytest.approx(image.mean(), abs=3)
-
-
-# --- views -------------------------------------------------------------------------------------------------------------
 
 
 KINDS_OF_VIEWS = ["whole", "between", *["native"] * 5]

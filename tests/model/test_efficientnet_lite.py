@@ -1,5 +1,7 @@
 import pickle
 
+import cv2
+import keras
 import numpy as np
 import pytest
 
@@ -48,6 +50,18 @@ def loaded(path, hidden_units):
     images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8)
     features = weights.backbone_of(model).predict((images.astype(np.float32) - 127) / 128, verbose=0)
     return model, features, backend.keras_logits(model, images, "softmax")
+
+
+def test_the_high_passed_image_goes_through_the_same_backbone():
+    model = ARCHITECTURES["efficientnet_lite2_high_pass"].build(32, "imagenet", 1e-3)
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    features = keras.Model(model.input, model.get_layer("with_high_pass").output)(image).numpy()[0]
+    scaled = (image[0] - 127) / 128
+    blurred = cv2.filter2D(scaled, -1, np.outer([1, 2, 1], [1, 2, 1]) / 16)
+    high_passed = np.clip(8 * (scaled - blurred), -1, 1)[1:-1, 1:-1]
+    backbone = weights.backbone_of(model)
+    assert features == pytest.approx(np.concatenate([backbone(x[None]).numpy()[0] for x in (scaled, high_passed)]), abs=1e-4)
+    assert np.abs(features[:1536] - features[1536:]).max() > 0.1
 
 
 def test_a_file_with_a_head_gives_its_logit(arrays, tmp_path):

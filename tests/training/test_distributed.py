@@ -25,9 +25,6 @@ SLURM = {"SLURM_JOB_ID": "4097", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "2
 KERAS = {"KERAS_DISTRIBUTION_JOB_ADDRESSES": "train-0.train:6000", "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}
 
 
-# --- topology ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("given, environ, place", [
     ((None, None, None), {}, None),
     ((HERE, 1, 0), {}, None),
@@ -58,8 +55,6 @@ def test_an_impossible_topology_is_refused(given, said):
     with pytest.raises(InputError, match=said):
         find_topology(*given, {})
 
-
-# --- processes -------------------------------------------------------------------------------------------------------------
 
 MEMBER = """
 import sys, time
@@ -148,8 +143,6 @@ def test_a_single_process_waits_for_nobody():
         assert group.rank_zero_first(lambda: 4) == 4
         group.check_equal({"the images": 1}, "")
 
-
-# --- training --------------------------------------------------------------------------------------------------------------
 
 MORE = [
     "--architecture", "tiny", "--image-size", "8", "--batch-size", "8", "--epochs", "2", "--stop-rule", "never",
@@ -305,9 +298,6 @@ def test_a_killed_process_ends_the_other_and_the_run_continues(killed, by_two, t
         assert history(folder) == history(by_two)
     else:
         same_curve(folder, by_two)
-
-
-# --- the examples ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
