@@ -9,8 +9,8 @@ The same originals, recipe, format and disk. One run of each in turn, each into 
 are deleted at the end: on ext4, creating files right after a mass deletion is several times slower. On a disk in memory
 (--in-memory) each is deleted at once, else every run has less of it, and a virtual machine has to fetch what is fresh.
 Ours is timed from the start of the interpreter to its end; Keras from reading the images, without the import of TensorFlow.
-Keras is called in both ways that users call it: one original at a time, which is how guides make so many of each, and a
-whole class in batches of 32. Both write JPEG at quality 75, as Keras always does. Target: 8 times as many images per second.
+Keras runs in the two usual ways: one original at a time, as guides do to make several images of each, and a whole class in
+batches of 32. Both write JPEG at quality 75, as Keras always does. Target: 8 times as many images per second.
 """
 
 import functools

@@ -83,7 +83,7 @@ def backbone(name, image_size):
 def high_pass(image):
     """Return 8 times the difference between an image and its 3x3 Gaussian blur, clipped to -1 to 1, without the outermost pixels.
 
-    What is left are noise, edges and the traces of upsampling and compression.
+    This keeps noise, edges and the traces of upsampling and compression.
     """
     from keras import layers
 

@@ -68,8 +68,8 @@ class TrainingConfig:
         None, "side of the input (default: 32 if the median shorter side is <= 64, else 224)",
         type=number_type(int, at_least=1, at_most=MAX_IMAGE_SIZE))  # fmt: skip
     preprocessing: str = _option(
-        "resize", "how an image becomes the network's input: the whole image resized; or the whole image and crops at its own "
-        "resolution, whose logits are averaged (views)", also=("--fitting",), choices=("resize", "views"))  # fmt: skip
+        "resize", "input of the network: resize, the whole image resized; or views, the whole image and crops at native "
+        "resolution, with averaged logits", also=("--fitting",), choices=("resize", "views"))  # fmt: skip
     views: tuple | None = _option(
         None, "kinds, for --preprocessing views: whole, native (up to five times), between (a scale between both) "
         "(default: whole between native native native)", nargs="+", choices=VIEW_KINDS, metavar="KIND")  # fmt: skip
