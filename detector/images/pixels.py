@@ -24,8 +24,8 @@ from detector.images.guard import UnreadableFile, one_file, read_source
 MAX_PIXELS = 178_956_970  # Pillow's limit (540 MB decoded), beyond which it suspects a decompression bomb
 SMALL = 64  # data sets whose median shorter side is at most this are judged at 32 px, others at 224 px
 VIEW_MARGIN = 8 / 7  # shorter side of a scaled image by the side of the view cut out of it: 256 for 224 px
-VIEW_KINDS = ("whole", "between", "native")
-NATIVE_POSITIONS = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.75, 0.25), (0.25, 0.75))  # of views: parts of what is left over
+_POSITIONS = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.75, 0.25), (0.25, 0.75))  # of views: parts of what is left over
+VIEW_POSITIONS = {"whole": ((0.5, 0.5), (0.1, 0.1), (0.9, 0.9)), "between": _POSITIONS, "native": _POSITIONS}
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 ORIENTATIONS = {  # the EXIF tag's values that are not upright, and what makes them so
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -235,28 +235,28 @@ def resize(image, size):
 def view_boxes(height, width, size, kinds):
     """Return the square that each view of an image shows, as floats in pixels: [(left, top, right, bottom)].
 
-    A view is a square of `size` pixels cut out of the image after a scaling that depends on its kind:
+    A view is a square of `size` pixels cut out of the image after a scaling that depends on its kind. The first view of each kind
+    is in the middle, the others towards the corners, but clear of the edges, where watermarks are.
 
-    - 'whole': the shorter side becomes VIEW_MARGIN * size, the square is in the middle.
-    - 'native': the image's own resolution; smaller images are enlarged as for 'whole'. The first native view is in the middle,
-      the others towards the corners, but clear of the edges, where watermarks are.
-    - 'between': the scale is the geometric mean of both, the square is in the middle.
+    - 'whole': the shorter side becomes VIEW_MARGIN * size.
+    - 'native': the image's own resolution; smaller images are enlarged as for 'whole'.
+    - 'between': the scale is the geometric mean of both.
 
     Args:
         size: side of the network's input, in pixels.
-        kinds: the kind of each view; 'native' at most len(NATIVE_POSITIONS) times.
+        kinds: the kind of each view, each at most len(VIEW_POSITIONS[kind]) times.
     """
     whole = VIEW_MARGIN * size / min(height, width)
     scales = {"whole": whole, "native": max(1.0, whole), "between": math.sqrt(whole * max(1.0, whole))}
-    positions = iter(NATIVE_POSITIONS)
+    positions = {kind: iter(places) for kind, places in VIEW_POSITIONS.items()}
     boxes = []
     for kind in kinds:
+        x, y = next(positions[kind])
         if kind == "native":  # at whole pixels of the image or of the enlarged one, so that the former is not interpolated
-            x, y = next(positions)
             spans = [_native_span(width, scales[kind], size, x), _native_span(height, scales[kind], size, y)]
         else:
             side = size / scales[kind]
-            spans = [((length - side) / 2, (length + side) / 2) for length in (width, height)]
+            spans = [((length - side) * place, (length - side) * place + side) for length, place in ((width, x), (height, y))]
         boxes.append(tuple(edge for edges in zip(*spans, strict=True) for edge in edges))
     return boxes
 

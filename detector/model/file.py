@@ -18,7 +18,7 @@ import numpy as np
 from detector.console import InputError
 from detector.data.tree import CLASSES
 from detector.files import atomic_write
-from detector.images.pixels import NATIVE_POSITIONS, VIEW_KINDS
+from detector.images.pixels import VIEW_POSITIONS
 from detector.model.backend import import_keras
 
 FORMAT = 2
@@ -97,8 +97,8 @@ def _sound(metadata):
         return isinstance(value, int) and number(value, 1, high)
 
     def views(kinds):  # that detector.images.pixels.views can cut
-        known, most = isinstance(kinds, list) and set(kinds) <= set(VIEW_KINDS), len(NATIVE_POSITIONS)
-        return known and kinds.count("native") <= most and 1 <= len(kinds) <= most + len(VIEW_KINDS)
+        known = isinstance(kinds, list) and kinds and set(kinds) <= set(VIEW_POSITIONS)
+        return known and all(kinds.count(kind) <= len(places) for kind, places in VIEW_POSITIONS.items())
 
     try:
         limits, extent = metadata["thresholds"], metadata["training_range"]

@@ -22,7 +22,7 @@ class View:
     def __call__(self, image, rng):
         """Return a (size, size, 3) uint8 square of a (h, w, 3) uint8 image."""
         height, width = image.shape[:2]
-        kind = pixels.VIEW_KINDS[rng.integers(len(pixels.VIEW_KINDS))]
+        kind = list(pixels.VIEW_POSITIONS)[rng.integers(len(pixels.VIEW_POSITIONS))]
         if kind == "whole":
             return pixels.views(image, self.size, ["whole"])[0]
         smallest = pixels.VIEW_MARGIN * self.size / min(height, width)

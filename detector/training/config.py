@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.console import HelpFormatter, InputError, fraction, non_negative_int, number_type, positive_float, positive_int, seed
-from detector.images.pixels import NATIVE_POSITIONS, VIEW_KINDS
+from detector.images.pixels import VIEW_POSITIONS
 from detector.model.architectures import ARCHITECTURES, HIDDEN_UNITS, KERAS, SMALL_INPUT, STEMS, find
 from detector.model.file import MAX_IMAGE_SIZE
 
@@ -71,8 +71,8 @@ class TrainingConfig:
         "resize", "input of the network: resize, the whole image resized; or views, the whole image and crops at native "
         "resolution, with averaged logits", also=("--fitting",), choices=("resize", "views"))  # fmt: skip
     views: tuple | None = _option(
-        None, "kinds, for --preprocessing views: whole, native (up to five times), between (a scale between both) "
-        "(default: whole between native native native)", nargs="+", choices=VIEW_KINDS, metavar="KIND")  # fmt: skip
+        None, "kinds, for --preprocessing views: whole (up to three times), native (five), between (five; a scale between both) "
+        "(default: whole between native native native)", nargs="+", choices=VIEW_POSITIONS, metavar="KIND")  # fmt: skip
     view_weights: tuple | None = _option(
         None, "weights of the views' logits (default: all the same)", type=positive_float, nargs="+", metavar="W")  # fmt: skip
     training_range: tuple | None = _option(
@@ -235,9 +235,9 @@ def _check(config):
         raise InputError(f"--training-range {low} {high}: expected the smaller side first; swap them")
     if config.head_epochs and (config.weights == "none" or not network.has_backbone):
         raise InputError(f"--head-epochs {config.head_epochs}: expected a pretrained backbone, found none; give --weights, or 0")
-    if views.count("native") > len(NATIVE_POSITIONS) or any(views.count(kind) > 1 for kind in ("whole", "between")):
-        expected = f"whole and between once, native up to {len(NATIVE_POSITIONS)} times"
-        raise InputError(f"--views {' '.join(views)}: expected {expected}; give fewer")
+    if any(views.count(kind) > len(places) for kind, places in VIEW_POSITIONS.items()):
+        most = ", ".join(f"{kind} {len(places)} times" for kind, places in VIEW_POSITIONS.items())
+        raise InputError(f"--views {' '.join(views)}: expected at most {most}; give fewer")
     if weights and len(weights) != len(views):
         raise InputError(f"--view-weights: expected {len(views)} numbers, one for each of --views, found {len(weights)}")
     if config.photo_degradation and config.preprocessing != "views":
