@@ -236,7 +236,7 @@ def view_boxes(height, width, size, kinds):
     """Return the square that each view of an image shows, as floats in pixels: [(left, top, right, bottom)].
 
     A view is a square of `size` pixels cut out of the image after a scaling that depends on its kind. The first view of each kind
-    is in the middle, the others towards the corners, but clear of the edges, where watermarks are.
+    is in the middle, the others towards the corners. If an image is hardly larger than a view, its views are alike.
 
     - 'whole': the shorter side becomes VIEW_MARGIN * size.
     - 'native': the image's own resolution; smaller images are enlarged as for 'whole'.

@@ -30,7 +30,7 @@ MASK_SQUARES = 8  # masks are made of squares: this many on a side
 MASKED = 0.2  # fraction that is masked at a time
 SMOOTHNESS = 2.0  # cells: standard deviation of the prior's Gaussian
 PENALTY = 2.0  # of the ridge regression, relative to the masks' mean square
-SMALL_PASSES, PASSES = 512, 256  # masked images: for networks with inputs of up to pixels.SMALL pixels, and for larger ones
+SMALL_PASSES, PASSES, FEWEST = 512, 256, 64  # masked images: for inputs of up to pixels.SMALL pixels, for larger, at least for each
 BASELINES = ("blur", "noise")
 FAKE, REAL = (230, 159, 0), (0, 114, 178)  # Okabe and Ito's orange and blue, which colour-blind people can tell apart
 SHORTEST, LONGEST = 512, 2048  # the longer side of an overlay, in pixels
@@ -49,7 +49,7 @@ def explain(detector, image):
     """
     inputs, boxes = pixels.preprocess(image, detector.metadata), pixels.input_boxes(*image.shape[:2], detector.metadata)
     logits = detector.logits(inputs)
-    each = (SMALL_PASSES if inputs.shape[1] <= pixels.SMALL else PASSES) // len(inputs)
+    each = max(FEWEST, (SMALL_PASSES if inputs.shape[1] <= pixels.SMALL else PASSES) // len(inputs))
     each -= each % len(BASELINES)  # the baselines take turns
     heat, covered = (np.zeros(image.shape[:2], np.float32) for _ in range(2))  # weighted sum, sum of the weights
     with progress((), total=each * len(inputs), unit="masked image", delay=1) as bar:

@@ -328,8 +328,8 @@ def about(detector) -> str:
         worst_real, worst_fake = (f"{100 * groups[name]['worst_error']:.0f} %" for name in ("real", "fake"))
         return (
             f"{start} On sources like those of its calibration data, at most {real} of the real images are called Fake on average "
-            f"(worst source: {worst_real}) and at most {fake} of the AI-generated ones Real (worst source: {worst_fake}; 95 % "
-            "confidence)."
+            f"and at most {fake} of the AI-generated ones Real (95 % confidence); measured in the worst source: {worst_real} "
+            f"and {worst_fake}."
         )
     return (
         f"{start} On images like those of its validation data, at most {real} of the real ones are called Fake and at most {fake} "

@@ -13,7 +13,7 @@ from detector.training.config import TrainingConfig
 class View:
     """A view of a whole image at random, `size` pixels wide and high, of the kinds that `pixels.views` cuts.
 
-    One kind is drawn: 'whole', as in prediction; 'native', at a random place; or 'between', at a random scale between both
+    One kind is drawn: 'whole', in the middle; 'native', at a random place; or 'between', at a random scale between both
     (uniform on the scale of its logarithm) and a random place.
     """
 

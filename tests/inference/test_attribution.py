@@ -116,7 +116,14 @@ def test_masking_the_hottest_fifth_moves_the_score_more_than_another_fifth(train
 
 
 def test_of_views_the_maps_are_averaged_where_they_overlap(monkeypatch):
-    monkeypatch.setattr(attribution, "_differences", lambda *_: np.zeros((1, 1)))  # flat maps: the mean can be computed by hand
+    passes = []
+
+    def flat(_detector, _image, each, _bar):  # so that the mean can be computed by hand
+        passes.append(each)
+        return np.zeros((1, 1))
+
+    monkeypatch.setattr(attribution, "_differences", flat)
+    monkeypatch.setattr(attribution, "SMALL_PASSES", 8)
     image = picture(4, (200, 100))
     detector = Stub(lambda view: view.mean(), "views")
     heat = attribution.explain(detector, image)
@@ -126,6 +133,7 @@ def test_of_views_the_maps_are_averaged_where_they_overlap(monkeypatch):
     assert heat[whole[1], whole[0]] == pytest.approx(logits[0], abs=1e-4)
     assert heat[corner[1], corner[0]] == pytest.approx(logits[[0, 3]].mean() if corner[0] >= whole[0] else logits[3], abs=1e-4)
     assert heat[0, 0] == heat[-1, -1] == 0
+    assert passes == [64] * 4  # fewer would leave most maps flat
 
 
 def test_a_large_image_takes_little_more_memory_than_its_map():

@@ -312,6 +312,8 @@ def test_exporting_imports_nothing_from_the_current_folder(tmp_path, small, cach
     {"thresholds": {}}, {"temperature": "x"}, {"temperature": 0}, {"image_size": 10**9}, {"training_range": {}}, {"output": "tanh"},
     {"preprocessing": "crop"}, {"preprocessing": "views", "views": ["whole"], "view_weights": [1, 2]},
     {"preprocessing": "views", "views": []}, {"preprocessing": "views", "views": ["native"] * 6},
+    {"preprocessing": "views", "views": ["whole"] * 4}, {"preprocessing": "views", "views": ["between"] * 6},
+    {"preprocessing": "views", "views": [["whole"]]}, {"preprocessing": "views", "views": "whole"},
     {"class_names": ["Real", "Fake"]}, {"thresholds": {**METADATA["thresholds"], "fake": float("nan")}},
     {"architecture": {"a": 1}}, {"trained_on": None}, {"made": "missing"}, {"thresholds": "missing"},
 ])  # fmt: skip

@@ -30,6 +30,7 @@ def test_old_spellings_keep_working():
     (["--warmup-epochs", "1"], "--warmup-epochs"),
     (["--training-range", "9", "8"], "--training-range"),
     (["--preprocessing", "views", "--views", *["whole"] * 4], "--views"),
+    (["--preprocessing", "views", "--views", *["between"] * 6], "--views"),
     (["--preprocessing", "views", "--views", "whole", "--view-weights", "1", "2"], "--view-weights"),
     (["--views", "whole"], "--views"), (["--view-weights", "1"], "--view-weights"),
     (["--photo-degradation", "1"], "--photo-degradation"), (["--worst-error", "0.05"], "--worst-error"),
