@@ -216,7 +216,8 @@ def main(argv=None):
         return serve(predictor, args.host, args.port)
     outcomes = predict_and_print(predictor, sources, names, args)
     if failed := sum(number for outcome, number in outcomes.items() if outcome.conclusion is None):
-        raise InputError(f"{failed:,} of {plural(len(sources), 'image')} cannot be read; see the reasons above")
+        place = f"in {args.csv}" if args.csv else "above"
+        raise InputError(f"{failed:,} of {plural(len(sources), 'image')} cannot be read; see the reasons {place}")
     if args.fail_on:
         field, values = FAIL_ON[args.fail_on]
         if any(getattr(outcome, field) in values for outcome in outcomes):

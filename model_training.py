@@ -128,8 +128,8 @@ def save_result(model, config, data, outcome, digests, sources, unreadable):
     else:
         groups = np.array(validation.split.sources())[rows] if config.threshold_groups else None
         temperature, thresholds = calibrate(is_fake, logits, config.max_error, groups, config.worst_error)
-    run = {"best_epoch": rule.best_epoch, "epochs_run": len(epochs), "strict_stop_epoch": history.strict_stop_epoch(epochs)}
-    run |= {"run": outcome.checkpoint.run}
+    strict = history.strict_stop_epoch(epochs, rule.after_epoch)
+    run = {"best_epoch": rule.best_epoch, "epochs_run": len(epochs), "strict_stop_epoch": strict, "run": outcome.checkpoint.run}
     metadata = result.make_metadata(config, data, sources, run, temperature, thresholds)
     model_file.save(model, config.output, metadata, digests)
     if epochs:

@@ -69,8 +69,8 @@ def read_calibration_scores(path):
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected a CSV with the columns label, source, logit, found another table ({error})") from None
     is_fake = labels == "Fake"
-    if not np.isfinite(logits).all():
-        raise InputError(f"{path}: expected finite logits, found {logits[~np.isfinite(logits)][0]}")
+    if not (np.isfinite(logits).all() and all(0 < weight < np.inf for weight in weights.values())):
+        raise InputError(f"{path}: expected finite logits and positive weights, found another number")
     for tier in set(tiers.tolist()):
         if set(labels[tiers == tier]) != {"Fake", "Real"}:
             found = ", ".join(sorted(set(labels[tiers == tier])))

@@ -12,6 +12,7 @@ import warnings
 
 FACTOR = 2  # bytes read for one directory, at most, per byte of the file: once, and once more for a value of damaged length
 ORIENTATION = 0x0112
+RAW = (0x02BC, 0x83BB, 0xCD41)  # XMP, IPTC, C2PA: their bytes, of whatever type the writer declared (IPTC often: 32-bit numbers)
 
 
 class _LimitedFile:
@@ -72,7 +73,7 @@ def read_tags(content: bytes, offset: int | None = None, group: int | None = Non
         directory.load(file)
         for tag in directory:
             with contextlib.suppress(ValueError, TypeError, struct.error):  # the bytes do not fit the tag's type
-                value = directory[tag]
+                value = directory._tagdata[tag] if tag in RAW else directory[tag]
                 found[tag] = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return found
 

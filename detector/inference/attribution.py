@@ -48,15 +48,15 @@ def explain(detector, image):
         (h, w) float32, logits of Fake: above 0 for parts that raise P(Fake), below 0 for parts that lower it.
     """
     inputs, boxes = pixels.preprocess(image, detector.metadata), pixels.input_boxes(*image.shape[:2], detector.metadata)
-    logits = detector.logits(inputs)
+    logits, weights = detector.logits(inputs), detector.metadata.get("view_weights") or [1] * len(inputs)
     each = max(FEWEST, (SMALL_PASSES if inputs.shape[1] <= pixels.SMALL else PASSES) // len(inputs))
     each -= each % len(BASELINES)  # the baselines take turns
     heat, covered = (np.zeros(image.shape[:2], np.float32) for _ in range(2))  # weighted sum, sum of the weights
     with progress((), total=each * len(inputs), unit="masked image", delay=1) as bar:
-        for one, logit, (left, top, right, bottom) in zip(inputs, logits, boxes, strict=True):
+        for one, logit, (left, top, right, bottom), weight in zip(inputs, logits, boxes, weights, strict=True):
             cells = logit + _differences(detector, one, each, bar)
             taper = np.hanning(len(cells) + 2)[1:-1] if len(inputs) > 1 else np.ones(len(cells))  # no visible borders between them
-            window = np.outer(taper, taper)
+            window = weight * np.outer(taper, taper)
             for total, part in ((heat, cells * window), (covered, window)):
                 scaled = Image.fromarray(np.float32(part)).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
                 total[top:bottom, left:right] += scaled

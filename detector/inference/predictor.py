@@ -48,7 +48,9 @@ class Row(TypedDict):
     ]
     basis: Annotated[str | None, "what it rests on: `signed: NAME (…)`, `declared by the file, unsigned`, or `detector`"]
     gated: Annotated[
-        bool | None, "true if the image is outside the detector's range (`note` says why); the verdict is `uncertain` unless forced"
+        bool | None,
+        "true if the image is outside the detector's training range or fails the quality check (`note` says why); the verdict is "
+        "then `uncertain` unless forced",
     ]
 
 
@@ -209,13 +211,14 @@ class Predictor:
         checks = () if threshold is not None else stability.CHECKS
 
         def has_verdict(score):
-            return _gate(score) is None and scores.verdict_of(score.p_fake, score.detector.metadata["thresholds"]) != "uncertain"
+            verdict = scores.verdict_of(score.p_fake, score.detector.metadata["thresholds"])
+            return verdict != "uncertain" and (force or _gate(score) is None)
 
         results = scoring.score_files(choose, sources, self.threads, checks, batch, has_verdict, quality_problem)
         for name, score in zip(names, results, strict=True):
             found = read(score.source, self.trust_list) if provenance else None
             if score.error is not None:
-                yield error_row(name, score.error.replace(guard.name_of(score.source), name), found)
+                yield error_row(name, score.error.replace(guard.name_of(score.source), name, 1), found)
             else:
                 yield _row(name, score, force, threshold, found)
 
@@ -236,7 +239,7 @@ def _row(name, score, force, threshold, provenance):
     if gated and not force:
         verdict = "uncertain"
     elif not stability.is_stable(verdict, copies):
-        verdict, note = "uncertain", stability.UNSTABLE
+        verdict, note = "uncertain", "; ".join(filter(None, (note, stability.UNSTABLE)))
     answer = conclude(provenance, verdict, fake_score=by_score == "Fake")
     return {
         "path": name,

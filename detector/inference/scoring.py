@@ -57,7 +57,7 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
         threads: number of threads; by default the number of cores.
         degradations: functions from an image, (h, w, 3) uint8, to a degraded copy of it. They work on the decoded image, before
             preprocessing: so do degradations in the world.
-        batch: inputs that a thread handles at a time; required if `detector` is a function.
+        batch: images that a thread decodes and scores at a time; required if `detector` is a function.
         select: function Score -> whether this image's degraded copies are made and scored; by default all are.
         inspect: function from a decoded image, (h, w, 3) uint8, to what its Score holds as `inspected`.
     """

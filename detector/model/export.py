@@ -90,6 +90,7 @@ def _in_models(path):
 
 def _shipped(path):
     """Return (metadata, flatbuffer) next to a .h5 in the project's own models/, None unless both are complete and made from it."""
+    path = path.resolve()
     made = _made(path.with_suffix("")) if _in_models(path) and path.is_file() else None
     if made is None or made["sha256"] != digest_of(path):
         return None

@@ -115,7 +115,7 @@ def read_exif(content: bytes) -> dict:
     inner = {ifd: read_tags(content, tags[ifd], ifd) for ifd in (EXIF_IFD, GPS_IFD) if isinstance(tags.get(ifd), int)}
     tags |= inner.get(EXIF_IFD, {})
     found = {name: _exif_value(tags[tag]) for tag, name in EXIF.items() if tag in tags}
-    found |= {name: _exif_bytes(tags[tag]) for tag, name in EMBEDDED.items() if tag in tags}
+    found |= {name: tags[tag] for tag, name in EMBEDDED.items() if tag in tags}
     if GPS_IFD in inner:
         found["gps"] = LATITUDE in inner[GPS_IFD]
     return {name: value for name, value in found.items() if value is not None}
@@ -132,15 +132,6 @@ def _exif_value(value):
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
     return (first if isinstance(first, int) else number) if math.isfinite(number) else None
-
-
-def _exif_bytes(value):
-    """Return the bytes of a tag of any type: some writers store XMP as text, and IPTC as 32-bit numbers."""
-    if isinstance(value, str):
-        value = value.encode("latin-1", "replace")
-    elif isinstance(value, tuple) and all(isinstance(number, int) and 0 <= number < 1 << 32 for number in value):
-        value = struct.pack(f"<{len(value)}I", *value)
-    return value if isinstance(value, bytes) else None
 
 
 def exif_text(values: dict, name: str) -> str | None:

@@ -83,8 +83,9 @@ def read_aigc(texts: dict[str, str]) -> dict | None:
         if not (keyword == "AIGC" or ":" in keyword or keyword == "comment"):
             continue
         note = _parsed(text.strip().removeprefix("AIGC").lstrip(":= "))
+        named = "AIGC" in keyword or "AIGC" in text[:8] or "AIGC" in note  # else any JSON with one such key would count
         note = note["AIGC"] if isinstance(note.get("AIGC"), dict) else _parsed(note.get("AIGC")) or note
-        if not AIGC_FIELDS & note.keys():
+        if len(AIGC_FIELDS & note.keys()) < (1 if named else 2):
             continue
         label = line_of(note.get("Label"), 20)
         producer = note.get("ContentProducer") or note.get("ServiceProvider") or note.get("ContentPropagator")
@@ -192,7 +193,7 @@ def _json_note(text):
         return _entry("ByteDance's AI label")
     if graph := _graph(note) or _graph(note.get("prompt")) or _graph(_parsed(note.get("prompt"))):
         return _comfyui_entry(graph)
-    if _is_workflow(note) or _is_workflow(note.get("workflow")):
+    if (_is_workflow(note) and {"last_node_id", "state"} & note.keys()) or _is_workflow(note.get("workflow")):  # not any graph
         return _entry("ComfyUI")
     kind = _kind_of_note({key.lower(): value for key, value in note.items()})
     return kind and _of_note(kind, note)

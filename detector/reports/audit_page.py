@@ -7,7 +7,6 @@ import random
 from detector import files
 from detector.console import InputError, plural
 from detector.data import tree as data_tree
-from detector.data.duplicates import is_leak
 from detector.reports.render import image_uri, render
 
 TILE = 112  # longer side of a thumbnail in CSS pixels, as in templates/audit.css
@@ -91,8 +90,7 @@ def duplicate_sections(report, place_of):
 def _section(title, groups, place_of, captions=None):
     cards = []
     for i, group in enumerate(groups[:SHOWN]):
-        (split, label), *others = {place_of[path] for path in group}
-        leak = len(group) == 1 or any(is_leak(((split, other), label != name)) for other, name in others)
+        leak = len(group) == 1 or len({place_of[path] for path in group}) > 1  # another split or another label
         cards.append({
             "paths": group[:IN_GROUP], "hidden": max(0, len(group) - IN_GROUP), "leak": leak,
             "caption": captions[i] if captions else None,

@@ -74,7 +74,8 @@ class TrainingConfig:
         None, "kinds, for --preprocessing views: whole (up to three times), native (five), between (five; a scale between both) "
         "(default: whole between native native native)", nargs="+", choices=VIEW_POSITIONS, metavar="KIND")  # fmt: skip
     view_weights: tuple | None = _option(
-        None, "weights of the views' logits (default: all the same)", type=positive_float, nargs="+", metavar="W")  # fmt: skip
+        None, "weights of the views' logits, 0.001 to 1000 (default: all the same)",
+        type=number_type(at_least=1e-3, at_most=1e3), nargs="+", metavar="W")  # fmt: skip
     training_range: tuple | None = _option(
         None, "shorter sides, in pixels, that the detector gives verdicts for (default: those of the train images)",
         also=("--judge-sides",), type=positive_int, nargs=2, metavar=("LOW", "HIGH"))  # fmt: skip

@@ -12,6 +12,7 @@ import shutil
 import time
 import zipfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,9 @@ class Split:
         data: folder that the paths are relative to.
         paths: list of n relative POSIX paths.
         labels: list of n labels, 0 for Fake and 1 for Real.
-        digests: (n, 32) uint8, the SHA-256 of each file's bytes; zeros where it could not be read.
+        digests: (n, 32) uint8, the SHA-256 of each file's bytes; zeros where it could not be read or decoded.
         sizes: (n, 2) int32, (width, height) in pixels from the header; zeros where it is no image.
-        state: changes when a file is changed, added, removed or renamed.
+        state: changes when a file is changed, added, removed or renamed, or with other decoders.
     """
 
     data: Path
@@ -74,7 +75,7 @@ def index_split(data: Path, split: str, paths: list, labels: list) -> Split:
 
 
 def _state(data, paths):
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{FORMAT} {PIL.__version__} {find_spec('pillow_heif') is not None}".encode())
     for path in paths:
         found = os.stat(os.path.join(data, path))
         digest.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"))
@@ -115,7 +116,7 @@ class DecodedImages:
         splits = "-".join(sorted({path.split("/")[0] for path in self.split.paths}))
         store, prefix = self.split.data / STORE, f"{splits}-{f'{self.size}px' if self.size else 'whole'}-"
         # part of the name, so that images cached in another way or of another state are never mistaken for these
-        made_of = hashlib.sha256(f"{FORMAT} {PIL.__version__} {self.split.state}".encode()).hexdigest()
+        made_of = hashlib.sha256(self.split.state.encode()).hexdigest()
         file = store / f"{prefix}{made_of[:16]}.rgb"
         notes = file.with_suffix(".json")
         with contextlib.suppress(OSError, ValueError):

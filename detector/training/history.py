@@ -6,9 +6,9 @@ from pathlib import Path
 PLOTTED = ("loss", "cross_entropy", "accuracy", "precision", "recall", "auc", "f1")
 
 
-def strict_stop_epoch(history: list[dict]) -> int | None:
+def strict_stop_epoch(history: list[dict], after: int = 0) -> int | None:
     """Return the epoch, from 1, at which the rule 'exceeds' with patience 1 ends a run, or None; other runs report it, too."""
-    return next((row["epoch"] for row in history if row["val_loss"] > row["loss"]), None)
+    return next((row["epoch"] for row in history if row["epoch"] > after and row["val_loss"] > row["loss"]), None)
 
 
 def with_derived(history: list[dict]) -> list[dict]:
@@ -68,21 +68,22 @@ def stop_summary(rule, history: list[dict], epochs: int, interrupted: bool = Fal
     """
     if not history:
         return "no epoch was trained: the weights are the initial ones"
-    kept = f"kept: the weights of epoch {rule.best_epoch} (lowest validation loss, {rule.best_loss:.4f})"
+    strict = _strict_stop(history, rule.after_epoch)
+    kept = f"kept: the weights of epoch {rule.best_epoch} (lowest validation loss, {rule.best_loss:.4f}){strict}"
     if not rule.stopped_epoch:
-        return f"{'interrupted' if interrupted else 'done'} after epoch {len(history)} of {epochs}; {kept}{_strict_stop(history)}"
+        return f"{'interrupted' if interrupted else 'done'} after epoch {len(history)} of {epochs}; {kept}"
     last = history[rule.stopped_epoch - 1]
     if rule.rule == "plateau":
         reason = f"validation loss {last['val_loss']:.4f} is no lower than {rule.best_loss:.4f} of epoch {rule.best_epoch}"
     else:
         reason = f"validation loss {last['val_loss']:.4f} exceeds training loss {last['loss']:.4f}"
     plain = f"without penalties {last['val_cross_entropy']:.4f} and {last['cross_entropy']:.4f}"
-    return f"stopped after epoch {rule.stopped_epoch} of {epochs}: {reason} ({plain}); {kept}{_strict_stop(history)}"
+    return f"stopped after epoch {rule.stopped_epoch} of {epochs}: {reason} ({plain}); {kept}"
 
 
-def _strict_stop(history):
+def _strict_stop(history, after):
     """Return a second line on the rule 'exceeds' with patience 1, if the run went on beyond that epoch."""
-    epoch = strict_stop_epoch(history)
+    epoch = strict_stop_epoch(history, after)
     if epoch is None or epoch == len(history):
         return ""
     until, overall = (max(row["val_accuracy"] for row in rows) for rows in (history[:epoch], history))

@@ -111,9 +111,9 @@ def read_origins(config: TrainingConfig, data: RunData) -> tuple:
     sources = []
     for path in filter(is_detector, config.weight_files):
         metadata, known = model_file.read_metadata(path), model_file.read_train_digests(path)
-        sources.append({"name": path.split("/")[-1], "sha256": digest_of(path), "trained_on": metadata["trained_on"]})
+        sources.append({"name": Path(path).name, "sha256": digest_of(path), "trained_on": metadata["trained_on"]})
         digests = None if digests is None or known is None else [*digests, known]
-        known = set() if known is None else set(map(bytes, known))
+        known = set() if known is None else set(map(bytes, known)) - {bytes(model_file.DIGEST_BYTES)}  # zeros: could not be read
         if repeated := sum(bytes(digest) in known for digest in validation[0]):
             effect = "temperature, thresholds and the best epoch, which are fitted on them, will look better than they are"
             print(f"warning: {path} was trained on {plural(repeated, 'image')} of these validation images: {effect}")

@@ -40,9 +40,6 @@ def refused(function, *arguments, **options):
     return str(caught.value)
 
 
-# --- which images ------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def pictures(make_tree, tmp_path, monkeypatch):
     make_tree(tmp_path / "p", {"a": 2, "a/deep": 1, "b[1]": 1})
@@ -69,9 +66,6 @@ def test_nothing_of_that_name(pictures):
     (pictures / "empty").mkdir()
     for name in ("p/x.jpg", "p/*.png", "p/a/*.txt", "p/empty"):
         assert refused(find_images, [name]).startswith(f"{name}: expected ")
-
-
-# --- rows --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_row_is_what_the_detector_says(predictor, small_data):
@@ -193,10 +187,7 @@ def test_threads_may_judge_at_once(two, small_data):
         assert [row["p_fake"] for row in rows] == pytest.approx([row["p_fake"] for row in alone], abs=1e-6)
 
 
-# --- stability ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_verdict_that_degraded_copies_contradict_is_uncertain(predictor, small_data, monkeypatch):
+def test_a_verdict_that_degraded_copies_contradict_is_uncertain(predictor, small_data, tmp_path, monkeypatch):
     rows = list(predictor.predict(sorted((small_data / "test").rglob("*.png"))))
     images = {verdict: next(row for row in rows if row["verdict"] == verdict)["path"] for verdict in ("Fake", "Real")}
     for verdict, other in (("Fake", "Real"), ("Real", "Fake")):
@@ -210,9 +201,11 @@ def test_a_verdict_that_degraded_copies_contradict_is_uncertain(predictor, small
         assert asked["verdict"] == verdict  # whoever sets a threshold decides alone
         monkeypatch.setattr(stability, "CHECKS", (lambda image: image,))
         assert next(predictor.predict([images[verdict]]))["verdict"] == verdict
-
-
-# --- conclusions and words ---------------------------------------------------------------------------------------------
+    images = {verdict: pixels.read_image(path) for verdict, path in images.items()}
+    monkeypatch.setattr(stability, "CHECKS", (lambda image: images["Fake"], lambda image: images["Real"]))
+    Image.fromarray(images["Fake"]).resize((64, 64)).save(tmp_path / "x.png")
+    (forced,) = predictor.predict([tmp_path / "x.png"], force=True)  # checked as well
+    assert (forced["verdict"], forced["gated"]) == ("uncertain", True) and forced["note"].endswith(stability.UNSTABLE)
 
 
 def test_provenance_decides_the_conclusion_and_never_the_verdict(predictor, tmp_path):

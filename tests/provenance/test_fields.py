@@ -1,4 +1,7 @@
+import io
+
 import pytest
+from PIL import Image, TiffImagePlugin
 
 from detector.provenance import fields, read
 from tests.sample_files import TRAINED, bare_exif, drawn, harmless, jpeg, png, xmp
@@ -31,3 +34,11 @@ def test_invalid_utf_8():
 def test_iptc_that_points_behind_its_end():
     assert fields.read_iptc(b"\x1c\x02\x6e\x00\x03abc\x1c\x02\x41\xff\xff") == {(2, 110): b"abc"}
     assert fields.read_iptc(b"\x1c\x02\x6e\x00\x09abc") == {(2, 110): b"abc"} and fields.read_iptc(b"") == {}
+
+
+def test_iptc_that_is_declared_as_32_bit_numbers():
+    tags, file = TiffImagePlugin.ImageFileDirectory_v2(), io.BytesIO()
+    tags.tagtype[0x83BB], tags[0x83BB] = 7, b"\x1c\x02\x6e\x00\x13Made with Google AI"
+    Image.new("RGB", (8, 8)).save(file, "TIFF", tiffinfo=tags)
+    undefined, numbers = b"\xbb\x83\7\0\x18\0\0\0", b"\xbb\x83\4\0\6\0\0\0"  # tag, type, count
+    assert undefined in file.getvalue() and read(file.getvalue().replace(undefined, numbers))["says"] == "made by AI"

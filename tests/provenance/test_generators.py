@@ -215,6 +215,11 @@ def test_values_of_chinas_label(label, meaning, says):
     harmless(found)
 
 
+@pytest.mark.parametrize("note", [{"ServiceProvider": "Telekom"}, {"ProduceID": "42"}, {"Label": 1}, {"nodes": [], "links": []}])
+def test_json_that_shares_a_key_with_a_label_declares_nothing(note):
+    assert read(user_comment(note))["says"] == "nothing" and read(jpeg((0xFE, json.dumps(note).encode())))["says"] == "nothing"
+
+
 def test_the_four_fields_of_iptc():
     found = read(drawn("JPEG", xmp=xmp(
         "<any:AIPromptInformation>a sea</any:AIPromptInformation><any:AIPromptWriterName>Jane</any:AIPromptWriterName>",

@@ -15,13 +15,14 @@ def history(*losses):
     return rows
 
 
-RULE = SimpleNamespace(rule="never", stopped_epoch=0, best_epoch=3, best_loss=0.3)
+RULE = SimpleNamespace(rule="never", stopped_epoch=0, best_epoch=3, best_loss=0.3, after_epoch=0)
 
 
 def test_the_strict_stop_is_the_first_epoch_whose_validation_loss_exceeds_the_training_loss():
     assert strict_stop_epoch(history((0.9, 0.8), (0.5, 0.6), (0.2, 0.3))) == 2
     assert strict_stop_epoch(history((0.9, 0.8), (0.5, 0.5))) is None
     assert strict_stop_epoch([]) is None
+    assert strict_stop_epoch(history((0.5, 0.6), (0.5, 0.4), (0.2, 0.3)), after=1) == 3  # the epochs of the head do not count
 
 
 def test_a_run_that_went_on_reports_the_strict_stop_and_what_it_costs():
@@ -37,7 +38,7 @@ def test_a_run_that_went_on_reports_the_strict_stop_and_what_it_costs():
     ("plateau", "validation loss 0.6000 is no lower than 0.3000 of epoch 3"),
 ])  # fmt: skip
 def test_a_stop_names_its_reason(rule, reason):
-    stopped = SimpleNamespace(rule=rule, stopped_epoch=2, best_epoch=3, best_loss=0.3)
+    stopped = SimpleNamespace(rule=rule, stopped_epoch=2, best_epoch=3, best_loss=0.3, after_epoch=0)
     assert f"stopped after epoch 2 of 9: {reason}" in stop_summary(stopped, history((0.9, 0.8), (0.5, 0.6)), 9)
     assert stop_summary(stopped, [], 9).startswith("no epoch was trained")
 
