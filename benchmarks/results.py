@@ -4,9 +4,10 @@
     python benchmarks/results.py --write      replaces the tables between their markers in README.md and docs/*.md, and draws
                                               docs/images/photo_sources.png
 
-Each file is the metrics.json of one released model, named after it. Reports with delivery tiers (--group-by folder --tiers) give
-the table of photos; the others, evaluated once on the official CIFAKE test split with --corruptions, give the table of CIFAKE,
-together with published results. Those are their authors' own, trained on all of train, in which 378 test images occur.
+Each file is the metrics.json of one released model, named after it; photo_new.json is that of `photo` on the second test set.
+Reports with delivery tiers (--group-by folder --tiers) give the table of photos; the others, evaluated once on the official CIFAKE
+test split with --corruptions, give the table of CIFAKE, together with published results. Those are their authors' own, trained on
+all of train, in which 378 test images occur.
 """
 
 import json
@@ -58,15 +59,17 @@ def cifake_table(reports):
 
 def photo_table(reports):
     """Return the Markdown table of photos: macro averages over sources in each delivery tier."""
-    header = ["model", "delivery", "mean AUC", "lowest AUC", "balanced accuracy, %", "false positives, %", "highest",
+    header = ["test set", "delivery", "mean AUC", "lowest AUC", "balanced accuracy, %", "false positives, %", "highest",
               "fakes caught, %", "uncertain, %"]  # fmt: skip
     rows = []
-    for name, report in reports.items():
-        for tier, metrics in next(iter(report["splits"].values()))["tiers"].items():
+    for report in reports.values():
+        whole = next(iter(report["splits"].values()))
+        for tier, metrics in whole["tiers"].items():
             found = metrics["group_summary"]
             auc, false = found["auc"], found["real_called_fake"]
             rows.append([
-                f"**{name}**", tier, f"{auc['mean']:.3f} ({auc['groups']} sources)", f"{auc['min']:.3f} ({auc['worst']})",
+                f"{len(whole['groups'])} sources", tier,
+                f"{auc['mean']:.3f} ({auc['groups']} sources)", f"{auc['min']:.3f} ({auc['worst']})",
                 f"{100 * found['balanced_accuracy']['mean']:.1f}", f"{100 * false['mean']:.1f}",
                 f"{100 * false['max']:.1f} ({false['worst']}: {false['errors']} of {false['images']})",
                 f"{100 * found['fakes_caught']['mean']:.1f}", f"{100 * found['abstention_rate']['mean']:.1f}",
@@ -75,7 +78,7 @@ def photo_table(reports):
 
 
 def main_table(cifake, photos):
-    """Return README's Markdown table: the main results and the best published ones, five rows."""
+    """Return README's Markdown table: the main results and the best published ones."""
     rows = [
         [f"**{name}**, CIFAKE's official test", f"accuracy {with_interval(cifake[name]['splits']['test'], 'accuracy')} %",
          f"TPR at 1 % FPR {100 * cifake[name]['splits']['test']['tpr_at_1pct_fpr']:.1f} %"]
@@ -84,10 +87,12 @@ def main_table(cifake, photos):
     best, resnet = PUBLISHED[:2]
     rows.insert(1, [f"{best[0]} ({best[4]}), the same", f"accuracy {best[1]:g} %", f"TPR at 1 % FPR {best[2]:g} %"])
     rows.insert(2, [f"best published ResNet: {resnet[0]}, the same", f"accuracy {resnet[1]:g} %", ""])
-    whole = next(iter(photos["photo"]["splits"].values()))
-    caught, false, uncertain = (percent(whole[name]) for name in ("fakes_caught", "real_called_fake", "abstention_rate"))
-    rows.append([f"**photo**, {whole['n']:,} images of ten sources set aside", f"AUC {with_interval(whole, 'auc', 1, 3)}",
-                 f"{caught} % of fakes caught, {false} % of real images called Fake, {uncertain} % uncertain"])  # fmt: skip
+    for report in reversed(photos.values()):
+        whole = next(iter(report["splits"].values()))
+        caught, false, uncertain = (percent(whole[name]) for name in ("fakes_caught", "real_called_fake", "abstention_rate"))
+        test = f"**photo**, {whole['n']:,} images of {len(whole['groups'])} public sources"
+        rows.append([test, f"AUC {with_interval(whole, 'auc', 1, 3)}",
+                     f"{caught} % of fakes caught, {false} % of real images called Fake, {uncertain} % uncertain"])  # fmt: skip
     return markdown(["model and test", "main metric", ""], rows)
 
 
@@ -148,7 +153,8 @@ def make_tables(folder):
     tables = {"<!-- results: python benchmarks/results.py --write -->": cifake_table(others)}
     if photos:
         tables["<!-- results of photos: python benchmarks/results.py --write -->"] = photo_table(photos)
-        tables["<!-- results by source: python benchmarks/results.py --write -->"] = source_table(photos["photo"])
+        for name, marker in (("photo", "results by source"), ("photo_new", "results by new source")):
+            tables[f"<!-- {marker}: python benchmarks/results.py --write -->"] = source_table(photos[name])
         tables["<!-- main results: python benchmarks/results.py --write -->"] = main_table(others, photos)
     return tables
 

@@ -12,7 +12,7 @@ import warnings
 
 FACTOR = 2  # bytes read for one directory, at most, per byte of the file: once, and once more for a value of damaged length
 ORIENTATION = 0x0112
-RAW = (0x02BC, 0x83BB, 0xCD41)  # XMP, IPTC, C2PA: their bytes, of whatever type the writer declared (IPTC often: 32-bit numbers)
+RAW = (0x02BC, 0x83BB, 0xCD41)  # XMP, IPTC, C2PA: taken as bytes; some writers declare them as 32-bit numbers
 
 
 class _LimitedFile:

@@ -33,6 +33,6 @@ def test_the_table_of_photos_has_a_row_for_each_tier():
     p_fake = np.array([0.9, 0.8, 0.1, 0.2, 0.9, 0.4, 0.6, 0.1])
     summary = group_metrics(groups, is_fake, p_fake, {"fake": 0.55, "real": 0.3}, min_images=2)
     tiers = {tier: {"group_summary": summary} for tier in ("as delivered", "web")}
-    rows = results.photo_table({"photo": {"splits": {"all": {"tiers": tiers}}}}).splitlines()
-    assert rows[2] == "| **photo** | as delivered | 0.875 (2 sources) | 0.750 (b) | 75.0 | 25.0 | 50.0 (b: 1 of 2) | 75.0 | 12.5 |"
-    assert rows[3].startswith("| **photo** | web |") and len(rows) == 4
+    rows = results.photo_table({"photo": {"splits": {"all": {"groups": [1, 2], "tiers": tiers}}}}).splitlines()
+    assert rows[2] == "| 2 sources | as delivered | 0.875 (2 sources) | 0.750 (b) | 75.0 | 25.0 | 50.0 (b: 1 of 2) | 75.0 | 12.5 |"
+    assert rows[3].startswith("| 2 sources | web |") and len(rows) == 4
