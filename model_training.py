@@ -112,7 +112,7 @@ def save_result(model, config, data, outcome, digests, sources, unreadable):
     from detector.training.networks import in_full_precision
 
     rule, epochs = outcome.rule, outcome.checkpoint.history
-    print(history.stop_summary(rule, epochs, config.total_epochs, outcome.interrupted))
+    print(history.stop_summary(rule, epochs, config.total_epochs, outcome.interrupted, config.head_epochs))
     backend.compute_in_float32()
     with warnings.catch_warnings(action="ignore"):  # the optimizer may be that of the other phase: it is not needed
         model.load_weights(rule.best_weights)
@@ -128,7 +128,7 @@ def save_result(model, config, data, outcome, digests, sources, unreadable):
     else:
         groups = np.array(validation.split.sources())[rows] if config.threshold_groups else None
         temperature, thresholds = calibrate(is_fake, logits, config.max_error, groups, config.worst_error)
-    strict = history.strict_stop_epoch(epochs, rule.after_epoch)
+    strict = history.strict_stop_epoch(epochs, config.head_epochs)
     run = {"best_epoch": rule.best_epoch, "epochs_run": len(epochs), "strict_stop_epoch": strict, "run": outcome.checkpoint.run}
     metadata = result.make_metadata(config, data, sources, run, temperature, thresholds)
     model_file.save(model, config.output, metadata, digests)

@@ -61,14 +61,14 @@ def draw_architecture(model, folder: Path) -> None:
         print("architecture.png not drawn: it needs Graphviz (https://graphviz.org/download); see architecture.txt")
 
 
-def stop_summary(rule, history: list[dict], epochs: int, interrupted: bool = False) -> str:
+def stop_summary(rule, history: list[dict], epochs: int, interrupted: bool = False, head_epochs: int = 0) -> str:
     """Return lines on why training ended, which weights are kept, and where the rule 'exceeds' would have stopped.
 
-    `rule` is a callbacks.StopTrainingOnValidationLoss, `epochs` the number that was planned.
+    `rule` is a callbacks.StopTrainingOnValidationLoss, `epochs` the planned number, `head_epochs` of them for the head alone.
     """
     if not history:
         return "no epoch was trained: the weights are the initial ones"
-    strict = _strict_stop(history, rule.after_epoch)
+    strict = _strict_stop(history, head_epochs)
     kept = f"kept: the weights of epoch {rule.best_epoch} (lowest validation loss, {rule.best_loss:.4f}){strict}"
     if not rule.stopped_epoch:
         return f"{'interrupted' if interrupted else 'done'} after epoch {len(history)} of {epochs}; {kept}"

@@ -15,7 +15,7 @@ def history(*losses):
     return rows
 
 
-RULE = SimpleNamespace(rule="never", stopped_epoch=0, best_epoch=3, best_loss=0.3, after_epoch=0)
+RULE = SimpleNamespace(rule="never", stopped_epoch=0, best_epoch=3, best_loss=0.3)
 
 
 def test_the_strict_stop_is_the_first_epoch_whose_validation_loss_exceeds_the_training_loss():
@@ -30,6 +30,7 @@ def test_a_run_that_went_on_reports_the_strict_stop_and_what_it_costs():
     first, second = stop_summary(RULE, rows, 3).splitlines()
     assert first == "done after epoch 3 of 3; kept: the weights of epoch 3 (lowest validation loss, 0.3000)"
     assert "after epoch 2" in second and "0.5200" in second and "0.5300" in second
+    assert "\n" not in stop_summary(RULE, rows, 3, head_epochs=2)  # the rule does not apply to these
     assert "\n" not in stop_summary(RULE, rows[:2], 3) and "\n" not in stop_summary(RULE, history((0.9, 0.8), (0.7, 0.6)), 3)
 
 
@@ -38,7 +39,7 @@ def test_a_run_that_went_on_reports_the_strict_stop_and_what_it_costs():
     ("plateau", "validation loss 0.6000 is no lower than 0.3000 of epoch 3"),
 ])  # fmt: skip
 def test_a_stop_names_its_reason(rule, reason):
-    stopped = SimpleNamespace(rule=rule, stopped_epoch=2, best_epoch=3, best_loss=0.3, after_epoch=0)
+    stopped = SimpleNamespace(rule=rule, stopped_epoch=2, best_epoch=3, best_loss=0.3)
     assert f"stopped after epoch 2 of 9: {reason}" in stop_summary(stopped, history((0.9, 0.8), (0.5, 0.6)), 9)
     assert stop_summary(stopped, [], 9).startswith("no epoch was trained")
 
