@@ -40,7 +40,7 @@ def find_sources(images):
 
     sources = []
     for standard_input, some in itertools.groupby(images, lambda image: image == STANDARD_INPUT):
-        sources += [sys.stdin.buffer.read()] if standard_input else find_images(some)
+        sources += [sys.stdin.buffer.read()] if standard_input else find_images(some, among_others=len(images) > 1)
     return sources, [STANDARD_INPUT if isinstance(source, bytes) else source for source in sources]
 
 
@@ -141,7 +141,6 @@ def make_parser():
 def check(parser, args):
     """End with a usage error if options contradict each other, and with InputError if a file would be replaced."""
     wanted = [name for name in ("json", "csv", "report", "explain", "fail_on") if getattr(args, name)]
-    args.images += [os.fspath(EXAMPLE)] if args.example else []
     if wanted and not args.images:
         parser.error(f"--{wanted[0].replace('_', '-')} needs an IMAGE or a FOLDER")
     if args.explain and args.explain.suffix.lower() != ".png":
@@ -204,7 +203,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     end = argv.index("--") if "--" in argv else len(argv)  # parse_intermixed_args does not handle the file names after it
     args = parser.parse_intermixed_args(argv[:end])
-    args.images += argv[end + 1 :]
+    args.images += argv[end + 1 :] + ([os.fspath(EXAMPLE)] if args.example else [])
     check(parser, args)
     sources, names = find_sources(args.images)
     if args.explain and len(sources) != 1:

@@ -47,7 +47,7 @@ def calibrate_from_scores(path, max_error=0.02, worst_error=0.08):
         limits[tier] = fit_group_thresholds(is_fake[here], p_fake[here], groups[here], max_error, worst_error, weights=weights)
     fake, real = max(one["fake"] for one in limits.values()), min(one["real"] for one in limits.values())
     here = tiers == names[0]
-    errors = _errors_by_group(is_fake[here], p_fake[here], groups[here], {"fake": fake, "real": real}, worst_error, weights=weights)
+    errors = _errors_by_group(is_fake[here], p_fake[here], groups[here], {"fake": fake, "real": real}, worst_error, weights)
     return temperature, {**limits[names[0]], "fake": fake, "real": real, **errors}
 
 
@@ -146,10 +146,10 @@ def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.
     """Choose the thresholds of the three-way verdict so that they hold on average over groups, and nearly in each of them.
 
     t_F is the smallest threshold at which the false-positive rate (Real called Fake) is at most `max_error` on average over the
-    groups, and at most `worst_error` in each; t_R is likewise the largest for Fake called Real. Groups with fewer than SMALL_GROUP
-    images of the class are pooled to one group, whose rate counts in the average but is not limited by `worst_error` if it has
-    fewer than that itself. Each threshold is the middle between two scores. If the two cross, both become the threshold of least
-    error.
+    groups, and at most `worst_error` in each; t_R is likewise the largest for Fake called Real. Groups with fewer than
+    SMALL_GROUP images of the class are pooled, those of the same weight to one group, whose rate counts in the average but is not
+    limited by `worst_error` if it has fewer than that itself. Each threshold is the middle between two scores. If the two cross,
+    both become the threshold of least error.
 
     Args:
         groups: (n,) names, such as the source of each image.
@@ -163,40 +163,41 @@ def fit_group_thresholds(is_fake, p_fake, groups, max_error=0.02, worst_error=0.
         distribution over the groups' rates and that of Clopper and Pearson for all images.
     """
     is_fake, p_fake, groups = np.asarray(is_fake, bool), np.asarray(p_fake, np.float64), np.asarray(groups, str)
-    real, fake = _wrong_way(is_fake, p_fake, groups)
-    upper = _group_threshold(real, max_error, worst_error, weights or {})
-    lower = 1 - _group_threshold(fake, max_error, worst_error, weights or {})
+    real, fake = _wrong_way(is_fake, p_fake, groups, weights or {})
+    upper = _group_threshold(real, max_error, worst_error)
+    lower = 1 - _group_threshold(fake, max_error, worst_error)
     limits = _uncrossed(is_fake, p_fake, upper, max(0.0, lower))  # a score of 1 has a successor above 1
     errors = _errors_by_group(is_fake, p_fake, groups, limits, worst_error, weights or {})
     return {**limits, "max_error": max_error, **errors, "n_real": int((~is_fake).sum()), "n_fake": int(is_fake.sum())}
 
 
-def _wrong_way(is_fake, p_fake, groups):
+def _wrong_way(is_fake, p_fake, groups, weights):
     """Return P(Fake) of the Real images and 1 - P(Fake) of the Fake ones, whose high scores are errors, by `_by_group`."""
-    return _by_group(p_fake[~is_fake], groups[~is_fake]), _by_group(1 - p_fake[is_fake], groups[is_fake])
+    return _by_group(p_fake[~is_fake], groups[~is_fake], weights), _by_group(1 - p_fake[is_fake], groups[is_fake], weights)
 
 
-def _errors_by_group(is_fake, p_fake, groups, limits, worst_error, weights=None):
+def _errors_by_group(is_fake, p_fake, groups, limits, worst_error, weights):
     """Return {'real_called_fake_bound', 'fake_called_real_bound', 'groups'} at two thresholds, as `fit_group_thresholds`."""
-    real, fake = _wrong_way(is_fake, p_fake, groups)
-    (real_bound, of_real), (fake_bound, of_fake) = (
-        _group_errors(scores, threshold, weights) for scores, threshold in ((real, limits["fake"]), (fake, 1 - limits["real"]))
-    )
+    real, fake = _wrong_way(is_fake, p_fake, groups, weights)
+    real_bound, of_real = _group_errors(real, limits["fake"])
+    fake_bound, of_fake = _group_errors(fake, 1 - limits["real"])
     by_group = {"worst_error": worst_error, "small": SMALL_GROUP, "real": of_real, "fake": of_fake}
     return {"real_called_fake_bound": real_bound, "fake_called_real_bound": fake_bound, "groups": by_group}
 
 
-def _by_group(scores, groups):
-    """Return {group: sorted scores}; groups with fewer than SMALL_GROUP scores are pooled."""
-    names, counts = np.unique(groups, return_counts=True)
-    pooled = np.where(np.isin(groups, names[counts < SMALL_GROUP]), OTHERS, groups)
-    return {str(name): np.sort(scores[pooled == name]) for name in np.unique(pooled)}
+def _by_group(scores, groups, weights):
+    """Return {(group, weight): sorted scores}; groups with fewer than SMALL_GROUP scores are pooled, by weight."""
+    by_group = {}
+    for name, count in zip(*np.unique(groups, return_counts=True), strict=True):
+        key = str(name) if count >= SMALL_GROUP else OTHERS, weights.get(str(name), 1)
+        by_group.setdefault(key, []).extend(scores[groups == name])
+    return {key: np.sort(some) for key, some in by_group.items()}
 
 
-def _group_threshold(by_group, max_error, worst_error, weights):
+def _group_threshold(by_group, max_error, worst_error):
     """Return the smallest threshold at which the mean and the highest of the groups' rates of scores above it are low enough."""
     scores = np.unique(np.concatenate(list(by_group.values())))
-    weight = np.array([weights.get(name, 1) for name in by_group])
+    weight = np.array([weight for _, weight in by_group])
     limited = np.array([len(some) >= SMALL_GROUP for some in by_group.values()]) & (weight >= 1)
 
     def holds(index):
@@ -206,12 +207,12 @@ def _group_threshold(by_group, max_error, worst_error, weights):
     return _middle(scores[bisect.bisect_left(range(len(scores) - 1), True, key=holds)], scores, 1)
 
 
-def _group_errors(by_group, threshold, weights):
+def _group_errors(by_group, threshold):
     """Return (upper 95 % confidence limit of the weighted mean error rate, {'n', 'mean_error', 'worst_error', 'worst'})."""
     from scipy import stats
 
     rates = np.array([(some >= threshold).mean() for some in by_group.values()])
-    weight = np.array([(weights or {}).get(name, 1) for name in by_group])
+    weight = np.array([weight for _, weight in by_group])
     weight = weight / weight.sum()
     mean = float(weight @ rates)
     errors, n = sum(int((some >= threshold).sum()) for some in by_group.values()), sum(map(len, by_group.values()))
@@ -220,7 +221,7 @@ def _group_errors(by_group, threshold, weights):
         deviation = np.sqrt(weight**2 @ (rates - mean) ** 2 * len(rates) / (len(rates) - 1))
         bound = max(bound, min(1.0, mean + stats.t.ppf(0.95, len(rates) - 1) * deviation))
     worst = int(rates.argmax())
-    found = {"n": len(rates), "mean_error": mean, "worst_error": float(rates[worst]), "worst": [*by_group][worst]}
+    found = {"n": len(rates), "mean_error": mean, "worst_error": float(rates[worst]), "worst": [*by_group][worst][0]}
     return float(bound), found
 
 

@@ -57,12 +57,13 @@ class Row(TypedDict):
 COLUMNS = list(Row.__annotations__)
 
 
-def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
+def find_images(sources: Iterable[str | os.PathLike], among_others: bool = False) -> list[str]:
     """List the image files that `sources` name.
 
     Args:
         sources: files, which are taken as they are; folders, with all images below them; or patterns with *, ?, [ ] and **
             (on Windows the shell does not expand them). An existing file or folder is never taken for a pattern.
+        among_others: whether there are other images, such as one from standard input.
 
     Raises:
         InputError: there is no such file and it is the only source, or a folder or pattern holds no image. A missing file among
@@ -73,7 +74,7 @@ def find_images(sources: Iterable[str | os.PathLike]) -> list[str]:
         if source.is_dir():
             start = os.path.join("" if source == Path() else source, "")  # no Paths: making them takes as long as finding the files
             paths = [f"{start}{inside.replace('/', os.sep)}" for inside in files.scan(source)]
-        elif source.exists() or (len(named) > 1 and not glob.has_magic(os.fspath(source))):
+        elif source.exists() or ((among_others or len(named) > 1) and not glob.has_magic(os.fspath(source))):
             found.append(os.fspath(source))
             continue
         elif not (paths := sorted(glob.glob(os.fspath(source), recursive=True))):

@@ -14,8 +14,8 @@ from detector.images.guard import one_file
 from detector.images.quality import is_blank
 from detector.model.scores import p_fake_of
 
-KEPT = 3 << 20  # bytes of a decoded image that is kept for its copies; a larger one among several is decoded again
-BULK = 4  # with at least this many batches per thread, each thread gets an engine of its own
+MAX_KEPT_BYTES = 3 << 20  # of a decoded image that is kept for its copies; a larger one among several is decoded again
+MANY_PER_THREAD = 4  # with at least this many images per thread, each thread gets an engine of its own
 
 
 class Score(NamedTuple):
@@ -65,8 +65,8 @@ def score_files(detector, sources, threads=None, degradations=(), batch=None, se
     choose = detector if callable(detector) else lambda width, height: detector
     sources = list(sources)
     most = (batch or images_at_a_stretch(detector)) // (1 + len(degradations))
-    at_a_stretch = max(1, min(most, len(sources) // (BULK * threads)))
-    concurrency = threads if len(sources) >= BULK * threads else 1
+    at_a_stretch = max(1, min(most, len(sources) // (MANY_PER_THREAD * threads)))
+    concurrency = threads if len(sources) >= MANY_PER_THREAD * threads else 1
     left = iter(sources)
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
@@ -90,7 +90,7 @@ def _score_some(sources, choose, degradations, select, inspect, concurrency):
     scores = [score for score, _, _ in decoded]
 
     def logits_of(inputs):
-        """Return {key: logit}; `inputs` is {key: (i, inputs of image i or of a copy of it)}."""
+        """Return {key: logit}; `inputs` is {key: (i, inputs)}, the key i for image i itself, (i, k) for its copy k."""
         found = {}
         for detector in {id(scores[i].detector): scores[i].detector for i, _ in inputs.values()}.values():
             keys = [key for key, (i, _) in inputs.items() if scores[i].detector is detector]
@@ -127,7 +127,7 @@ def _decode(source, choose, inspect, alone):
     except InputError as error:
         return Score(source, error=str(error)), None, None
     score = Score(source, width=width, height=height, blank=is_blank(inputs), detector=detector, inspected=inspected)
-    return score, inputs, image if alone or image.nbytes <= KEPT else None
+    return score, inputs, image if alone or image.nbytes <= MAX_KEPT_BYTES else None
 
 
 def _copies(score, image, degradations):

@@ -126,6 +126,8 @@ def test_one_group_of_odd_images_raises_the_threshold_to_its_own_limit():
     assert (by_real["n"], by_real["worst"], by_real["worst_error"]) == (20, "g19", found["g19"])
     small = np.where(groups == "g19", np.char.add("g19-", (np.arange(len(groups)) // 40).astype(str)), groups)
     assert thresholds.fit_group_thresholds(is_fake, p_fake, small)["fake"] == limits["fake"]  # pooled, they are one large group
+    light = {name: 0.5 for name in small if "-" in name}  # and a group of odd images still, if they have a lower weight
+    assert thresholds.fit_group_thresholds(is_fake, p_fake, small, weights=light)["fake"] < limits["fake"]
 
 
 def test_the_bound_of_group_thresholds_covers_the_rate_of_new_groups():

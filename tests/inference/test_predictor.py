@@ -66,6 +66,7 @@ def test_nothing_of_that_name(pictures):
     (pictures / "empty").mkdir()
     for name in ("p/x.jpg", "p/*.png", "p/a/*.txt", "p/empty"):
         assert refused(find_images, [name]).startswith(f"{name}: expected ")
+    assert find_images(["none.png"], among_others=True) == ["none.png"]
 
 
 def test_a_row_is_what_the_detector_says(predictor, small_data):

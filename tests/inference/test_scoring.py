@@ -81,7 +81,7 @@ def test_copies_are_made_of_selected_images_alone_blank_ones_too(trained, tmp_pa
         return image[:, ::-1]
 
     assert [len(score.degraded) for score in score_files(detector, paths, degradations=[mirror])] == [1, 1, 1]
-    monkeypatch.setattr(scoring, "KEPT", 0)  # then an image is decoded again for its copies
+    monkeypatch.setattr(scoring, "MAX_KEPT_BYTES", 0)  # then an image is decoded again for its copies
     made.clear()
     scores = list(score_files(detector, paths, degradations=[mirror], select=lambda score: score.width != 33))
     assert [len(score.degraded) for score in scores] == [1, 0, 1] and sorted(made) == [32, 34]
@@ -105,7 +105,7 @@ def test_many_images_get_the_scores_of_few(trained, small_data):
     """Of many each thread has an engine of its own, of few all threads share one."""
     detector = export.open_detector(trained[0])
     paths = sorted((small_data / "test").rglob("*.png"))
-    times = -(-scoring.BULK * 2 * BATCH // len(paths))
+    times = -(-scoring.MANY_PER_THREAD * 2 * BATCH // len(paths))
     many = list(score_files(detector, paths * times, threads=2))
     assert sorted(detector._idle) == [2]
     few = list(score_files(detector, paths[:7], threads=2))
