@@ -9,9 +9,6 @@ import platform
 import signal
 import stat
 import threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from detector.console import InputError, progress
@@ -203,10 +200,7 @@ def _digest_and_format(root, path):
 
 
 def digests_and_formats(root, paths, unit="image"):
-    """Return [(SHA-256 hex digest, image format or None)] of files, given by paths relative to `root`; uses all cores.
-
-    A file that is gone or may not be read has (None, None).
-    """
+    """Return [(SHA-256 hex digest, image format or None)] of files below `root`; (None, None) for one that cannot be read."""
     return parallel(functools.partial(_digest_and_format, os.fspath(root)), paths, unit)
 
 
@@ -219,6 +213,9 @@ def parallel(function, items, unit="image", chunk=256):
     cores = min(cores, _MOST_WORKERS)
     if cores == 1 or len(items) <= 2 * chunk:
         return [function(item) for item in progress(items, unit=unit)]
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # here, since the app starts faster without
+    from multiprocessing import get_context
+
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         try:
             return list(progress(pool.map(function, items, chunksize=chunk), total=len(items), unit=unit))
@@ -233,6 +230,8 @@ def _start_worker():
 
 def _end_with_parent():
     """End with the parent process: otherwise a worker whose parent was killed would wait for work for ever."""
+    from multiprocessing import parent_process
+
     parent_process().join()
     os._exit(1)
 

@@ -6,7 +6,6 @@ The official list is C2PA-TRUST-LIST.pem of github.com/c2pa-org/conformance-publ
 import datetime
 import os
 import shutil
-import ssl
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +60,8 @@ def check_trust_list(path: str | os.PathLike) -> None:
     if not Path(path).is_file():
         found = "a folder" if Path(path).is_dir() else "no such file"
         raise InputError(f"{path}: expected a trust list (certificates in PEM), found {found}; check the path")
+    import ssl  # here, since the app starts faster without
+
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
     except (OSError, ssl.SSLError) as error:
