@@ -69,7 +69,8 @@ def take_page(image, path):
         raise InputError("taking the page needs Chromium, which is not installed")
     with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory() as profile:
         server = uvicorn.Server(uvicorn.Config(create_app(Predictor()), log_level="critical"))
-        threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        serving.start()
         browser = Browser(program, profile)
         try:
             browser.open(f"http://127.0.0.1:{listener.getsockname()[1]}", width=1100)
@@ -80,6 +81,7 @@ def take_page(image, path):
         finally:
             browser.close()
             server.should_exit = True
+            serving.join(10)  # it uses the socket until it ends
     with Image.open(path) as taken:
         taken.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
     if path.stat().st_size > LARGEST:
