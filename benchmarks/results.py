@@ -4,10 +4,10 @@
     python benchmarks/results.py --write      replaces the tables between their markers in README.md and docs/*.md, and draws
                                               docs/images/photo_sources.png
 
-Each file is the metrics.json of one released model, named after it; photo_new.json is that of `photo` on the second test set.
-Reports with delivery tiers (--group-by folder --tiers) give the table of photos; the others, evaluated once on the official CIFAKE
-test split with --corruptions, give the table of CIFAKE, together with published results. Those are their authors' own, trained on
-all of train, in which 378 test images occur.
+Each file is the metrics.json of one released model, named after it; photo_new.json and photo_third.json are those of `photo` on
+two more test sets. Reports with delivery tiers (--group-by folder --tiers) give the table of photos; the others, evaluated once
+on the official CIFAKE test split with --corruptions, give the table of CIFAKE, together with published results. Those are their
+authors' own, trained on all of train, in which 378 test images occur.
 """
 
 import json
@@ -66,11 +66,11 @@ def photo_table(reports):
         whole = next(iter(report["splits"].values()))
         for tier, metrics in whole["tiers"].items():
             found = metrics["group_summary"]
-            auc, false = found["auc"], found["real_called_fake"]
+            auc, false, balanced = found["auc"], found["real_called_fake"], found["balanced_accuracy"]
             rows.append([
                 f"{len(whole['groups'])} sources", tier,
-                f"{auc['mean']:.3f} ({auc['groups']} sources)", f"{auc['min']:.3f} ({auc['worst']})",
-                f"{100 * found['balanced_accuracy']['mean']:.1f}", f"{100 * false['mean']:.1f}",
+                *((f"{auc['mean']:.3f} ({auc['groups']} sources)", f"{auc['min']:.3f} ({auc['worst']})") if auc else ("", "")),
+                f"{100 * balanced['mean']:.1f}" if balanced else "", f"{100 * false['mean']:.1f}",
                 f"{100 * false['max']:.1f} ({false['worst']}: {false['errors']} of {false['images']})",
                 f"{100 * found['fakes_caught']['mean']:.1f}", f"{100 * found['abstention_rate']['mean']:.1f}",
             ])  # fmt: skip
