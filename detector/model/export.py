@@ -31,7 +31,7 @@ SHIPPED = PROJECT / "models"
 EXPORT_FORMAT = 1  # part of the cache key: raise it when the exported files change
 KEPT_DAYS = 60  # the cache drops exported models unused for that long
 CHECKED_ON = 16  # images on which an exported model is compared with Keras
-LOGIT_TOLERANCE = 5e-3  # rounding alone reaches 1.0e-3 (efficientnet_lite2_high_pass); 5e-3 is about 0.1 points of P(Fake)
+LOGIT_TOLERANCE = 5e-3  # rounding alone reaches 1.8e-3 (efficientnet_lite2_high_pass); 5e-3 is about 0.1 points of P(Fake)
 
 
 def open_detector(path, threads=None):
